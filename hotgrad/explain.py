@@ -1,0 +1,111 @@
+"""Turns what a kernel said about bad operands into an error that names the op, the operands and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import AxisError, DeviceError, DtypeError, HotgradError, OperandError, ShapeError
+from hotgrad.primitive import Primitive
+
+
+def describe(value: Any) -> str:
+    """A value as messages show it: dtype and shape of a tensor, else its repr."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
+    return repr(value)
+
+
+def operands_of(op: type[Primitive], values: Sequence[Any]) -> str:
+    """The operands of a call, each with its name: "a = float32(2, 3), b = 2.0"."""
+    names = op.operand_names if op.arity is not None else [f"{op.operand_names[0]}[{i}]" for i in range(len(values))]
+    return ", ".join(f"{name} = {describe(value)}" for name, value in zip(names, values))
+
+
+def fail(op: type[Primitive], values: Sequence[Any], options: dict[str, Any] | None, error: Exception) -> NoReturn:
+    """Raise what explains `error`, which op's forward raised on these operands."""
+    if not isinstance(options, (dict, type(None))):
+        raise OperandError(f"{op.name}: got more arguments than its operands, but it takes no options") from None
+    explained = explain(op, values, options or {}, error)
+    if explained is error:
+        raise error
+    raise explained from error
+
+
+def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any], error: Exception) -> Exception:
+    """The error to raise in place of `error`, which op's forward raised. Our own errors gain the op's name; an error whose
+    cause is not in the operands (no memory, a bug) comes back as it is.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return error
+    call = f"{op.name}: got {operands_of(op, values)}"
+    if options:
+        call += "".join(f", {name}={describe(value)}" for name, value in options.items())
+    if isinstance(error, HotgradError):
+        text = str(error)
+        return error if text.startswith(op.name + ":") else type(error)(f"{call}; {text}")
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if any(t.is_inference() for t in tensors) or torch.is_inference_mode_enabled():
+        return OperandError(f"{call}; inference-mode tensors cannot be recorded. Leave torch.inference_mode, or clone() them outside it")
+    if len({t.device for t in tensors if t.ndim or not t.is_cpu}) > 1:
+        where = ", ".join(str(t.device) for t in tensors)
+        return DeviceError(f"{call}; they are on different devices ({where}). Move them to one with to(device)")
+    shapes = [tuple(t.shape) for t in tensors]
+    if op.signature == "(m,k),(k,n)->(m,n)" and len(shapes) == 2:
+        return _explain_matmul(call, shapes[0], shapes[1], error)
+    if not op.signature and len(shapes) > 1:
+        try:
+            torch.broadcast_shapes(*shapes)
+        except RuntimeError:
+            return ShapeError(f"{call}; these shapes do not broadcast: aligned at the right, sizes must be equal or 1. Use reshape or unsqueeze")
+    said = str(error).split("\n")[0].strip()
+    if isinstance(error, IndexError):
+        return AxisError(f"{call}; {said}")
+    lowered = said.lower()
+    if "not implemented for" in lowered or "dtype" in lowered or "expected scalar type" in lowered or "bool tensor" in lowered:
+        return DtypeError(f"{call}; {said}")
+    if isinstance(error, TypeError):
+        return OperandError(f"{call}; {said}")
+    if isinstance(error, RuntimeError) and any(word in lowered for word in ("size", "shape", "dimension")):
+        return ShapeError(f"{call}; {said}")
+    return error
+
+
+def _explain_matmul(call: str, a: tuple[int, ...], b: tuple[int, ...], error: Exception) -> Exception:
+    if not a or not b:
+        return ShapeError(f"{call}; a scalar has no axis to contract. Use * instead of @")
+    inner = b[-2] if len(b) > 1 else b[0]
+    if a[-1] != inner:
+        return ShapeError(f"{call}; the last axis of a ({a[-1]}) must equal the {'second to last' if len(b) > 1 else 'only'} axis of b ({inner})")
+    try:
+        torch.broadcast_shapes(a[:-2], b[:-2])
+    except RuntimeError:
+        return ShapeError(f"{call}; the leading (batch) axes {a[:-2]} and {b[:-2]} do not broadcast")
+    return DtypeError(f"{call}; {str(error).splitlines()[0]}. Cast one with to(dtype)")
+
+
+def normal_axis(axis: Any, ndim: int) -> int:
+    """`axis` counted from the front. Raises AxisError out of range, OperandError if it is no integer."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise OperandError(f"an axis must be an integer; got {axis!r}")
+    axis = axis.__index__()
+    if not -max(ndim, 1) <= axis < max(ndim, 1):
+        allowed = f"{-ndim} to {ndim - 1}" if ndim else "-1 or 0, meaning the scalar itself"
+        raise AxisError(f"axis {axis} is out of range: with {ndim} axes it may be {allowed}")
+    return axis % max(ndim, 1)
+
+
+def normal_axes(dim: Any, ndim: int) -> tuple[int, ...]:
+    """`dim` (None or () for all, an integer, or several) as a tuple of axes counted from the front; of a scalar it is ().
+
+    Raises AxisError for an axis out of range or given twice.
+    """
+    if dim is None or dim == ():  # torch's meaning of ()
+        return tuple(range(ndim))
+    axes = tuple(normal_axis(axis, ndim) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+    if len(set(axes)) != len(axes):
+        raise AxisError(f"the axes {tuple(dim)} name an axis twice")
+    return axes if ndim else ()

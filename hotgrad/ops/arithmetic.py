@@ -1,0 +1,334 @@
+"""Arithmetic, comparisons and choice, element by element. Operands broadcast as in torch, and so do dtypes promote."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import OperandError
+from hotgrad.primitive import Booleans, Interval, Primitive, zero
+
+
+class Where(Primitive):
+    """`a` where `condition` is true, else `b`; all three broadcast.
+
+    The unselected side gets a zero gradient, even where its own derivative is infinite. `condition` must be boolean.
+
+    >>> x = hg.Variable([1.0, -2.0])
+    >>> hg.where(x > 0, x, 0.0)
+    Variable([1., 0.])
+    """
+
+    domain = (Booleans(), Interval(), Interval())
+
+    @staticmethod
+    def forward(condition: Any, a: Any, b: Any) -> Tensor:
+        return torch.where(torch.as_tensor(condition), a, b)
+
+    vjps = (
+        None,
+        lambda g, out, condition, a, b: Where.apply(condition, g, 0.0),
+        lambda g, out, condition, a, b: Where.apply(condition, 0.0, g),
+    )
+    reads = ("", "condition", "condition")
+
+
+class Add(Primitive):
+    """Sum `a + b`.
+
+    >>> hg.Variable([1.0, 2.0]) + 1
+    Variable([2., 3.])
+    """
+
+    forward = staticmethod(operator.add)
+    vjps = (lambda g, out, a, b: g, lambda g, out, a, b: g)
+    reads = ("", "")
+    operators = ("__add__", "__radd__")
+
+
+class Sub(Primitive):
+    """Difference `a - b`.
+
+    >>> 1 - hg.Variable([1.0, 2.0])
+    Variable([ 0., -1.])
+    """
+
+    forward = staticmethod(operator.sub)
+    vjps = (lambda g, out, a, b: g, lambda g, out, a, b: -g)
+    reads = ("", "")
+    operators = ("__sub__", "__rsub__")
+
+
+class Mul(Primitive):
+    """Product `a * b`, element by element.
+
+    >>> hg.Variable([1.0, 2.0]) * 3
+    Variable([3., 6.])
+    """
+
+    forward = staticmethod(operator.mul)
+    vjps = (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
+    reads = ("b", "a")
+    fresh = True
+    operators = ("__mul__", "__rmul__")
+
+
+class Div(Primitive):
+    """Quotient `a / b`; integers divide to floats, and zero divides as in IEEE arithmetic.
+
+    >>> 1 / hg.Variable([1.0, 2.0])
+    Variable([1.0000, 0.5000])
+    """
+
+    forward = staticmethod(operator.truediv)
+    vjps = (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * (out / b))
+    reads = ("b", "out b")
+    fresh = True
+    operators = ("__truediv__", "__rtruediv__")
+
+
+class Neg(Primitive):
+    """Negation `-a`.
+
+    >>> -hg.Variable([1.0, 2.0])
+    Variable([-1., -2.])
+    """
+
+    forward = staticmethod(operator.neg)
+    vjps = (lambda g, out, a: -g,)
+    reads = ("",)
+    fresh = True
+    operators = ("__neg__",)
+
+
+def _pow_base(g: Any, out: Any, a: Any, b: Any) -> Any:
+    """d/da a^b = b a^(b-1), but 0 for b = 0, also at a = 0 where a^(b-1) is infinite."""
+    if isinstance(b, (int, float)):
+        if b == 2:
+            return g * (a + a)  # one kernel fewer
+        return 0.0 if b == 0 else g * (b * a ** (b - 1))
+    at_zero = Where.apply(a == 0, b == 0, False)
+    return g * (b * a ** (Where.apply(at_zero, 1.0, b) - 1))
+
+
+def _pow_exponent(g: Any, out: Any, a: Any, b: Any) -> Any:
+    """d/db a^b = a^b log(a), but 0 at a = 0 for b >= 0."""
+    if isinstance(a, (int, float)):
+        a = torch.tensor(a, dtype=b.dtype, device=b.device)
+    at_zero = Where.apply(a == 0, b >= 0, False)
+    return g * (out * Where.apply(at_zero, 1.0, a).log())
+
+
+class Pow(Primitive):
+    """Power `a ** b`; a negative base gives NaN unless the exponent is a whole number.
+
+    The derivative of x**0 is 0 everywhere, and that of 0**y with respect to y is 0 for y >= 0. A number as exponent costs
+    nothing extra; its gradient is never computed.
+
+    >>> hg.Variable([1.0, 2.0]) ** 3
+    Variable([1., 8.])
+    """
+
+    forward = staticmethod(torch.pow)
+    vjps = (_pow_base, _pow_exponent)
+    reads = ("a b", "a b out")
+    domain = (Interval(0.0), Interval(-3.0, 3.0))
+    operators = ("__pow__", "__rpow__")
+
+
+class Abs(Primitive):
+    """Absolute value; its derivative at 0 is 0.
+
+    >>> abs(hg.Variable([-1.0, 2.0]))
+    Variable([1., 2.])
+    """
+
+    forward = staticmethod(torch.abs)
+    vjps = (lambda g, out, a: g * a.sign(),)
+    reads = ("a",)
+    fresh = True
+    operators = ("__abs__",)
+
+
+class Sign(Primitive):
+    """-1, 0 or 1; its derivative is 0.
+
+    >>> hg.sign(hg.Variable([-3.0, 0.0, 2.0]))
+    Variable([-1.,  0.,  1.])
+    """
+
+    forward = staticmethod(torch.sign)
+    vjps = (zero,)
+    reads = ("",)
+
+
+def _tensors(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """For kernels that take no numbers: a number becomes a 0-d tensor that does not widen the other's dtype."""
+    if not isinstance(a, Tensor):
+        a = torch.tensor(a, dtype=torch.result_type(b, a), device=b.device)
+    elif not isinstance(b, Tensor):
+        b = torch.tensor(b, dtype=torch.result_type(a, b), device=a.device)
+    return a, b
+
+
+class Maximum(Primitive):
+    """The larger of `a` and `b`, element by element; NaN where either is. At ties each gets half of the gradient.
+
+    >>> hg.maximum(hg.Variable([1.0, 5.0]), 2.0)
+    Variable([2., 5.])
+    """
+
+    forward = staticmethod(lambda a, b: torch.maximum(*_tensors(a, b)))
+    vjps = (
+        lambda g, out, a, b: Where.apply(a < b, 0.0, Where.apply(a == b, g / 2, g)),
+        lambda g, out, a, b: Where.apply(b < a, 0.0, Where.apply(a == b, g / 2, g)),
+    )
+    reads = ("a b", "a b")
+    fresh = True
+
+
+class Minimum(Primitive):
+    """The smaller of `a` and `b`, element by element; NaN where either is. At ties each gets half of the gradient.
+
+    >>> hg.minimum(hg.Variable([1.0, 5.0]), 2.0)
+    Variable([1., 2.])
+    """
+
+    forward = staticmethod(lambda a, b: torch.minimum(*_tensors(a, b)))
+    vjps = (
+        lambda g, out, a, b: Where.apply(a > b, 0.0, Where.apply(a == b, g / 2, g)),
+        lambda g, out, a, b: Where.apply(b > a, 0.0, Where.apply(a == b, g / 2, g)),
+    )
+    reads = ("a b", "a b")
+    fresh = True
+
+
+def _clip_rule(g: Any, out: Any, a: Any, min: float | None, max: float | None) -> Any:
+    if min is not None:
+        g = Where.apply(a < min, 0.0, g)
+    return g if max is None else Where.apply(a > max, 0.0, g)
+
+
+class Clip(Primitive):
+    """`a` limited to the closed interval from `min` to `max`, numbers or None for no limit, not both None.
+
+    The gradient passes on the closed interval, bounds included. Raises OperandError for limits that are no numbers.
+
+    >>> hg.Variable([-3.0, 0.5, 3.0]).clip(0, 1)
+    Variable([0.0000, 0.5000, 1.0000])
+    """
+
+    @staticmethod
+    def forward(a: Any, *, min: float | None = None, max: float | None = None) -> Tensor:
+        for limit in (min, max):
+            if not (limit is None or isinstance(limit, (int, float))):
+                raise OperandError(f"limits must be numbers or None; got {limit!r:.60}. Use maximum and minimum for tensors")
+        if min is None and max is None:
+            raise OperandError("give min, max or both")
+        return torch.clip(a, min, max)
+
+    vjps = (_clip_rule,)
+    reads = ("a",)
+    fresh = True
+    options = {"min": [None, -1.0, 0.5], "max": [1.5, 2.0]}
+
+
+class Cast(Primitive):
+    """`a` in another dtype, on another device, or both; what `to(...)` records. The gradient returns to `a`'s own.
+
+    >>> hg.cast(hg.Variable([1.5]), torch.float64).dtype
+    torch.float64
+    """
+
+    @staticmethod
+    def forward(a: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        if dtype is not None and dtype.is_complex:
+            raise OperandError("complex data is not supported")
+        return a.to(device=device, dtype=dtype)
+
+    vjps = (lambda g, out, a, dtype, device: g.to(device=a.device, dtype=a.dtype),)
+    reads = ("",)
+    options = {"dtype": [torch.float64, None], "device": [None]}
+
+
+class Comparison(Primitive, abstract=True):
+    """Base of the comparisons: their results are plain bool tensors, also for Variables."""
+
+    vjps = (None, None)
+    reads = ("", "")
+    plain = True
+
+
+class Less(Comparison):
+    """`a < b` as a plain bool tensor.
+
+    >>> hg.Variable([1.0, 3.0]) < 2
+    tensor([ True, False])
+    """
+
+    function = "lt"
+    forward = staticmethod(operator.lt)
+    operators = ("__lt__",)
+
+
+class LessEqual(Comparison):
+    """`a <= b` as a plain bool tensor.
+
+    >>> hg.Variable([1.0, 3.0]) <= 1
+    tensor([ True, False])
+    """
+
+    function = "le"
+    forward = staticmethod(operator.le)
+    operators = ("__le__",)
+
+
+class Greater(Comparison):
+    """`a > b` as a plain bool tensor.
+
+    >>> hg.Variable([1.0, 3.0]) > 2
+    tensor([False,  True])
+    """
+
+    function = "gt"
+    forward = staticmethod(operator.gt)
+    operators = ("__gt__",)
+
+
+class GreaterEqual(Comparison):
+    """`a >= b` as a plain bool tensor.
+
+    >>> hg.Variable([1.0, 3.0]) >= 3
+    tensor([False,  True])
+    """
+
+    function = "ge"
+    forward = staticmethod(operator.ge)
+    operators = ("__ge__",)
+
+
+class Equal(Comparison):
+    """`a == b` as a plain bool tensor.
+
+    >>> hg.Variable([1.0, 3.0]) == 3
+    tensor([False,  True])
+    """
+
+    function = "eq"
+    forward = staticmethod(operator.eq)
+    operators = ("__eq__",)
+
+
+class NotEqual(Comparison):
+    """`a != b` as a plain bool tensor.
+
+    >>> hg.Variable([1.0, 3.0]) != 3
+    tensor([ True, False])
+    """
+
+    function = "ne"
+    forward = staticmethod(operator.ne)
+    operators = ("__ne__",)

@@ -1,0 +1,312 @@
+"""Reductions over one, several or all axes, and the scans and normalisations that belong to them.
+
+`dim` is None or () for all axes, an axis or a tuple of axes; negative ones count from the end. `keepdim` keeps the reduced
+axes with size 1. An axis out of range or given twice raises AxisError.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import OperandError, ShapeError
+from hotgrad.explain import normal_axes, normal_axis
+from hotgrad.ops.arithmetic import Where
+from hotgrad.ops.shaping import Cat, Stack
+from hotgrad.primitive import Primitive
+
+_AXES = [None, 0, -1, (0, -1)]  # what tests draw for `dim`; those that a shape does not have are discarded
+
+
+def kept(g: Any, a: Any, dim: Any, keepdim: bool) -> Any:
+    """`g`, the shape of a reduction's result, with the reduced axes put back as size 1, so that it broadcasts against `a`."""
+    if keepdim:
+        return g
+    axes = normal_axes(dim, a.ndim)
+    return g.reshape(tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
+
+
+def count(a: Any, dim: Any) -> int:
+    """The number of elements that a reduction of `a` over `dim` combines into one."""
+    return math.prod(a.shape[i] for i in normal_axes(dim, a.ndim))
+
+
+class Sum(Primitive):
+    """Sum over `dim`; 0 over nothing.
+
+    >>> hg.Variable([[1.0, 2.0], [3.0, 4.0]]).sum(0)
+    Variable([4., 6.])
+    """
+
+    @staticmethod
+    def forward(a: Any, *, dim: Any = None, keepdim: bool = False) -> Tensor:
+        return a.sum(normal_axes(dim, a.ndim), keepdim) if dim is not None or keepdim else a.sum()
+
+    vjps = (lambda g, out, a, dim, keepdim: (kept(g, a, dim, keepdim) if dim is not None else g).expand(a.shape),)
+    reads = ("",)
+    options = {"dim": _AXES, "keepdim": [False, True]}
+
+
+class Mean(Primitive):
+    """Mean over `dim`; NaN over nothing.
+
+    >>> hg.Variable([[1.0, 2.0], [3.0, 4.0]]).mean()
+    Variable(2.5000)
+    """
+
+    @staticmethod
+    def forward(a: Any, *, dim: Any = None, keepdim: bool = False) -> Tensor:
+        return a.mean(normal_axes(dim, a.ndim), keepdim) if dim is not None or keepdim else a.mean()
+
+    @staticmethod
+    def rule(g: Any, out: Any, a: Any, dim: Any, keepdim: bool) -> Any:
+        if dim is None:
+            return (g / a.numel()).expand(a.shape)
+        return (kept(g, a, dim, keepdim) / count(a, dim)).expand(a.shape)
+
+    vjps = (rule,)
+    reads = ("",)
+    options = {"dim": _AXES, "keepdim": [False, True]}
+
+
+def _centred(a: Any, dim: Any) -> Any:
+    return a - a.mean(dim, True)
+
+
+class Var(Primitive):
+    """Variance over `dim`: the squared deviations from the mean, divided by their number less `correction`.
+
+    NaN where that divisor is not positive.
+
+    >>> hg.Variable([1.0, 2.0, 3.0]).var()
+    Variable(1.)
+    """
+
+    @staticmethod
+    def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Tensor:
+        return torch.var(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
+
+    vjps = (
+        lambda g, out, a, dim, correction, keepdim: (
+            kept(g, a, dim, keepdim) * _centred(a, dim) * 2 / max(count(a, dim) - correction, 0)
+        ),
+    )
+    reads = ("a",)
+    fresh = True
+    options = {"dim": _AXES, "correction": [0, 1], "keepdim": [False, True]}
+
+
+class Std(Primitive):
+    """Standard deviation over `dim`, the square root of `var`. Where it is 0 the gradient is 0.
+
+    >>> hg.Variable([1.0, 2.0, 3.0]).std()
+    Variable(1.)
+    """
+
+    @staticmethod
+    def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Tensor:
+        return torch.std(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
+
+    vjps = (
+        lambda g, out, a, dim, correction, keepdim: (
+            kept(g / Where.apply(out == 0, 1.0, out), a, dim, keepdim) * _centred(a, dim) / max(count(a, dim) - correction, 0)
+        ),
+    )
+    reads = ("a out",)
+    fresh = True
+    options = {"dim": _AXES, "correction": [0, 1], "keepdim": [False, True]}
+
+
+def _something(a: Any, dim: Any, what: str) -> tuple[int, ...]:
+    axes = normal_axes(dim, a.ndim)
+    if not math.prod(a.shape[i] for i in axes):
+        raise ShapeError(f"the {what} of no elements does not exist; reduce over axes that are not empty")
+    return axes
+
+
+def _extremum_rule(g: Any, out: Any, a: Any, dim: Any, keepdim: bool) -> Any:
+    """Ties share evenly."""
+    chosen = a == kept(out, a, dim, keepdim)
+    shares = chosen.sum(normal_axes(dim, a.ndim), True) if a.ndim else chosen
+    return Where.apply(chosen, kept(g, a, dim, keepdim), 0.0) / shares
+
+
+class Amax(Primitive):
+    """Largest element over `dim`; ties share the gradient evenly. Raises ShapeError over nothing.
+
+    >>> hg.amax(hg.Variable([[1.0, 5.0], [3.0, 4.0]]), 1)
+    Variable([5., 4.])
+    """
+
+    forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amax(a, _something(a, dim, "largest"), keepdim))
+    vjps = (_extremum_rule,)
+    reads = ("a out",)
+    fresh = True
+    options = {"dim": _AXES, "keepdim": [False, True]}
+
+
+class Amin(Primitive):
+    """Smallest element over `dim`; ties share the gradient evenly. Raises ShapeError over nothing.
+
+    >>> hg.amin(hg.Variable([[1.0, 5.0], [3.0, 4.0]]), 1)
+    Variable([1., 3.])
+    """
+
+    forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amin(a, _something(a, dim, "smallest"), keepdim))
+    vjps = (_extremum_rule,)
+    reads = ("a out",)
+    fresh = True
+    options = {"dim": _AXES, "keepdim": [False, True]}
+
+
+class Prod(Primitive):
+    """Product over `dim`, one axis or None for all; 1 over nothing. The gradient is exact where elements are zero.
+
+    >>> hg.Variable([2.0, 3.0, 0.0]).prod()
+    Variable(0.)
+    """
+
+    @staticmethod
+    def forward(a: Any, *, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        if dim is None:
+            out = a.prod()
+            return out.reshape((1,) * a.ndim) if keepdim else out
+        return a.prod(normal_axis(dim, a.ndim), keepdim)
+
+    @staticmethod
+    def rule(g: Any, out: Any, a: Any, dim: int | None, keepdim: bool) -> Any:
+        """Times the product of all others, by a tree of pairwise products: up, then down with what the sibling and the rest
+        of the tree multiply to. 2 log2(n) multiplications, and differentiable to any order where elements are zero,
+        which `out / a` is not.
+        """
+        if not a.numel():
+            return 0.0
+        axis = a.ndim - 1 if dim is None else normal_axis(dim, a.ndim)
+        x = a.reshape((-1,)) if dim is None or not a.ndim else a.transpose(axis, -1)
+        n = x.shape[-1]
+        missing = (1 << (n - 1).bit_length()) - n
+        levels = [Cat.apply(x, torch.ones((*x.shape[:-1], missing), dtype=a.dtype, device=a.device), dim=-1) if missing else x]
+        while levels[-1].shape[-1] > 1:
+            level = levels[-1]
+            levels.append(level[..., 0::2] * level[..., 1::2])
+        others = None
+        for level in reversed(levels[:-1]):
+            left, right = level[..., 0::2], level[..., 1::2]
+            if others is not None:
+                left, right = left * others, right * others
+            others = Stack.apply(right, left, dim=-1).reshape(level.shape)
+        if others is None:
+            others = torch.ones(x.shape, dtype=a.dtype, device=a.device)
+        others = others[..., :n]
+        others = others.reshape(a.shape) if dim is None or not a.ndim else others.transpose(axis, -1)
+        return kept(g, a, dim, keepdim) * others
+
+    vjps = (rule,)
+    reads = ("a",)
+    fresh = True
+    options = {"dim": [None, 0, -1], "keepdim": [False, True]}
+
+
+class Cumsum(Primitive):
+    """Running sum along the axis `dim`.
+
+    >>> hg.Variable([1.0, 2.0, 3.0]).cumsum(0)
+    Variable([1., 3., 6.])
+    """
+
+    forward = staticmethod(lambda a, *, dim: torch.cumsum(a, normal_axis(dim, a.ndim)))
+    vjps = (lambda g, out, a, dim: g.flip(dim).cumsum(dim).flip(dim) if a.ndim else g,)
+    reads = ("",)
+    options = {"dim": [0, -1]}
+
+
+class LogSumExp(Primitive):
+    """log of the sum of exponentials over `dim`, without overflow; -inf over nothing.
+
+    >>> hg.logsumexp(hg.Variable([1000.0, 1000.0]), 0)
+    Variable(1000.6931)
+    """
+
+    forward = staticmethod(lambda a, *, dim, keepdim=False: torch.logsumexp(a, normal_axes(dim, a.ndim), keepdim))
+    vjps = (
+        lambda g, out, a, dim, keepdim: (
+            kept(g, a, dim, keepdim) * (a - kept(Where.apply(out == -math.inf, 0.0, out), a, dim, keepdim)).exp()
+        ),
+    )
+    reads = ("a out",)
+    fresh = True
+    stable = True
+    options = {"dim": _AXES[1:], "keepdim": [False, True]}
+
+
+class Softmax(Primitive):
+    """exp(a) divided by its sum along the axis `dim`, without overflow.
+
+    >>> hg.softmax(hg.Variable([0.0, 1000.0]), 0)
+    Variable([0., 1.])
+    """
+
+    forward = staticmethod(lambda a, *, dim: torch.softmax(a, normal_axis(dim, a.ndim)))
+    vjps = (lambda g, out, a, dim: out * (g - (g * out).sum(dim, True)),)
+    reads = ("out",)
+    fresh = True
+    stable = True
+    options = {"dim": [0, -1]}
+
+
+class LogSoftmax(Primitive):
+    """The logarithm of `softmax` along the axis `dim`, accurate where that underflows.
+
+    >>> hg.log_softmax(hg.Variable([0.0, 1000.0]), 0)
+    Variable([-1000.,     0.])
+    """
+
+    function = "log_softmax"
+    forward = staticmethod(lambda a, *, dim: torch.log_softmax(a, normal_axis(dim, a.ndim)))
+    vjps = (lambda g, out, a, dim: g - out.exp() * g.sum(dim, True),)
+    reads = ("out",)
+    fresh = True
+    stable = True
+    options = {"dim": [0, -1]}
+
+
+def _order(p: Any) -> float:
+    if p == "fro":
+        return 2.0
+    if isinstance(p, bool) or not isinstance(p, (int, float)):
+        raise OperandError(f"p must be a number or 'fro'; got {p!r}")
+    return float(p)
+
+
+class Norm(Primitive):
+    """The p-norm over `dim`: (sum of |a|^p)^(1/p); the largest |a| for p = inf, the smallest for -inf, the number of
+    non-zeros for 0. Where it is 0 the gradient is 0.
+
+    >>> hg.norm(hg.Variable([3.0, 4.0]))
+    Variable(5.)
+    """
+
+    forward = staticmethod(lambda a, *, p=2.0, dim=None, keepdim=False: torch.linalg.vector_norm(a, _order(p), normal_axes(dim, a.ndim), keepdim))
+
+    @staticmethod
+    def rule(g: Any, out: Any, a: Any, p: Any, dim: Any, keepdim: bool) -> Any:
+        p = _order(p)
+        g, out = kept(g, a, dim, keepdim), kept(out, a, dim, keepdim)
+        if p == 0:
+            return 0.0
+        if p == 1:
+            return g * a.sign()
+        if math.isinf(p):
+            return _extremum_rule(g, out, a.abs(), dim, True) * a.sign()
+        scale = Where.apply(out == 0, 1.0, out)
+        if p == 2:
+            return a * (g / scale)
+        return g * a.sign() * Where.apply(a == 0, 1.0, a.abs() / scale) ** (p - 1)
+
+    vjps = (rule,)
+    reads = ("a out",)
+    fresh = True
+    options = {"p": [2.0, 1.0, 3.0, 1.5, math.inf], "dim": _AXES, "keepdim": [False, True]}

@@ -1,0 +1,224 @@
+"""Ops that rearrange, select or join elements and compute nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import AxisError, OperandError
+from hotgrad.explain import normal_axis
+from hotgrad.primitive import Primitive
+from hotgrad.variable import Variable, as_tensor
+
+
+class Reshape(Primitive):
+    """`a` with another shape of as many elements; one size may be -1 and is then inferred.
+
+    >>> hg.Variable([1.0, 2.0, 3.0, 4.0]).reshape(2, -1)
+    Variable([[1., 2.],
+              [3., 4.]])
+    """
+
+    collects = True
+    forward = staticmethod(lambda a, *, shape: a.reshape(shape))
+    vjps = (lambda g, out, a, shape: g.reshape(tuple(a.shape)),)
+    reads = ("",)
+
+
+class Permute(Primitive):
+    """`a` with its axes in the order `dims`.
+
+    >>> hg.permute(hg.Variable(torch.zeros(2, 3, 4)), (2, 0, 1)).shape
+    torch.Size([4, 2, 3])
+    """
+
+    collects = True
+
+    @staticmethod
+    def forward(a: Any, *, dims: tuple[int, ...]) -> Tensor:
+        axes = [normal_axis(axis, a.ndim) for axis in dims]
+        if sorted(axes) != list(range(a.ndim)):
+            raise AxisError(f"dims must name each of the {a.ndim} axes once; got {tuple(dims)}")
+        return a.permute(axes)
+
+    @staticmethod
+    def rule(g: Any, out: Any, a: Any, dims: tuple[int, ...]) -> Any:
+        axes = [axis % max(a.ndim, 1) for axis in dims]
+        return g.permute(tuple(axes.index(i) for i in range(a.ndim)))
+
+    vjps = (rule,)
+    reads = ("",)
+
+
+class Expand(Primitive):
+    """`a` broadcast to `shape`, as a view; -1 keeps a size.
+
+    >>> hg.Variable([[1.0], [2.0]]).expand(2, 3)
+    Variable([[1., 1., 1.],
+              [2., 2., 2.]])
+    """
+
+    collects = True
+    forward = staticmethod(lambda a, *, shape: a.expand(shape))
+    vjps = (lambda g, out, a, shape: g,)  # the engine undoes broadcasting
+    reads = ("",)
+
+
+class Flip(Primitive):
+    """`a` with the order of its elements reversed along the axes `dims`.
+
+    >>> hg.flip(hg.Variable([1.0, 2.0, 3.0]), 0)
+    Variable([3., 2., 1.])
+    """
+
+    collects = True
+    forward = staticmethod(lambda a, *, dims: a.flip(dims))
+    vjps = (lambda g, out, a, dims: g.flip(dims),)
+    reads = ("",)
+    fresh = True
+
+
+class Pad(Primitive):
+    """`a` with `value` added around it. `pad` gives (before, after) for the last axis, then for the one before it, and so on;
+    negative amounts cut. The only `mode` is "constant".
+
+    >>> hg.pad(hg.Variable([1.0, 2.0]), (1, 2))
+    Variable([0., 1., 2., 0., 0.])
+    """
+
+    @staticmethod
+    def forward(a: Any, *, pad: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Tensor:
+        if mode != "constant":
+            raise OperandError(f"mode must be 'constant'; got {mode!r}. Compose others from getitem and cat")
+        return torch.constant_pad_nd(a, pad, value)
+
+    vjps = (lambda g, out, a, pad, mode, value: Pad.apply(g, tuple(-n for n in pad)),)
+    reads = ("",)
+    fresh = True
+
+
+class Unfold(Primitive):
+    """All slices of `size` elements along the axis `dimension`, `step` apart, as a new last axis.
+
+    >>> hg.Variable([1.0, 2.0, 3.0, 4.0]).unfold(0, 2, 1)
+    Variable([[1., 2.],
+              [2., 3.],
+              [3., 4.]])
+    """
+
+    forward = staticmethod(lambda a, *, dimension, size, step: a.unfold(normal_axis(dimension, a.ndim), size, step))
+    vjps = (
+        lambda g, out, a, dimension, size, step: Fold.apply(
+            g, shape=tuple(a.shape), dimension=normal_axis(dimension, a.ndim), size=size, step=step
+        ),
+    )
+    reads = ("",)
+
+
+class Fold(Primitive):
+    """The transpose of `unfold`: slices added up where they came from, giving `shape`.
+
+    >>> hg.ops.Fold.apply(torch.ones(3, 2), shape=(4,), dimension=0, size=2, step=1)
+    tensor([1., 2., 2., 1.])
+    """
+
+    function = ""
+    forward = staticmethod(lambda g, *, shape, dimension, size, step: torch.ops.aten.unfold_backward(g, shape, dimension, size, step))
+    vjps = (lambda h, res, g, shape, dimension, size, step: h.unfold(dimension, size, step),)
+    reads = ("",)
+    fresh = True
+
+
+def _plain_index(index: Any) -> Any:
+    """An index in a form that records can keep: Variables, arrays and lists as tensors."""
+    if isinstance(index, tuple):
+        return tuple(_plain_index(item) for item in index)
+    if isinstance(index, Variable):
+        index = index.data
+    elif isinstance(index, list) or (type(index).__module__ == "numpy" and getattr(index, "shape", ())):
+        index = as_tensor(index) if len(index) else torch.zeros(0, dtype=torch.int64)
+    if isinstance(index, Tensor) and (index.dtype.is_floating_point or index.dtype.is_complex):
+        raise OperandError(f"GetItem: index tensors must be integer or bool; got {index.dtype}")
+    return index
+
+
+class GetItem(Primitive):
+    """Elements of `a` by `index`, as in torch and numpy: integers, slices, None, Ellipsis, integer and bool tensors.
+
+    An element picked several times gets the sum of its gradients. Raises AxisError outside of the range.
+
+    >>> hg.Variable([1.0, 2.0, 3.0])[[0, 2, 2]]
+    Variable([1., 3., 3.])
+    """
+
+    @classmethod
+    def bind(cls, extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+        options = super().bind(extra, given)
+        return {"index": _plain_index(options["index"])}
+
+    forward = staticmethod(lambda a, *, index: a[index])
+    vjps = (lambda g, out, a, index: PutItem.apply(g, shape=tuple(a.shape), index=index),)
+    reads = ("",)
+    operators = ("__getitem__",)
+
+
+class PutItem(Primitive):
+    """The transpose of `getitem`: zeros of `shape` with `g` added at `index`.
+
+    >>> hg.ops.PutItem.apply(torch.ones(2), shape=(3,), index=torch.tensor([1, 1]))
+    tensor([0., 2., 0.])
+    """
+
+    function = ""
+    @staticmethod
+    def forward(g: Any, *, shape: tuple[int, ...], index: Any) -> Tensor:
+        out = torch.zeros(shape, dtype=g.dtype, device=g.device)
+        items = index if isinstance(index, tuple) else (index,)
+        if not any(isinstance(item, (Tensor, bool)) for item in items):
+            out[index] = g
+            return out
+        places = torch.arange(out.numel(), device=g.device).reshape(shape)[index]
+        return out.reshape(-1).index_add_(0, places.reshape(-1), g.reshape(-1)).reshape(shape)
+
+    vjps = (lambda h, res, g, shape, index: h[index],)
+    reads = ("",)
+    fresh = True
+
+
+class Cat(Primitive):
+    """Tensors joined along the axis `dim`; their other sizes must be equal.
+
+    `hg.cat(tensors, dim=0)` takes them as one sequence, `Cat.apply(*tensors, dim=0)` one by one.
+
+    >>> hg.cat([hg.Variable([1.0]), torch.zeros(2)])
+    Variable([1., 0., 0.])
+    """
+
+    forward = staticmethod(lambda *tensors, dim=0: torch.cat(tensors, dim))
+
+    @staticmethod
+    def vjp(index: int, g: Any, out: Any, *tensors: Any, dim: int) -> Any:
+        if tensors[index].ndim != g.ndim:  # torch lets a tensor of shape (0,) join any others
+            return 0.0
+        axis = normal_axis(dim, g.ndim)
+        sizes = [t.shape[axis] if t.ndim == g.ndim else 0 for t in tensors]
+        start = sum(sizes[:index])
+        return g[(slice(None),) * axis + (slice(start, start + sizes[index]),)]
+
+    reads = ("",)
+
+
+class Stack(Primitive):
+    """Tensors of equal shape joined along a new axis `dim`.
+
+    `hg.stack(tensors, dim=0)` takes them as one sequence, `Stack.apply(*tensors, dim=0)` one by one.
+
+    >>> hg.stack([hg.Variable(1.0), hg.Variable(2.0)])
+    Variable([1., 2.])
+    """
+
+    forward = staticmethod(lambda *tensors, dim=0: torch.stack(tensors, dim))
+    vjp = staticmethod(lambda index, g, out, *tensors, dim: g[(slice(None),) * normal_axis(dim, g.ndim) + (index,)])
+    reads = ("",)

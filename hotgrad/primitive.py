@@ -1,0 +1,271 @@
+"""What an op is: one class that holds its forward, its gradient rules, what they read, and where tests draw from.
+
+    class Mul(Primitive):
+        '''Product of `a` and `b`, element by element.'''
+        forward = staticmethod(operator.mul)
+        vjps = (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
+        reads = ("b", "a")
+        operators = ("__mul__", "__rmul__")
+
+A rule is called as `rule(g, out, *operands, **options)` and returns the vector-Jacobian product for its operand. It is
+written in array notation and runs on plain tensors or on Variables, so it is differentiable itself. Declaring the class
+checks and registers it; nothing else is needed, for the ops of this package and for those of its users alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from hotgrad.errors import DeclarationError, OperandError
+
+
+class Interval(NamedTuple):
+    """The closed interval of real numbers from `low` to `high`; either end may be infinite."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+class Integers(NamedTuple):
+    """Whole numbers from `low` to `high`, both included; a domain without gradient."""
+
+    low: int
+    high: int
+
+
+class Booleans(NamedTuple):
+    """True and False; a domain without gradient."""
+
+
+Domain = Interval | Integers | Booleans
+
+REQUIRED = inspect.Parameter.empty
+_REGISTRY: dict[str, type[Primitive]] = {}
+# Later layers complete a declaration (`variable` gives it `apply` and binds its operators) without being imported here.
+on_declare: list[Callable[[type[Primitive]], None]] = []
+
+
+def primitives() -> Mapping[str, type[Primitive]]:
+    """All registered primitives by name, in the order of their declaration, as a read-only view.
+
+    >>> import hotgrad as hg
+    >>> hg.primitives()["Mul"] is hg.ops.Mul
+    True
+    """
+    return MappingProxyType(_REGISTRY)
+
+
+def zero(g: Any, out: Any, *operands: Any, **options: Any) -> float:
+    """The rule of an operand whose derivative is zero wherever it exists. Any rule may return the number 0 in this sense."""
+    return 0.0
+
+
+class Primitive:
+    """Base of all ops. Subclass it to declare one; see the module's text for the form.
+
+    Fields of a declaration (all but `forward` and the rules are optional):
+
+    - `forward(*operands, **options)`: plain tensors in, plain tensor out; options are keyword-only.
+    - `vjps`: one rule per operand, None where the op is not differentiable; or `vjp(index, g, out, *operands, **options)`,
+      one rule for ops of any number of operands.
+    - `reads`: per rule the names it reads, separated by spaces ("a out", "" for none). Default: everything. Values that no
+      needed rule reads are not kept; the rule then gets a stand-in that knows `shape dtype device ndim numel()` only.
+    - `fresh`: True promises that every rule's result is a new tensor sharing memory with nothing. The engine then saves a
+      copy where it must own the memory. Default False, which is always safe.
+    - `domain`: per operand an Interval, Integers or Booleans from which tests draw. Default: the reals.
+    - `options`: what tests draw for each option, as a list of values or a hypothesis strategy.
+    - `operands()`: a hypothesis strategy of (operands, options) where domain and signature do not say enough; an operand
+      may be given by its shape alone.
+    - `signature`: numpy's generalised-ufunc form, "(m,k),(k,n)->(m,n)". Default: all operands broadcast.
+    - `operators`: names of the Variable methods this op provides, ("__mul__", "__rmul__").
+    - `collects`: True where several positional options are one tuple, as in `x.reshape(2, 3)`.
+    - `plain`: True where the result is a plain tensor also for Variables (comparisons).
+    - `stable`: True promises no overflow where the exact result is representable; tests probe it.
+    - `native`: the C expression, or the name of the shape class, by which the native engine lowers the op.
+    - `name`: the registered name; default the class's own. `function`: the name of the function and method that a built-in op
+      publishes, "" for none.
+
+    Class keywords: `abstract=True` for a base that is no op itself, `register=False` to keep an op out of the registry.
+    A class of the same module and qualified name replaces the earlier one; any other taken name raises DeclarationError.
+
+    >>> import torch, hotgrad as hg
+    >>> class Cube(hg.Primitive):
+    ...     '''The third power of each element.'''
+    ...     forward = staticmethod(lambda a: a * a * a)
+    ...     vjps = (lambda g, out, a: 3 * g * a * a,)
+    ...     reads = ("a",)
+    >>> x = hg.Variable(2.0, requires_grad=True)
+    >>> Cube.apply(x).backward()
+    >>> x.grad
+    tensor(12.)
+    """
+
+    forward: ClassVar[Callable[..., Tensor]]
+    apply: ClassVar[Callable[..., Any]]
+    vjp: ClassVar[Callable[..., Any]]
+    operands: ClassVar[Callable[[], Any]]
+    vjps: ClassVar[tuple[Callable[..., Any] | None, ...]]
+    reads: ClassVar[Sequence[str] | str]
+    fresh: ClassVar[bool] = False
+    domain: ClassVar[Sequence[Domain]] = ()
+    options: ClassVar[Mapping[str, Any]] = {}
+    signature: ClassVar[str] = ""
+    operators: ClassVar[Sequence[str]] = ()
+    collects: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
+    stable: ClassVar[bool] = False
+    native: ClassVar[str] = ""
+    name: ClassVar[str]
+    function: ClassVar[str]
+
+    # Derived from the declaration.
+    operand_names: ClassVar[tuple[str, ...]]
+    arity: ClassVar[int | None]  # None: any number of operands
+    defaults: ClassVar[dict[str, Any]]  # every option; REQUIRED where it has no default
+    rules: ClassVar[tuple[Callable[..., Any] | None, ...]]
+    differentiable: ClassVar[bool]
+    _plans: ClassVar[dict[tuple[bool, ...], tuple[tuple[bool, ...], bool]]]
+
+    def __init_subclass__(cls, abstract: bool = False, register: bool = True) -> None:
+        super().__init_subclass__()
+        if abstract:
+            return
+        for field in ("name", "function"):
+            if field not in cls.__dict__:
+                setattr(cls, field, cls.__name__ if field == "name" else cls.name.lower())
+        _complete(cls)
+        if register:
+            taken = _REGISTRY.get(cls.name)
+            if taken and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise _wrong(cls, f"the name is taken by {taken.__module__}.{taken.__qualname__}; choose another name")
+            _REGISTRY[cls.name] = cls
+        for complete in on_declare:
+            complete(cls)
+
+    @classmethod
+    def keeps(cls, needed: tuple[bool, ...]) -> tuple[tuple[bool, ...], bool]:
+        """Which operands, and whether the result, must be kept when the operands marked in `needed` need a gradient."""
+        plan = cls._plans.get(needed)
+        if plan is None:
+            if cls.arity is None:
+                names = set(cls.reads[0].split())
+                plan = (cls.operand_names[0] in names,) * len(needed), "out" in names
+            else:
+                names = {name for reads, need in zip(cls.reads, needed) if need for name in reads.split()}
+                plan = tuple(name in names for name in cls.operand_names), "out" in names
+            cls._plans[needed] = plan
+        return plan
+
+    @classmethod
+    def bind(cls, extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+        """All options by name, from those given by position and by name. Raises OperandError for wrong ones."""
+        names = tuple(cls.defaults)
+        if cls.collects and extra and (len(extra) > 1 or not isinstance(extra[0], (tuple, list))):
+            extra = (extra,)
+        if len(extra) > len(names):
+            takes = f"{len(names)} options ({', '.join(names)})" if names else "no options"
+            raise OperandError(f"{cls.name}: got {len(extra)} more arguments than its operands, but it takes {takes}")
+        options = {**cls.defaults, **dict(zip(names, extra))}
+        for name, value in given.items():
+            if name not in options:
+                known = f"it takes {', '.join(names)}" if names else "it takes none"
+                raise OperandError(f"{cls.name}: unknown option {name!r}; {known}")
+            if name in names[: len(extra)]:
+                raise OperandError(f"{cls.name}: option {name!r} is given twice, by position and by name")
+            options[name] = value
+        missing = [name for name, value in options.items() if value is REQUIRED]
+        if missing:
+            raise OperandError(f"{cls.name}: missing option {missing[0]!r}")
+        return options
+
+
+def _wrong(cls: type[Primitive], what: str) -> DeclarationError:
+    return DeclarationError(f"Primitive {cls.__module__}.{cls.__qualname__}: {what}")
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """The parameters of a function, None if it does not tell: kernels such as torch.exp, or a bare (*args, **kwargs)."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else parameters
+
+
+def _complete(cls: type[Primitive]) -> None:
+    """Check a declaration and fill in what follows from it."""
+    cls._plans = {}
+    if not callable(getattr(cls, "forward", None)):
+        raise _wrong(cls, "declares no `forward`")
+    has_vjps, has_vjp = hasattr(cls, "vjps"), hasattr(cls, "vjp")
+    if has_vjps == has_vjp:
+        raise _wrong(
+            cls,
+            "declares both `vjps` and `vjp`; keep one" if has_vjps else
+            "declares no gradient rules; give `vjps`, one per operand (None where there is no derivative), or one `vjp`",
+        )  # fmt: skip
+    parameters = _parameters(cls.forward)
+    if parameters is None:  # then the rules name the operands
+        told = (_parameters(rule) for rule in getattr(cls, "vjps", ()) if callable(rule))
+        parameters = next((p[2:] for p in told if p is not None), [])
+    starred = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+    named = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    cls.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if has_vjp:
+        if not starred or named:
+            raise _wrong(cls, "gives one `vjp` for any number of operands, so `forward` must take `*operands` and no other operand")
+        cls.operand_names, cls.arity, cls.rules, cls.differentiable = tuple(starred), None, (), True
+    else:
+        if starred:
+            raise _wrong(cls, "`forward` takes any number of operands; give one `vjp(index, g, out, *operands, **options)`")
+        if not isinstance(cls.vjps, tuple) or len(cls.vjps) != (len(named) or len(cls.vjps)):
+            raise _wrong(cls, f"has {len(named)} operands ({', '.join(named)}), so `vjps` must be a tuple of as many rules; got {cls.vjps!r}")
+        cls.operand_names = named or tuple("abcdefgh"[: len(cls.vjps)])
+        cls.arity, cls.rules = len(cls.vjps), cls.vjps
+        cls.differentiable = any(rule is not None for rule in cls.vjps)
+        for name, rule in zip(cls.operand_names, cls.vjps):
+            _check_rule(cls, name, rule)
+    _complete_reads(cls)
+    if cls.domain and cls.arity is not None and len(cls.domain) != cls.arity:
+        raise _wrong(cls, f"has {cls.arity} operands, but `domain` has {len(cls.domain)} entries")
+    unknown = set(cls.options) - set(cls.defaults)
+    if unknown:
+        raise _wrong(cls, f"`options` names {sorted(unknown)}, but `forward` takes {sorted(cls.defaults) or 'no options'}")
+
+
+def _check_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any] | None) -> None:
+    if rule is None:
+        return
+    if not callable(rule):
+        raise _wrong(cls, f"the rule for {operand!r} is {rule!r}, not a function")
+    options = {name: None for name in cls.defaults}
+    try:
+        inspect.signature(rule).bind(None, None, *cls.operand_names, **options)
+    except TypeError:
+        wanted = ", ".join(("g", "out", *cls.operand_names, *options))
+        raise _wrong(cls, f"the rule for {operand!r} must take ({wanted}); it takes {inspect.signature(rule)}") from None
+    except ValueError:  # a builtin that does not tell
+        pass
+
+
+def _complete_reads(cls: type[Primitive]) -> None:
+    rules = len(cls.operand_names)
+    reads = getattr(cls, "reads", None)
+    if reads is None:
+        cls.reads = (" ".join((*cls.operand_names, "out")),) * rules
+        return
+    if isinstance(reads, str):
+        reads = (reads,) * rules
+    if len(reads) != rules:
+        raise _wrong(cls, f"has {rules} rules, so `reads` must have as many entries; got {reads!r}")
+    for entry in reads:
+        unknown = set(entry.split()) - {*cls.operand_names, "out"}
+        if unknown:
+            raise _wrong(cls, f"`reads` names {sorted(unknown)}; it may name {', '.join((*cls.operand_names, 'out'))}")
+    cls.reads = tuple(reads)

@@ -1,0 +1,306 @@
+"""How a call of an op is recorded: `Primitive.apply` for every kind of op, and the operators it provides.
+
+Raw in, raw out: without a Variable among its operands, an op returns a plain tensor.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import DeclarationError, DtypeError, OperandError
+from hotgrad.explain import fail
+from hotgrad.methods import Methods
+from hotgrad.primitive import Primitive, on_declare, primitives
+from hotgrad.records import NO_SINK, Node, Record, next_sequence, state, tensors_in
+from hotgrad.variable import Parameter, Variable, as_tensor, wrap
+
+
+def _operand(op: type[Primitive], value: Any) -> Any:
+    """An operand that is no Variable, as forward takes it. Raises OperandError or DtypeError."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise OperandError(f"{op.name}: an operand of shape {tuple(value.shape)} requires a torch gradient; wrap it in a Variable, or detach() it")
+        return as_tensor(value)
+    if isinstance(value, (bool, int, float)):
+        return value
+    if type(value).__module__ == "numpy":
+        return value.item() if not hasattr(value, "__len__") or not value.shape else as_tensor(value)
+    if isinstance(value, complex):
+        raise DtypeError(f"{op.name}: complex numbers are not supported; got {value!r}")
+    raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {type(value).__name__} ({value!r:.60})")
+
+
+def _record(op: type[Primitive], links: list[Any], values: list[Any], options: dict[str, Any] | None, out: Tensor) -> Record:
+    """Make the record of a call, put it on the tape and return it. `_unary` and `_binary` do the same inline."""
+    keep, keep_out = op.keeps(tuple([link is not None for link in links]))
+    record: Record = object.__new__(Record)
+    operands, guards = [], []
+    for kept, value, link in zip(keep, values, links):
+        if not isinstance(value, Tensor):
+            operands.append(value)
+        elif kept:
+            operands.append(value)
+            guards.append((value, value._version))
+        else:
+            operands.append(Node(value) if link is None else link)
+    record.out = out if keep_out else None
+    if keep_out:
+        guards.append((out, out._version))
+    for value in tensors_in(options):
+        guards.append((value, value._version))
+    record.op, record.parents, record.operands, record.options = op, tuple(links), tuple(operands), options
+    record.guards = tuple(guards) or None
+    record.shape, record.dtype, record.device, record.sink = out.shape, out.dtype, out.device, NO_SINK
+    record.sequence = next_sequence()
+    tape = state.tape
+    tape._records.append(record)
+    if len(tape._records) > tape._limit:
+        tape._prune()
+    return record
+
+
+def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
+    """Call `op` on operands of any kind. Raw in, raw out: without a Variable among them the result is a plain tensor."""
+    values: list[Any] = []
+    links: list[Any] = []
+    raw = numbers = True
+    recorded = False
+    for operand in operands:
+        link = None
+        if isinstance(operand, Variable):
+            raw = numbers = False
+            link = operand._link
+            operand = operand._data
+            recorded = recorded or link is not None
+        elif type(operand) is not Tensor or operand.requires_grad:
+            operand = _operand(op, operand)
+            numbers = numbers and not isinstance(operand, Tensor)
+        else:
+            numbers = False
+        values.append(operand)
+        links.append(link)
+    if numbers:
+        values = [torch.as_tensor(value) for value in values]
+    try:
+        out = op.forward(*values) if options is None else op.forward(*values, **options)
+        if raw or op.plain:
+            return out
+        if recorded and state.recording and op.differentiable and out.dtype.is_floating_point:
+            return wrap(out, _record(op, links, values, options, out))
+    except Exception as error:
+        fail(op, values, options, error)
+    return wrap(out, None)
+
+
+def _unary(op: type[Primitive]) -> Callable[..., Any]:
+    """The call of an op of one operand; `options` are complete, None for an op without."""
+    forward, usual = op.forward, op.defaults
+    (keep,), keep_out = op.keeps((True,))
+    variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record
+    sequence, state_, no_sink = next_sequence, state, NO_SINK
+
+    def apply(a: Any, options: Any = None) -> Any:
+        kind = type(a)
+        if kind is not variable and kind is not parameter:
+            if kind is Tensor and options is None:  # what gradient rules do
+                raw = forward(a)
+                if not raw.requires_grad:
+                    return raw
+            return _general(op, (a,), options)
+        x = a._data
+        try:
+            data = forward(x) if options is None else forward(x, **options)
+            out = new(variable)
+            out._data = data
+            out._leaf = no_sink
+            link = a._link
+            tape = state_.active
+            if link is None or tape is None or not (options is None or data.dtype.is_floating_point):
+                out._link = None
+                return out
+            out._link = record = new(record_)
+            record.op = op
+            record.parents = (link,)
+            record.options = options
+            record.sink = no_sink
+            if keep_out:
+                record.out = data
+                if keep:
+                    record.operands = (x,)
+                    record.guards = ((x, x._version), (data, data._version))
+                else:
+                    record.operands = (link,)
+                    record.guards = ((data, data._version),)
+            else:
+                record.out = None
+                if keep:
+                    record.operands = (x,)
+                    record.guards = ((x, x._version),)
+                else:
+                    record.operands = (link,)
+                    record.guards = None
+            if options is not None and options is not usual:
+                record.guards = (*(record.guards or ()), *[(x, x._version) for x in tensors_in(options)]) or None
+            record.shape = data.shape
+            record.dtype = data.dtype
+            record.device = data.device
+        except Exception as error:
+            fail(op, (x,), options, error)
+        record.sequence = sequence()
+        records = tape._records
+        records.append(record)
+        if len(records) > tape._limit:
+            tape._prune()
+        return out
+
+    return apply
+
+
+def _binary(op: type[Primitive]) -> Callable[..., Any]:
+    """The call of an op of two operands without options."""
+    forward = op.forward
+    # what to keep when only a, only b, or both need a gradient
+    plans = (None, *(op.keeps(needed) for needed in ((True, False), (False, True), (True, True))))
+    variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record
+    sequence, state_, no_sink = next_sequence, state, NO_SINK
+
+    def apply(a: Any, b: Any) -> Any:
+        kind = type(a)
+        if kind is not variable and kind is not parameter:
+            if kind is Tensor and type(b) is Tensor:  # what gradient rules do
+                raw = forward(a, b)
+                if not raw.requires_grad:
+                    return raw
+            return _general(op, (a, b), None)
+        x = a._data
+        link_a = a._link
+        kind = type(b)
+        if kind is variable or kind is parameter:
+            y = b._data
+            link_b = b._link
+            number = False
+        elif kind is int or kind is float:
+            y = b
+            link_b = None
+            number = True
+        else:
+            return _general(op, (a, b), None)
+        try:
+            data = forward(x, y)
+            out = new(variable)
+            out._data = data
+            out._leaf = no_sink
+            tape = state_.active
+            if (link_a is None and link_b is None) or tape is None:
+                out._link = None
+                return out
+            (keep_a, keep_b), keep_out = plans[(link_a is not None) + 2 * (link_b is not None)]  # type: ignore[misc]
+            out._link = record = new(record_)
+            record.op = op
+            record.parents = (link_a, link_b)
+            record.options = None
+            record.sink = no_sink
+            if keep_a:
+                if number:
+                    record.operands = (x, y)
+                    record.guards = ((x, x._version),)
+                elif keep_b:
+                    record.operands = (x, y)
+                    record.guards = ((x, x._version), (y, y._version))
+                else:
+                    record.operands = (x, link_b or Node(y))
+                    record.guards = ((x, x._version),)
+            elif number:
+                record.operands = (link_a, y)
+                record.guards = None
+            elif keep_b:
+                record.operands = (link_a or Node(x), y)
+                record.guards = ((y, y._version),)
+            else:
+                record.operands = (link_a or Node(x), link_b or Node(y))
+                record.guards = None
+            if keep_out:
+                record.out = data
+                record.guards = (*(record.guards or ()), (data, data._version))
+            else:
+                record.out = None
+            record.shape = data.shape
+            record.dtype = data.dtype
+            record.device = data.device
+        except Exception as error:
+            fail(op, (x, y), None, error)
+        record.sequence = sequence()
+        records = tape._records
+        records.append(record)
+        if len(records) > tape._limit:
+            tape._prune()
+        return out
+
+    return apply
+
+
+def _with_options(op: type[Primitive]) -> Callable[..., Any]:
+    """The call of an op with options, or of three or more or any number of operands."""
+    arity, bind = op.arity, op.bind
+    usual = None if inspect.Parameter.empty in op.defaults.values() else op.defaults
+
+    def options_of(extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any] | None:
+        if extra or given or usual is None:
+            return bind(extra, given)
+        return usual or None
+
+    def apply(*operands: Any, **given: Any) -> Any:
+        extra: tuple[Any, ...] = ()
+        if arity is not None and len(operands) != arity:
+            if len(operands) < arity:
+                wanted = ", ".join(op.operand_names)
+                raise OperandError(f"{op.name}: takes {arity} operand{'s' if arity > 1 else ''} ({wanted}); got {len(operands)}")
+            operands, extra = operands[:arity], operands[arity:]
+        return _general(op, operands, options_of(extra, given))
+
+    if arity != 1 or op.plain or not op.differentiable:
+        return apply
+    unary = _unary(op)
+
+    def apply_unary(a: Any, *extra: Any, **given: Any) -> Any:
+        return unary(a, options_of(extra, given) if extra or given else usual or options_of(extra, given))
+
+    return apply_unary
+
+
+def _give_apply(op: type[Primitive]) -> None:
+    """Complete a declaration: its `apply`, and the operators it provides."""
+    fast = {1: _unary, 2: _binary}.get(op.arity or 0) if not op.defaults and not op.plain and op.differentiable else None
+    apply = (fast or _with_options)(op)
+    apply.__name__, apply.__qualname__, apply.__doc__ = op.function, f"{op.name}.apply", op.__doc__
+    op.apply = staticmethod(apply)  # type: ignore[assignment]
+    if primitives().get(op.name) is op and "operators" in op.__dict__:
+        for name in op.operators:
+            _provide(op, name, apply)
+
+
+def _provide(op: type[Primitive], name: str, apply: Callable[..., Any]) -> None:
+    """Make `apply` the operator `name` of Variables; reflected for `__radd__` and its like."""
+    earlier = _PROVIDERS.get(name, op.name)
+    if earlier != op.name or (name not in _PROVIDERS and name in vars(Variable)):
+        raise DeclarationError(f"Primitive {op.name}: the operator {name} is taken by {earlier if earlier != op.name else 'Variable'}")
+    _PROVIDERS[name] = op.name
+    reflected = name.startswith("__r") and f"__{name[3:]}" in op.operators
+    setattr(Methods, name, _reflect(apply) if reflected else apply)
+
+
+_PROVIDERS: dict[str, str] = {}
+
+
+def _reflect(apply: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda b, a: apply(a, b)
+
+
+on_declare.append(_give_apply)
