@@ -1,4 +1,4 @@
-"""Turns what a kernel said about bad operands into an error that names the op, the operands and the remedy."""
+"""What went wrong in an op or a rule, as an error that names the op, the operands and the remedy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from hotgrad.errors import AxisError, DeviceError, DtypeError, HotgradError, OperandError, ShapeError
+from hotgrad.errors import AxisError, DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
 from hotgrad.primitive import Primitive
+from hotgrad.records import Node, Record
 
 
 def describe(value: Any) -> str:
@@ -58,9 +59,11 @@ def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any],
         return _explain_matmul(call, shapes[0], shapes[1], error)
     if not op.signature and len(shapes) > 1:
         try:
-            torch.broadcast_shapes(*shapes)
+            torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         except RuntimeError:
-            return ShapeError(f"{call}; these shapes do not broadcast: aligned at the right, sizes must be equal or 1. Use reshape or unsqueeze")
+            return ShapeError(
+                f"{call}; these shapes do not broadcast: aligned at the right, sizes must be equal or 1. Use reshape or unsqueeze"
+            )
     said = str(error).split("\n")[0].strip()
     if isinstance(error, IndexError):
         return AxisError(f"{call}; {said}")
@@ -79,33 +82,52 @@ def _explain_matmul(call: str, a: tuple[int, ...], b: tuple[int, ...], error: Ex
         return ShapeError(f"{call}; a scalar has no axis to contract. Use * instead of @")
     inner = b[-2] if len(b) > 1 else b[0]
     if a[-1] != inner:
-        return ShapeError(f"{call}; the last axis of a ({a[-1]}) must equal the {'second to last' if len(b) > 1 else 'only'} axis of b ({inner})")
+        return ShapeError(
+            f"{call}; the last axis of a ({a[-1]}) must equal the {'second to last' if len(b) > 1 else 'only'} axis of b ({inner})"
+        )
     try:
-        torch.broadcast_shapes(a[:-2], b[:-2])
+        torch.broadcast_shapes(a[:-2], b[:-2])  # type: ignore[no-untyped-call]
     except RuntimeError:
         return ShapeError(f"{call}; the leading (batch) axes {a[:-2]} and {b[:-2]} do not broadcast")
     return DtypeError(f"{call}; {str(error).splitlines()[0]}. Cast one with to(dtype)")
 
 
-def normal_axis(axis: Any, ndim: int) -> int:
-    """`axis` counted from the front. Raises AxisError out of range, OperandError if it is no integer."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise OperandError(f"an axis must be an integer; got {axis!r}")
-    axis = axis.__index__()
-    if not -max(ndim, 1) <= axis < max(ndim, 1):
-        allowed = f"{-ndim} to {ndim - 1}" if ndim else "-1 or 0, meaning the scalar itself"
-        raise AxisError(f"axis {axis} is out of range: with {ndim} axes it may be {allowed}")
-    return axis % max(ndim, 1)
+def operand_name(record: Record, parent: Any) -> str:
+    """The name of the operand that came from `parent`, quoted."""
+    names = record.op.operand_names
+    index = next((i for i, p in enumerate(record.parents or ()) if p is parent), 0)
+    return repr(names[index]) if record.op.arity is not None else f"{names[0]}[{index}]"
 
 
-def normal_axes(dim: Any, ndim: int) -> tuple[int, ...]:
-    """`dim` (None or () for all, an integer, or several) as a tuple of axes counted from the front; of a scalar it is ().
+def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
+    """Raise the error for a rule that used what it did not declare, or does not exist; any other comes out as it is."""
+    op, parents = record.op, record.parents or ()
+    index = next((i for i, r in enumerate(op.rules) if r is rule), 0)
+    operand = operand_name(record, parents[index])
+    if rule is None:
+        raise TapeError(
+            f"{op.name} is not differentiable with respect to {operand}, which requires a gradient; use detach() on it"
+        ) from None
+    reads = op.reads[min(index, len(op.reads) - 1)]
+    unread = getattr(error, "obj", None)
+    if isinstance(unread, Node):
+        used = next((name for name, value in zip(op.operand_names, record.operands) if value is unread), "a value")
+        raise RuleError(
+            f"{op.name}: the rule for {operand} uses {used!r}, of which only shape, dtype and device were kept; "
+            f"add it to that rule's entry in `reads`, now {reads!r}"
+        ) from error
+    if record.out is None and "NoneType" in str(error) and "out" not in reads.split():
+        raise RuleError(
+            f"{op.name}: the rule for {operand} failed ({error}); if it uses 'out', add that to its entry in `reads`, now {reads!r}"
+        ) from error
+    raise error
 
-    Raises AxisError for an axis out of range or given twice.
-    """
-    if dim is None or dim == ():  # torch's meaning of ()
-        return tuple(range(ndim))
-    axes = tuple(normal_axis(axis, ndim) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,)))
-    if len(set(axes)) != len(axes):
-        raise AxisError(f"the axes {tuple(dim)} name an axis twice")
-    return axes if ndim else ()
+
+def written(record: Record, value: Tensor) -> TapeError:
+    """The error for a kept tensor that is not what it was."""
+    what = next((f"operand {name!r}" for name, x in zip(record.op.operand_names, record.operands) if x is value), "")
+    what = what or ("its result" if value is record.out else "an index or option")
+    return TapeError(
+        f"{record.op.name}: {what} of shape {tuple(value.shape)} was written to in place after it was recorded, "
+        "so the gradient would be wrong; write before the op is computed, or give the op a clone"
+    )

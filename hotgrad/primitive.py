@@ -225,7 +225,9 @@ def _complete(cls: type[Primitive]) -> None:
         if starred:
             raise _wrong(cls, "`forward` takes any number of operands; give one `vjp(index, g, out, *operands, **options)`")
         if not isinstance(cls.vjps, tuple) or len(cls.vjps) != (len(named) or len(cls.vjps)):
-            raise _wrong(cls, f"has {len(named)} operands ({', '.join(named)}), so `vjps` must be a tuple of as many rules; got {cls.vjps!r}")
+            raise _wrong(
+                cls, f"has {len(named)} operands ({', '.join(named)}), so `vjps` must be a tuple of as many rules; got {cls.vjps!r}"
+            )
         cls.operand_names = named or tuple("abcdefgh"[: len(cls.vjps)])
         cls.arity, cls.rules = len(cls.vjps), cls.vjps
         cls.differentiable = any(rule is not None for rule in cls.vjps)
@@ -244,7 +246,7 @@ def _check_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any] | N
         return
     if not callable(rule):
         raise _wrong(cls, f"the rule for {operand!r} is {rule!r}, not a function")
-    options = {name: None for name in cls.defaults}
+    options = dict.fromkeys(cls.defaults)
     try:
         inspect.signature(rule).bind(None, None, *cls.operand_names, **options)
     except TypeError:

@@ -6,8 +6,6 @@ Raw in, raw out: without a Variable among its operands, an op returns a plain te
 from __future__ import annotations
 
 import inspect
-
-
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +24,9 @@ def _operand(op: type[Primitive], value: Any) -> Any:
     """An operand that is no Variable, as forward takes it. Raises OperandError or DtypeError."""
     if isinstance(value, Tensor):
         if value.requires_grad:
-            raise OperandError(f"{op.name}: an operand of shape {tuple(value.shape)} requires a torch gradient; wrap it in a Variable, or detach() it")
+            raise OperandError(
+                f"{op.name}: an operand of shape {tuple(value.shape)} requires a torch gradient; wrap it in a Variable, or detach() it"
+            )
         return as_tensor(value)
     if isinstance(value, (bool, int, float)):
         return value

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import DeviceError, DtypeError, OperandError, RuleError, ShapeError, TapeError
-from hotgrad.explain import describe
+from hotgrad.explain import describe, operand_name, rule_failed, written
 from hotgrad.methods import FUNCTIONS, Methods
 from hotgrad.primitive import Primitive
 from hotgrad.records import NO_SINK, Node, Record, Sink, enable_grad, trim
@@ -87,7 +87,9 @@ class Variable(Methods):
         if not self.is_leaf:
             raise TapeError("requires_grad can be changed on leaves only; use detach() to get a Variable outside the graph")
         if value and not self._data.dtype.is_floating_point:
-            raise DtypeError(f"only floating dtypes may require gradients; got {describe(self._data)}. Convert it, for example with to(torch.float32)")
+            raise DtypeError(
+                f"only floating dtypes may require gradients; got {describe(self._data)}. Convert it, for example with to(torch.float32)"
+            )
         self._link = self._sink() if value else None
 
     @property
@@ -206,7 +208,9 @@ class Variable(Methods):
     def item(self) -> Any:
         """The one element as a Python number. Raises ShapeError for more."""
         if self._data.numel() != 1:
-            raise ShapeError(f"only one element converts to a Python number; got shape {tuple(self.shape)}. Reduce it first, for example with sum()")
+            raise ShapeError(
+                f"only one element converts to a Python number; got shape {tuple(self.shape)}. Reduce it first, for example with sum()"
+            )
         return self._data.item()
 
     def tolist(self) -> Any:
@@ -243,7 +247,9 @@ class Variable(Methods):
         return iter([self[i] for i in range(len(self))])  # type: ignore[index]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise TapeError("a Variable's elements cannot be assigned, since the graph would not see it; use where(mask, value, v) or cat/stack, or write to v.data outside the graph")
+        raise TapeError(
+            "a Variable's elements cannot be assigned, since the graph would not see it; use where(mask, value, v) or cat/stack, or write to v.data outside the graph"
+        )
 
     def __repr__(self) -> str:
         name = f", name={self.name!r}" if self.name else ""
@@ -278,7 +284,9 @@ class Variable(Methods):
         """torch functions on Variables dispatch to the op of the same name, or raise."""
         function = FUNCTIONS.get(func.__name__)
         if function is None:
-            raise OperandError(f"torch's {func.__name__!r} has no counterpart that records; apply it to v.detach().data, or declare a Primitive")
+            raise OperandError(
+                f"torch's {func.__name__!r} has no counterpart that records; apply it to v.detach().data, or declare a Primitive"
+            )
         return function(*args, **{name: value for name, value in (kwargs or {}).items() if (name, value) not in _TORCH_DEFAULTS})
 
 
@@ -320,11 +328,15 @@ def as_tensor(data: Any) -> Tensor:
         try:
             tensor = torch.tensor(data)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise OperandError(f"expected a tensor, a number, a nested list or a numpy array; got {type(data).__name__} ({error})") from None
+            raise OperandError(
+                f"expected a tensor, a number, a nested list or a numpy array; got {type(data).__name__} ({error})"
+            ) from None
     if tensor.is_complex():
         raise DtypeError(f"complex data is not supported; got {describe(tensor)}. Use its real and imaginary parts")
     if tensor.is_inference():
-        raise OperandError("inference-mode tensors have no version counter, so writes to them would go unnoticed; clone() it outside torch.inference_mode")
+        raise OperandError(
+            "inference-mode tensors have no version counter, so writes to them would go unnoticed; clone() it outside torch.inference_mode"
+        )
     return tensor
 
 
@@ -366,7 +378,9 @@ def gradients(
         raise ShapeError(f"gradients must have one entry per output; got {len(seeds)} for {len(roots)} outputs")
     for i, target in enumerate(targets):
         if not isinstance(target, Variable) or target._link is None:
-            raise TapeError(f"input {i} of gradients() needs no gradient: {target!r:.80}. Give Variables with requires_grad=True, or computed from such")
+            raise TapeError(
+                f"input {i} of gradients() needs no gradient: {target!r:.80}. Give Variables with requires_grad=True, or computed from such"
+            )
     found = walk(list(zip(roots, seeds)), {target._link: None for target in targets if target._link}, retain_graph, create_graph)
     results: list[Variable | None] = []
     for i, target in enumerate(targets):
@@ -409,7 +423,7 @@ def walk(roots: list[tuple[Variable, Any]], wanted: dict[Any, None] | None, reta
     return pending
 
 
-def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[Any] | None, retain_graph: bool, kind: type) -> None:
+def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[Any] | None, retain_graph: bool, kind: Any) -> None:
     """The loop of `walk`: on return `pending` holds the results. `kind` is what rules get and give, Tensor or Variable.
 
     References are dropped early, so that memory is released while walking.
@@ -417,8 +431,11 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
     heap = [(-node.sequence, node) for node in pending if type(node) is Record]
     heapq.heapify(heap)
     only: Any = None  # the one pending record, while there is no other: chains need no heap
-    push, pop, take, arrived, share = heapq.heappush, heapq.heappop, pending.pop, pending.get, shared.add
+    push, pop, take, share = heapq.heappush, heapq.heappop, pending.pop, shared.add
     results: dict[Any, Any] = {}
+    record: Any
+    g: Any
+    gi: Any
     while heap or only is not None:
         if only is None:
             record = pop(heap)[1]
@@ -439,26 +456,26 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         if wanted is not None:
             if record in wanted:
                 results[record] = g
-            if record not in leading:  # type: ignore[operator]
+            if leading is not None and record not in leading:
                 continue
         elif record.sink.retain:
             results[record.sink] = g
         if record.guards is not None:
             for value, version in record.guards:
                 if value._version != version:
-                    raise _written(record, value)
+                    raise written(record, value)
             value = None
         if kind is Variable:
             operands = [wrap(x, parent) if parent is not None and isinstance(x, Tensor) else x for x, parent in zip(operands, parents)]
             out = wrap(out, record) if out is not None else None
         fresh = op.fresh
         for rule, parent in zip(op.rules or [partial(op.vjp, i) for i in range(len(parents))], parents):
-            if parent is None or leading is not None and parent not in leading and parent not in wanted:
+            if parent is None or (leading is not None and parent not in leading and parent not in wanted):
                 continue
             try:
                 gi = rule(g, out, *operands) if options is None else rule(g, out, *operands, **options)
             except (AttributeError, TypeError) as error:
-                raise _rule_failed(record, rule, error) from error
+                rule_failed(record, rule, error)
             own = fresh
             shape = parent.shape
             if type(gi) is not kind or gi.dtype is not parent.dtype or not shape:
@@ -481,10 +498,10 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
                             only = None
                         push(heap, (-parent.sequence, parent))
             elif kind is Variable or parent in shared:
-                pending[parent] = arrived(parent) + gi
+                pending[parent] = pending[parent] + gi
                 shared.discard(parent)
             else:
-                arrived(parent).add_(gi)
+                pending[parent].add_(gi)
         gi = fitted = None
         if not retain_graph:
             record.parents = record.operands = record.out = record.options = record.guards = None
@@ -528,7 +545,7 @@ def _seed(root: Variable, gradient: Any, create_graph: bool) -> Any:
         if gradient.requires_grad:
             raise OperandError("the seed gradient requires a torch gradient; wrap it in a Variable, or detach() it")
         seed = gradient
-    elif type(gradient).__module__ == "numpy" and getattr(gradient, "shape", ()):
+    elif type(gradient).__module__ == "numpy" and getattr(gradient, "shape", None):
         seed = as_tensor(gradient)
     else:
         seed = as_tensor(gradient).to(root.dtype).to(root.device)
@@ -538,12 +555,12 @@ def _seed(root: Variable, gradient: Any, create_graph: bool) -> Any:
     return wrap(seed, None) if create_graph and not isinstance(seed, Variable) else seed
 
 
-def _fit(gi: Any, parent: Node, record: Record, kind: type) -> Any:
+def _fit(gi: Any, parent: Node, record: Record, kind: Any) -> Any:
     """A rule's result made to fit its operand: broadcasting undone, dtype and device the operand's own. Raises RuleError."""
     shape = parent.shape
 
     def wrong(what: str) -> RuleError:
-        return RuleError(f"{record.op.name}: the rule for {_operand_name(record, parent)} of shape {tuple(shape)} {what}")
+        return RuleError(f"{record.op.name}: the rule for {operand_name(record, parent)} of shape {tuple(shape)} {what}")
 
     if isinstance(gi, (int, float)) and gi == 0:
         gi = torch.zeros(shape, dtype=parent.dtype, device=parent.device)
@@ -566,34 +583,3 @@ def _fit(gi: Any, parent: Node, record: Record, kind: type) -> Any:
             raise wrong(f"returned a tensor on {gi.device}; the operand is on {parent.device}")
         gi = gi.to(parent.device)  # a 0-d operand may join tensors of another device
     return gi
-
-
-def _operand_name(record: Record, parent: Any) -> str:
-    names = record.op.operand_names
-    index = next((i for i, p in enumerate(record.parents or ()) if p is parent), 0)
-    return repr(names[index]) if record.op.arity is not None else f"{names[0]}[{index}]"
-
-
-def _rule_failed(record: Record, rule: Any, error: Exception) -> Exception:
-    """The error for a rule that used what it did not declare, or does not exist; any other comes out as it is."""
-    op, parents = record.op, record.parents or ()
-    index = next((i for i, r in enumerate(op.rules) if r is rule), 0)
-    operand = _operand_name(record, parents[index])
-    if rule is None:
-        return TapeError(f"{op.name} is not differentiable with respect to {operand}, which requires a gradient; use detach() on it")
-    unread = getattr(error, "obj", None)
-    if isinstance(unread, Node):
-        used = [name for name, value in zip(op.operand_names, record.operands) if value is unread] or ["a value"]
-        return RuleError(f"{op.name}: the rule for {operand} uses {used[0]!r}, of which only shape and dtype were kept; add it to that rule's entry in `reads` ({op.reads[min(index, len(op.reads) - 1)]!r})")
-    if record.out is None and "NoneType" in str(error) and "out" not in " ".join(op.reads).split():
-        return RuleError(f"{op.name}: the rule for {operand} failed ({error}); if it uses 'out', add that to its entry in `reads`")
-    return error
-
-
-def _written(record: Record, value: Tensor) -> TapeError:
-    what = next((f"operand {name!r}" for name, x in zip(record.op.operand_names, record.operands) if x is value), "")
-    what = what or ("its result" if value is record.out else "an index or option")
-    return TapeError(
-        f"{record.op.name}: {what} of shape {tuple(value.shape)} was written to in place after it was recorded, "
-        "so the gradient would be wrong; write before the op is computed, or give the op a clone"
-    )

@@ -1,0 +1,46 @@
+"""Options and fixtures for all tests: `--thorough` runs the full counts, and no test may leave recording state behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import hypothesis
+import pytest
+import torch
+
+import hotgrad as hg
+from hotgrad import primitive, records
+
+hypothesis.settings.register_profile("hotgrad", deadline=None, derandomize=True, print_blob=False, database=None)
+hypothesis.settings.load_profile("hotgrad")
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run the full counts")
+
+
+@pytest.fixture(scope="session")
+def thorough(pytestconfig: pytest.Config) -> bool:
+    """Whether the full counts are asked for."""
+    return bool(pytestconfig.getoption("--thorough"))
+
+
+@pytest.fixture(scope="session")
+def count(thorough: bool) -> Callable[[int, int], int]:
+    """`count(default, full)`: how many cases to run."""
+    return lambda default, full: full if thorough else default
+
+
+@pytest.fixture(autouse=True)
+def _clean_state() -> Iterator[None]:
+    """A test fails if it leaves recording off, a tape scope open, or primitives registered."""
+    before = dict(hg.primitives())
+    tape = hg.tape()
+    yield
+    registered = {name: op for name, op in hg.primitives().items() if name not in before}
+    for name in registered:
+        del primitive._REGISTRY[name]
+    assert records.state.recording, "the test left recording off"
+    assert hg.tape() is tape, "the test left a tape scope open"
+    assert {name: op for name, op in hg.primitives().items()} == before, "the test replaced a primitive"

@@ -34,6 +34,7 @@ class Where(Primitive):
         lambda g, out, condition, a, b: Where.apply(condition, 0.0, g),
     )
     reads = ("", "condition", "condition")
+    fresh = True
 
 
 class Add(Primitive):
@@ -136,6 +137,7 @@ class Pow(Primitive):
     vjps = (_pow_base, _pow_exponent)
     reads = ("a b", "a b out")
     domain = (Interval(0.0), Interval(-3.0, 3.0))
+    fresh = True
     operators = ("__pow__", "__rpow__")
 
 
@@ -244,7 +246,7 @@ class Cast(Primitive):
     """
 
     @staticmethod
-    def forward(a: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+    def forward(a: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Any:
         if dtype is not None and dtype.is_complex:
             raise OperandError("complex data is not supported")
         return a.to(device=device, dtype=dtype)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import OperandError, ShapeError
-from hotgrad.explain import normal_axes, normal_axis
 from hotgrad.ops.arithmetic import Cast
+from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.ops.products import Einsum
 from hotgrad.ops.reductions import Amax, Amin
 from hotgrad.ops.shaping import Cat, Permute, Reshape, Stack

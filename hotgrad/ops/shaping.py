@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import AxisError, OperandError
-from hotgrad.explain import normal_axis
+from hotgrad.ops.axes import normal_axis
 from hotgrad.primitive import Primitive
 from hotgrad.variable import Variable, as_tensor
 
@@ -37,7 +37,7 @@ class Permute(Primitive):
     collects = True
 
     @staticmethod
-    def forward(a: Any, *, dims: tuple[int, ...]) -> Tensor:
+    def forward(a: Any, *, dims: tuple[int, ...]) -> Any:
         axes = [normal_axis(axis, a.ndim) for axis in dims]
         if sorted(axes) != list(range(a.ndim)):
             raise AxisError(f"dims must name each of the {a.ndim} axes once; got {tuple(dims)}")
@@ -137,7 +137,7 @@ def _plain_index(index: Any) -> Any:
         return tuple(_plain_index(item) for item in index)
     if isinstance(index, Variable):
         index = index.data
-    elif isinstance(index, list) or (type(index).__module__ == "numpy" and getattr(index, "shape", ())):
+    elif isinstance(index, list) or (type(index).__module__ == "numpy" and getattr(index, "shape", None)):
         index = as_tensor(index) if len(index) else torch.zeros(0, dtype=torch.int64)
     if isinstance(index, Tensor) and (index.dtype.is_floating_point or index.dtype.is_complex):
         raise OperandError(f"GetItem: index tensors must be integer or bool; got {index.dtype}")
@@ -172,6 +172,7 @@ class PutItem(Primitive):
     """
 
     function = ""
+
     @staticmethod
     def forward(g: Any, *, shape: tuple[int, ...], index: Any) -> Tensor:
         out = torch.zeros(shape, dtype=g.dtype, device=g.device)

@@ -1,0 +1,31 @@
+"""Axes as the ops take them, checked and counted from the front."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotgrad.errors import AxisError, OperandError
+
+
+def normal_axis(axis: Any, ndim: int) -> int:
+    """`axis` counted from the front. Raises AxisError out of range, OperandError if it is no integer."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise OperandError(f"an axis must be an integer; got {axis!r}")
+    axis = int(axis.__index__())
+    if not -max(ndim, 1) <= axis < max(ndim, 1):
+        allowed = f"{-ndim} to {ndim - 1}" if ndim else "-1 or 0, meaning the scalar itself"
+        raise AxisError(f"axis {axis} is out of range: with {ndim} axes it may be {allowed}")
+    return axis % max(ndim, 1)
+
+
+def normal_axes(dim: Any, ndim: int) -> tuple[int, ...]:
+    """`dim` (None or () for all, an integer, or several) as a tuple of axes counted from the front; of a scalar it is ().
+
+    Raises AxisError for an axis out of range or given twice.
+    """
+    if dim is None or dim == ():  # torch's meaning of ()
+        return tuple(range(ndim))
+    axes = tuple(normal_axis(axis, ndim) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+    if len(set(axes)) != len(axes):
+        raise AxisError(f"the axes {tuple(dim)} name an axis twice")
+    return axes if ndim else ()
