@@ -41,20 +41,21 @@ def _record(op: type[Primitive], links: list[Any], values: list[Any], options: d
     """Make the record of a call, put it on the tape and return it. `_unary` and `_binary` do the same inline."""
     keep, keep_out = op.keeps(tuple([link is not None for link in links]))
     record: Record = object.__new__(Record)
-    operands, guards = [], []
+    operands: list[Any] = []
+    guards: list[Any] = []
     for kept, value, link in zip(keep, values, links):
         if not isinstance(value, Tensor):
             operands.append(value)
         elif kept:
             operands.append(value)
-            guards.append((value, value._version))
+            guards += (value, value._version)
         else:
             operands.append(Node(value) if link is None else link)
     record.out = out if keep_out else None
     if keep_out:
-        guards.append((out, out._version))
+        guards += (out, out._version)
     for value in tensors_in(options):
-        guards.append((value, value._version))
+        guards += (value, value._version)
     record.op, record.parents, record.operands, record.options = op, tuple(links), tuple(operands), options
     record.guards = tuple(guards) or None
     record.shape, record.dtype, record.device, record.sink = out.shape, out.dtype, out.device, NO_SINK
@@ -134,20 +135,20 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
                 record.out = data
                 if keep:
                     record.operands = (x,)
-                    record.guards = ((x, x._version), (data, data._version))
+                    record.guards = (x, x._version, data, data._version)
                 else:
                     record.operands = (link,)
-                    record.guards = ((data, data._version),)
+                    record.guards = (data, data._version)
             else:
                 record.out = None
                 if keep:
                     record.operands = (x,)
-                    record.guards = ((x, x._version),)
+                    record.guards = (x, x._version)
                 else:
                     record.operands = (link,)
                     record.guards = None
             if options is not None and options is not usual:
-                record.guards = (*(record.guards or ()), *[(x, x._version) for x in tensors_in(options)]) or None
+                record.guards = (*(record.guards or ()), *[i for x in tensors_in(options) for i in (x, x._version)]) or None
             record.shape = data.shape
             record.dtype = data.dtype
             record.device = data.device
@@ -210,25 +211,25 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
             if keep_a:
                 if number:
                     record.operands = (x, y)
-                    record.guards = ((x, x._version),)
+                    record.guards = (x, x._version)
                 elif keep_b:
                     record.operands = (x, y)
-                    record.guards = ((x, x._version), (y, y._version))
+                    record.guards = (x, x._version, y, y._version)
                 else:
                     record.operands = (x, link_b or Node(y))
-                    record.guards = ((x, x._version),)
+                    record.guards = (x, x._version)
             elif number:
                 record.operands = (link_a, y)
                 record.guards = None
             elif keep_b:
                 record.operands = (link_a or Node(x), y)
-                record.guards = ((y, y._version),)
+                record.guards = (y, y._version)
             else:
                 record.operands = (link_a or Node(x), link_b or Node(y))
                 record.guards = None
             if keep_out:
                 record.out = data
-                record.guards = (*(record.guards or ()), (data, data._version))
+                record.guards = (*(record.guards or ()), data, data._version)
             else:
                 record.out = None
             record.shape = data.shape
@@ -280,7 +281,7 @@ def _give_apply(op: type[Primitive]) -> None:
     fast = {1: _unary, 2: _binary}.get(op.arity or 0) if not op.defaults and not op.plain and op.differentiable else None
     apply = (fast or _with_options)(op)
     apply.__name__, apply.__qualname__, apply.__doc__ = op.function, f"{op.name}.apply", op.__doc__
-    op.apply = staticmethod(apply)  # type: ignore[assignment]
+    op.apply = staticmethod(apply)
     if primitives().get(op.name) is op and "operators" in op.__dict__:
         for name in op.operators:
             _provide(op, name, apply)

@@ -104,7 +104,7 @@ class Record(Node):
     operands: tuple[Any, ...]
     options: dict[str, Any] | None
     out: Tensor | None
-    guards: tuple[tuple[Tensor, int], ...] | None  # the tensors kept, each with the version it had
+    guards: tuple[Any, ...] | None  # the tensors kept, each followed by the version it had
     sequence: int
     sink: Sink
 
@@ -114,10 +114,7 @@ class Record(Node):
 
     def saved(self) -> list[Tensor]:
         """The tensors this record keeps alive and guards against writes, index tensors among the options included."""
-        return [value for value, version in self.guards or ()]
-
-    def release(self) -> None:
-        self.parents = self.operands = self.out = self.options = self.guards = None  # type: ignore[assignment]
+        return list((self.guards or ())[::2])
 
     def __repr__(self) -> str:
         return f"<Record {self.sequence} {self.op.name} {tuple(self.shape)}{' freed' if self.parents is None else ''}>"
@@ -284,6 +281,8 @@ def trim() -> None:
     while n and records[n - 1].parents is None:
         n -= 1
     del records[n:]
+    if state.tape._limit > 2 * n:  # what a large graph had raised
+        state.tape._limit = max(state.tape.smallest, 2 * n)
 
 
 def tape() -> Tape:

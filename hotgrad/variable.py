@@ -244,7 +244,7 @@ class Variable(Methods):
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Variable]:
-        return iter([self[i] for i in range(len(self))])  # type: ignore[index]
+        return iter([self[i] for i in range(len(self))])
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TapeError(
@@ -384,7 +384,7 @@ def gradients(
     found = walk(list(zip(roots, seeds)), {target._link: None for target in targets if target._link}, retain_graph, create_graph)
     results: list[Variable | None] = []
     for i, target in enumerate(targets):
-        g = found.get(target._link)  # type: ignore[arg-type]
+        g = found.get(target._link)
         if g is None and not allow_unused:
             raise TapeError(f"the outputs do not depend on input {i} of gradients(); allow_unused=True gives None for it")
         repeated = any(target._link is other._link for other in targets[:i])
@@ -461,8 +461,9 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         elif record.sink.retain:
             results[record.sink] = g
         if record.guards is not None:
-            for value, version in record.guards:
-                if value._version != version:
+            pairs = iter(record.guards)
+            for value in pairs:
+                if value._version != next(pairs):
                     raise written(record, value)
             value = None
         if kind is Variable:

@@ -11,11 +11,11 @@ def normal_axis(axis: Any, ndim: int) -> int:
     """`axis` counted from the front. Raises AxisError out of range, OperandError if it is no integer."""
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise OperandError(f"an axis must be an integer; got {axis!r}")
-    axis = int(axis.__index__())
+    axis = axis.__index__()
     if not -max(ndim, 1) <= axis < max(ndim, 1):
         allowed = f"{-ndim} to {ndim - 1}" if ndim else "-1 or 0, meaning the scalar itself"
         raise AxisError(f"axis {axis} is out of range: with {ndim} axes it may be {allowed}")
-    return axis % max(ndim, 1)
+    return int(axis % max(ndim, 1))
 
 
 def normal_axes(dim: Any, ndim: int) -> tuple[int, ...]:
