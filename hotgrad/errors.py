@@ -9,10 +9,16 @@ HotgradError
 ├── DeclarationError  (TypeError)     a Primitive that is declared wrongly
 ├── RuleError         (RuntimeError)  a gradient rule that breaks its promise
 ├── TapeError         (RuntimeError)  a graph that cannot be walked
-└── NoLossError       (ValueError)    training without a loss
+├── NoLossError       (ValueError)    training without a loss
+├── SettingError      (ValueError)    a setting out of range, or a name that nothing has
+├── DataError         (ValueError)    data that cannot be trained on or predicted from
+├── NonFiniteLossError (FloatingPointError)  a loss that became NaN or infinite while training
+└── FileError         (ValueError)    a file that is broken, foreign, or of another model
 
 Each one is also the built-in exception that fits, so `except ValueError` works as people expect.
 """
+
+from typing import Any
 
 
 class HotgradError(Exception):
@@ -53,3 +59,26 @@ class TapeError(HotgradError, RuntimeError):
 
 class NoLossError(HotgradError, ValueError):
     """Training was asked for without a loss."""
+
+
+class SettingError(HotgradError, ValueError):
+    """A setting is out of range, or a name is not one of those known."""
+
+
+class DataError(HotgradError, ValueError):
+    """Data cannot be trained on or predicted from: empty, not finite, or of lengths that differ."""
+
+
+class NonFiniteLossError(HotgradError, FloatingPointError):
+    """The loss became NaN or infinite while training; the model is back at the start of that epoch.
+
+    `epoch` counts from 1, `batch` from 0; `history` holds the epochs before.
+    """
+
+    def __init__(self, message: str, epoch: int = 0, batch: int = 0, history: Any = None) -> None:
+        super().__init__(message)
+        self.epoch, self.batch, self.history = epoch, batch, history
+
+
+class FileError(HotgradError, ValueError):
+    """A file is truncated, not one of hotgrad's, or belongs to another model or run."""

@@ -140,13 +140,20 @@ class Primitive:
             if field not in cls.__dict__:
                 setattr(cls, field, cls.__name__ if field == "name" else cls.name.lower())
         _complete(cls)
+        taken = _REGISTRY.get(cls.name)
         if register:
-            taken = _REGISTRY.get(cls.name)
             if taken and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise _wrong(cls, f"the name is taken by {taken.__module__}.{taken.__qualname__}; choose another name")
             _REGISTRY[cls.name] = cls
-        for complete in on_declare:
-            complete(cls)
+        try:
+            for complete in on_declare:
+                complete(cls)
+        except DeclarationError:
+            if register and taken:
+                _REGISTRY[cls.name] = taken
+            elif register:
+                del _REGISTRY[cls.name]
+            raise
 
     @classmethod
     def keeps(cls, needed: tuple[bool, ...]) -> tuple[tuple[bool, ...], bool]:

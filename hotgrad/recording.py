@@ -294,7 +294,7 @@ def _provide(op: type[Primitive], name: str, apply: Callable[..., Any]) -> None:
         raise DeclarationError(f"Primitive {op.name}: the operator {name} is taken by {earlier if earlier != op.name else 'Variable'}")
     _PROVIDERS[name] = op.name
     reflected = name.startswith("__r") and f"__{name[3:]}" in op.operators
-    setattr(Methods, name, _reflect(apply) if reflected else apply)
+    setattr(Methods, name, _reflect(apply) if reflected else _equality(apply) if name in ("__eq__", "__ne__") else apply)
 
 
 _PROVIDERS: dict[str, str] = {}
@@ -302,6 +302,15 @@ _PROVIDERS: dict[str, str] = {}
 
 def _reflect(apply: Callable[..., Any]) -> Callable[..., Any]:
     return lambda b, a: apply(a, b)
+
+
+def _equality(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """`v == None` and `v == "text"` are Python's to answer, as in torch."""
+
+    def operator(a: Any, b: Any) -> Any:
+        return NotImplemented if b is None or isinstance(b, (str, tuple, list, dict, type)) else apply(a, b)
+
+    return operator
 
 
 on_declare.append(_give_apply)

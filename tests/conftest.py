@@ -43,4 +43,4 @@ def _clean_state() -> Iterator[None]:
         del primitive._REGISTRY[name]
     assert records.state.recording, "the test left recording off"
     assert hg.tape() is tape, "the test left a tape scope open"
-    assert {name: op for name, op in hg.primitives().items()} == before, "the test replaced a primitive"
+    assert dict(hg.primitives()) == before, "the test replaced a primitive"

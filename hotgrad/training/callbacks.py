@@ -1,0 +1,116 @@
+"""What runs after each epoch: early stopping, and the lines or the bar that `verbose` asks for.
+
+A callback is any callable `callback(model, history)`; returning True ends training. It may also have `begin(model)` and
+`end(model, history)`, called before the first and after the last epoch, and `state_dict()` with `load_state_dict(state)`,
+through which a checkpoint and the return to an epoch's start cover it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from hotgrad.errors import SettingError
+from hotgrad.training.history import History, line
+from hotgrad.training.inputs import whole_number
+from hotgrad.training.state import Snapshot
+
+
+class EarlyStopping:
+    """Ends training when `monitor` has not improved by more than `min_delta` for `patience` epochs.
+
+    `monitor` is a key of the History; accuracies are to grow, everything else is to fall. With `restore_best` the model, its
+    optimizer and its generator end as they were after the best epoch, also if training ends for another reason.
+    `best` and `best_epoch` tell which that was. Raises SettingError for a negative or fractional patience, and in `fit` for a
+    monitor that the History does not have.
+
+    >>> model = hg.Sequential(hg.Linear(1, 1), loss="mse", optimizer="sgd")
+    >>> history = model.fit([[0.0], [1.0]], [[0.0], [0.0]], epochs=50, verbose=0, callbacks=[EarlyStopping("loss", patience=3, min_delta=10)])
+    >>> len(history)
+    4
+    """
+
+    def __init__(self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True) -> None:
+        self.monitor = monitor
+        self.patience = whole_number("patience", patience, 0)
+        if not min_delta >= 0:
+            raise SettingError(f"min_delta must not be negative; got {min_delta!r}")
+        self.min_delta = min_delta
+        self.restore_best = restore_best
+        self.begin(None)
+
+    def begin(self, model: Any) -> None:
+        """Forget earlier trainings."""
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.waited = 0
+        self._snapshot: Snapshot | None = None
+
+    def __call__(self, model: Any, history: History) -> bool:
+        row = history[-1]
+        if self.monitor not in row:
+            remedy = "; give fit validation_data" if self.monitor.startswith("val_") else ""
+            raise SettingError(f"EarlyStopping watches {self.monitor!r}, but the History has only {', '.join(row)}{remedy}")
+        value = row[self.monitor]
+        sign = -1 if "accuracy" in self.monitor else 1
+        if self.best is None or sign * (self.best - value) > self.min_delta:
+            self.best, self.best_epoch, self.waited = value, int(row["epoch"]), 0
+            if self.restore_best:
+                self._snapshot = Snapshot(model)
+        else:
+            self.waited += 1
+        return self.waited >= max(self.patience, 1)
+
+    def end(self, model: Any, history: History) -> None:
+        """Bring back the best epoch's state."""
+        if self._snapshot is not None and self.best_epoch != history[-1]["epoch"]:
+            self._snapshot.restore(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the best value so far, its epoch, the epochs waited, the best state."""
+        snapshot = self._snapshot.tree if self._snapshot else None
+        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "snapshot": snapshot}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
+        self._snapshot = None if state["snapshot"] is None else Snapshot(state["snapshot"])
+
+    def __repr__(self) -> str:
+        return f"EarlyStopping({self.monitor!r}, patience={self.patience}, min_delta={self.min_delta}, restore_best={self.restore_best})"
+
+
+class Progress:
+    """What `verbose` asks for: nothing (0), a line each k-th epoch (k, True being 1), or "auto": a bar on a terminal or in a
+    notebook, else about ten lines. Raises SettingError for anything else.
+    """
+
+    def __init__(self, verbose: int | bool | str, epochs: int, done: int) -> None:
+        self.epochs, self.done = epochs, done
+        self.bar: Any = None
+        if verbose == "auto":
+            self.every = max(1, epochs // 10)
+            if sys.stderr.isatty() or "ipykernel" in sys.modules:
+                self.every = 0
+                self.bar = tqdm(total=epochs, initial=done, unit="epoch", leave=True)
+        elif isinstance(verbose, str):
+            raise SettingError(f"verbose must be 0, True, a whole number k for a line each k-th epoch, or 'auto'; got {verbose!r}")
+        else:
+            self.every = whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
+
+    def epoch(self, row: dict[str, float], last: bool) -> None:
+        """Show one finished epoch."""
+        self.done += 1
+        if self.bar is not None:
+            shown = {name: f"{row[name]:.4g}" for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row}
+            self.bar.set_postfix(shown, refresh=False)
+            self.bar.update()
+        elif self.every and (self.done % self.every == 0 or last):
+            print(line({**row, "epoch": self.done}, self.epochs), flush=True)
+
+    def close(self) -> None:
+        """Finish the bar."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,54 @@
+"""The whole state of a training: parameters, buffers, optimizer, generator, epochs done. Rollback, checkpoints, early
+stopping and files all cover this same set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def copied(tree: Any) -> Any:
+    """Nested dicts, lists and tuples with every tensor cloned.
+
+    >>> copied({"a": [torch.ones(1), 2]})
+    {'a': [tensor([1.]), 2]}
+    """
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(copied(value) for value in tree)
+    return tree
+
+
+class Snapshot:
+    """The state of a model and its optimizer at one moment, of tensors that share memory with nothing.
+
+    `tree` is nested dicts of tensors and numbers, fit for a file; a Snapshot can be made from one, too.
+    """
+
+    def __init__(self, of: Any) -> None:
+        if isinstance(of, dict):
+            self.tree = of
+            return
+        self.tree = {
+            "model": copied(dict(of.state_dict())),
+            "optimizer": None if of.optimizer is None else copied(of.optimizer.state_dict()),
+            "generator": None if of.generator is None else of.generator.get_state(),
+            "epochs": of.epochs_done,
+        }
+
+    def restore(self, model: Any) -> None:
+        """Put the state back, in place."""
+        model.load_state_dict(self.tree["model"])
+        if model.optimizer is not None and self.tree["optimizer"] is not None:
+            model.optimizer.load_state_dict(copied(self.tree["optimizer"]))
+        if self.tree["generator"] is not None:
+            if model.generator is None:
+                model.use_generator(torch.Generator())
+            model.generator.set_state(self.tree["generator"])
+        model.epochs_done = self.tree["epochs"]
