@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import statistics
 import subprocess
@@ -31,7 +32,7 @@ RATE = 0.01
 def network(batch: int, width: int) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     sizes = (2, width, width, width, 2)
-    weights = [torch.randn(m, n, generator=generator) / m**0.5 for m, n in zip(sizes, sizes[1:])]
+    weights = [torch.randn(m, n, generator=generator) / m**0.5 for m, n in itertools.pairwise(sizes)]
     biases = [torch.zeros(n) for n in sizes[1:]]
     x = torch.rand(batch, 2, generator=generator)
     y = torch.sign(torch.randn(batch, 2, generator=generator))

@@ -1,0 +1,92 @@
+"""Running a model without training it: predictions in pieces, and what they are worth."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import OperandError
+from hotgrad.modules import Module
+from hotgrad.records import no_grad
+from hotgrad.training.inputs import check_rows
+from hotgrad.training.metrics import chosen, columns_of, labels_of, r2
+from hotgrad.variable import Variable, wrap
+
+PIECE = 4096  # rows per forward pass where no batch_size is given
+
+
+@contextlib.contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Eval mode and no recording inside; each module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with no_grad:
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def forward(model: Module, x: Tensor, batch_size: int | None = None) -> Tensor:
+    """The model's output for all rows of `x`, in eval mode, unrecorded, computed in pieces of `batch_size` rows.
+
+    Raises OperandError unless the model gives a Variable or tensor, ShapeError unless that has one row per row of `x`.
+    """
+    outputs = []
+    with evaluating(model):
+        for piece in x.split(batch_size or PIECE):
+            output = model(wrap(piece, None))
+            if not isinstance(output, (Variable, Tensor)):
+                raise OperandError(f"the model must give a Variable; got {type(output).__name__} ({output!r:.60})")
+            data = output.data.detach() if isinstance(output, Variable) else output
+            check_rows(data, len(piece), "the model's output")
+            outputs.append(data)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def scalar_loss(loss: Callable[..., Any], output: Tensor, y: Tensor, weights: Tensor | None = None) -> float:
+    """The loss of given outputs, as a float, unrecorded."""
+    with no_grad:
+        return float(row_loss(loss, weights is not None)(wrap(output, None), y, weights))
+
+
+def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor, Tensor | None], Variable]:
+    """`loss` as a function of (output, target, weights). With `weighted` it is taken row by row (`reduction="none"`), each
+    row times its weight, then averaged, or summed if the loss sums. Raises OperandError for a loss that has no `reduction`.
+    """
+    if not weighted:
+        return lambda output, y, weights: loss(output, y)
+    reduction = getattr(loss, "reduction", None)
+    if reduction not in ("mean", "sum"):
+        raise OperandError(
+            f"weights need a loss with a `reduction` of 'mean' or 'sum', such as those of hotgrad.nn, so that rows can be weighted; got {loss!r:.80}"
+        )
+    each = type(loss).__new__(type(loss))
+    each.__dict__.update(vars(loss))
+    each.reduction = "none"
+
+    def call(output: Any, y: Tensor, weights: Tensor | None) -> Variable:
+        values = each(output, y)
+        rows = values if values.ndim == 1 else values.reshape((len(y), -1))
+        if rows.ndim == 2:
+            rows = rows.mean(1) if reduction == "mean" else rows.sum(1)
+        rows = rows * wrap(weights, None)
+        return rows.mean() if reduction == "mean" else rows.sum()  # type: ignore[no-any-return]
+
+    return call
+
+
+def accuracy(output: Tensor, labels: Tensor, threshold: float) -> float:
+    """The share of rows whose chosen label is right."""
+    return float((chosen(output, threshold) == labels).double().mean())
+
+
+def score(output: Tensor, y: Tensor, threshold: float) -> float:
+    """Accuracy where the targets `y` are labels, one-hot or -1/+1, else R2."""
+    labels = labels_of(y, columns_of(output)) if output.ndim <= 2 else None
+    return r2(output, y) if labels is None else accuracy(output, labels, threshold)
