@@ -215,7 +215,7 @@ class _WeakList(list[Any]):
 _alone: int  # the reference count that `_reachable_by_count` sees for a record that only the tape holds
 _reachable: Callable[[Any], bool]
 _held: Callable[[Any], Record | None]
-_list: type[list[Any]]
+_list: type[list[Any]] = list
 
 
 def use_weak_references(yes: bool) -> None:
@@ -224,9 +224,6 @@ def use_weak_references(yes: bool) -> None:
     _reachable = _reachable_by_weakref if yes else _reachable_by_count
     _held = (lambda reference: reference()) if yes else (lambda record: record)
     _list = _WeakList if yes else list
-
-
-_list = list
 
 
 def counts_tell() -> bool:
@@ -264,6 +261,7 @@ class _State(threading.local):
         self.tape._owner = threading.get_ident()
 
     def switch(self, tape: Tape, recording: bool) -> None:
+        """Make `tape` the current one, and record on it or not."""
         self.tape, self.recording = tape, recording
         self.active = tape if recording else None  # what the ops look at
 

@@ -154,6 +154,8 @@ class Variable(Methods):
         if not isinstance(value, (Tensor, Variable)):
             raise OperandError(f"grad must be a tensor, a Variable or None; got {value!r:.60}")
         _check_like("grad", value, self._data)
+        if isinstance(value, Tensor):
+            value = as_tensor(value).contiguous()  # backward adds to it in place
         self._sink().grad = value
 
     grad = property(
@@ -195,7 +197,8 @@ class Variable(Methods):
             if old is None:
                 sink.grad = g
             elif create_graph or isinstance(old, Variable):
-                sink.grad = old + g
+                with enable_grad:
+                    sink.grad = old + g
             else:
                 old.add_(g)
 
@@ -267,12 +270,13 @@ class Variable(Methods):
 
     def __copy__(self) -> Variable:
         self._refuse_to_copy("copied")
-        return _restore(type(self), self._data, self.requires_grad, self.name, self.grad)
+        grad = None if self.grad is None else self.grad.clone()  # backwards of either add to it in place
+        return _restore(type(self), self._data, self.requires_grad, self.name, grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Variable:
-        self._refuse_to_copy("copied")
-        grad = self.grad.clone() if isinstance(self.grad, Tensor) else self.grad
-        memo[id(self)] = copied = _restore(type(self), self._data.clone(), self.requires_grad, self.name, grad)
+        copied = self.__copy__()
+        copied._data = self._data.clone()
+        memo[id(self)] = copied
         return copied
 
     def _refuse_to_copy(self, done: str) -> None:

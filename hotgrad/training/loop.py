@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hotgrad.errors import NonFiniteLossError
 from hotgrad.training.callbacks import Progress
-from hotgrad.training.checkpoint import Checkpoint
+from hotgrad.training.checkpoint import Checkpoint, restore_states, states_of
 from hotgrad.training.evaluation import accuracy, forward, row_loss, scalar_loss
 from hotgrad.training.history import History
 from hotgrad.training.metrics import chosen
@@ -113,42 +113,45 @@ class Interrupt:
 
 
 def train(model: Any, job: Job) -> History:
-    """Run the epochs that are left. Whatever ends it, the model stands as after the last completed epoch, and so does the file."""
+    """Run the epochs that are left. Whatever ends them, the model stands as after the last completed epoch, and so does the file."""
     history, checkpoint, callbacks = job.history, job.checkpoint, job.callbacks
-    if checkpoint is not None and checkpoint.finished(job.epochs, history):
-        return history
+    for callback in callbacks:
+        if hasattr(callback, "begin"):
+            callback.begin(model)
+    stopped = False
+    if checkpoint is not None:
+        checkpoint.resume(model, history, callbacks)
+        stopped = checkpoint.stopped
     step = eager_step(model, job.data.weights is not None)
     interrupt = Interrupt()
     progress = Progress(job.verbose, job.epochs, len(history))
-    start = _Moment(model, history, callbacks)
+    moment = _Moment(model, history, callbacks)
     try:
         with interrupt.watching():
-            stopped = False
             while len(history) < job.epochs and not stopped and not interrupt.requested:
                 row = _epoch(model, job, step, interrupt)
                 if row is None:
-                    start.restore()
+                    moment.restore()
                     break
                 history.append(row)
                 stopped = any([bool(callback(model, history)) for callback in callbacks])
                 progress.epoch(row, stopped or len(history) == job.epochs)
-                start = _Moment(model, history, callbacks)
+                moment = _Moment(model, history, callbacks)
                 if checkpoint is not None:
-                    checkpoint.epoch_done(start.snapshot, history, start.states)
-            if not interrupt.requested:
-                for callback in callbacks:
-                    if hasattr(callback, "end") and history:
-                        callback.end(model, history)
-                start = _Moment(model, history, callbacks)
+                    checkpoint.stopped = stopped
+                    checkpoint.epoch_done(moment.snapshot, history, moment.states)
     except BaseException:
-        start.restore()
+        moment.restore()
         if checkpoint is not None:
-            checkpoint.write(start.snapshot, history, start.states)
+            checkpoint.write(moment.snapshot, history, moment.states)
         raise
     finally:
         progress.close()
     if checkpoint is not None:
-        checkpoint.write(start.snapshot, history, start.states, stopped=stopped)
+        checkpoint.write(moment.snapshot, history, moment.states)
+    for callback in callbacks:
+        if hasattr(callback, "end") and history:
+            callback.end(model, history)
     return history
 
 
@@ -167,18 +170,6 @@ class _Moment:
         restore_states(self.callbacks, self.states)
 
 
-def states_of(callbacks: Sequence[Any]) -> list[Any]:
-    """The state of each callback, None for those without."""
-    return [callback.state_dict() if hasattr(callback, "state_dict") else None for callback in callbacks]
-
-
-def restore_states(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
-    """Give each callback the state it had."""
-    for callback, state in zip(callbacks, states):
-        if state is not None:
-            callback.load_state_dict(state)
-
-
 def _epoch(model: Any, job: Job, step: Step, interrupt: Interrupt) -> dict[str, float] | None:
     """One epoch and its row of the History; None if it was interrupted. Raises NonFiniteLossError."""
     began = time.perf_counter()
@@ -188,12 +179,13 @@ def _epoch(model: Any, job: Job, step: Step, interrupt: Interrupt) -> dict[str, 
     model.train()
     total, right, batch = 0.0, 0, 0
     for part in order.to(data.x.device).split(job.batch_size * _batches_per_block(job)):
-        losses, outputs = [], []
+        losses, outputs, sizes = [], [], []
         for x, y, weights in _batches(data, part, job.batch_size):
             if interrupt.requested:
                 return None
             value, output = step(x, y, weights)
             losses.append(value)
+            sizes.append(len(x))
             if data.labels is not None:
                 outputs.append(output)
         values = torch.stack(losses).double().reshape(len(losses))
@@ -201,9 +193,7 @@ def _epoch(model: Any, job: Job, step: Step, interrupt: Interrupt) -> dict[str, 
         if not finite.all():
             where = batch + int((~finite).nonzero()[0])
             raise _not_finite(model, job, where, float(values[where - batch]))
-        values *= job.batch_size
-        values[-1] *= (len(part) - job.batch_size * (len(losses) - 1)) / job.batch_size
-        total += float(values.sum())
+        total += float(values.dot(torch.tensor(sizes, dtype=torch.float64, device=values.device)))
         if data.labels is not None:
             right += int((chosen(torch.cat(outputs), job.threshold) == data.labels.index_select(0, part)).sum())
         batch += len(losses)
@@ -212,7 +202,7 @@ def _epoch(model: Any, job: Job, step: Step, interrupt: Interrupt) -> dict[str, 
     if data.labels is not None:
         row["accuracy"] = right / rows
     if job.validation is not None:
-        row |= {f"val_{name}": value for name, value in measured(model, job.validation, job.threshold).items()}
+        row |= {f"val_{name}": value for name, value in measured(model, model.loss, job.validation, job.threshold).items()}
     model.optimizer.epoch_end(row.get("val_loss", row["loss"]))
     row["lr"] = lr
     row["seconds"] = time.perf_counter() - began
@@ -232,10 +222,10 @@ def _batches(data: Data, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Tens
     return zip(xs, ys, data.weights.index_select(0, rows).split(size))
 
 
-def measured(model: Any, data: Data, threshold: float, batch_size: int | None = None) -> dict[str, float]:
+def measured(model: Any, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None) -> dict[str, float]:
     """Loss, and accuracy where the targets are labels, in eval mode; the loss is taken once, over all rows."""
     output = forward(model, data.x, batch_size)
-    found = {"loss": scalar_loss(model.loss, output, data.y, data.weights)}
+    found = {"loss": scalar_loss(loss, output, data.y, data.weights)}
     if data.labels is not None:
         found["accuracy"] = accuracy(output, data.labels, threshold)
     return found

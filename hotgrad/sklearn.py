@@ -1,0 +1,155 @@
+"""Estimators for scikit-learn (extra `sklearn`): they work in its pipelines, grid searches and cross-validation.
+
+Both take networks of `hidden` layers, or any network through `network`, a function of the numbers of features and outputs
+that returns a Sequential without loss. Inputs are not scaled: put a StandardScaler in front. Numbers stay float32 if they
+come so, else float64. Fitted attributes: `model_` (the Sequential), `history_`, `n_features_in_`, and `classes_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from hotgrad.modules import Linear, ReLU
+from hotgrad.training import Sequential
+
+
+class _HotEstimator(BaseEstimator):  # type: ignore[misc]
+    """What both estimators share: their settings, and the training of a network."""
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64,),
+        *,
+        epochs: int = 100,
+        batch_size: int | None = 32,
+        optimizer: Any = "adam",
+        network: Callable[[int, int], Sequential] | None = None,
+        callbacks: Sequence[Callable[..., Any]] = (),
+        random_state: Any = None,
+        verbose: int | bool | str = 0,
+    ) -> None:
+        self.hidden = hidden
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.network = network
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _train(self, x: Any, y: torch.Tensor, outputs: int, loss: str, **settings: Any) -> None:
+        """Build a network for the data, initialise it from `random_state` and train it."""
+        if self.network is not None:
+            model = self.network(x.shape[1], outputs)
+        else:
+            sizes = [x.shape[1], *self.hidden]
+            layers: list[Any] = []
+            for size, following in zip(sizes, sizes[1:]):
+                layers += [Linear(size, following), ReLU()]
+            model = Sequential(*layers, Linear(sizes[-1], outputs))
+        model.to(torch.from_numpy(x[:0]).dtype)
+        model.reset(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        optimizer = self.optimizer if isinstance(self.optimizer, str) else self.optimizer.fresh()
+        self.history_ = model.fit(
+            x, y, self.epochs, self.batch_size, loss=loss, optimizer=optimizer, callbacks=self.callbacks, verbose=self.verbose, **settings
+        )
+        self.model_ = model
+
+    def _outputs(self, x: Any) -> torch.Tensor:
+        check_is_fitted(self)
+        x = validate_data(self, x, reset=False, dtype=(np.float64, np.float32))
+        return self.model_.predict(x.astype(self._dtype, copy=False))
+
+
+class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
+    """A classifier: cross-entropy on the classes found in `y`, which may be numbers or strings.
+
+    `hidden`: sizes of the hidden layers, ReLU between them. `network(features, outputs)` replaces them. `optimizer` is a name or
+    an optimizer, of which a fresh copy is used. `class_weight`: None, "balanced" or a dict from class to weight. `random_state`
+    as in scikit-learn. Raises ValueError for bad data, as scikit-learn does, and hotgrad's errors for bad settings.
+
+    >>> import numpy
+    >>> x = numpy.array([[0.0], [0.1], [0.9], [1.0]])
+    >>> HotClassifier((8,), epochs=200, random_state=0).fit(x, ["low", "low", "high", "high"]).predict(x[[0, 3]])
+    array(['low', 'high'], dtype='<U4')
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64,),
+        *,
+        epochs: int = 100,
+        batch_size: int | None = 32,
+        optimizer: Any = "adam",
+        network: Callable[[int, int], Sequential] | None = None,
+        callbacks: Sequence[Callable[..., Any]] = (),
+        class_weight: Any = None,
+        random_state: Any = None,
+        verbose: int | bool | str = 0,
+    ) -> None:
+        super().__init__(
+            hidden, epochs=epochs, batch_size=batch_size, optimizer=optimizer, network=network, callbacks=callbacks, random_state=random_state, verbose=verbose
+        )
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any) -> HotClassifier:
+        """Train on `X` (n, features) and the classes `y` (n,). Returns the estimator."""
+        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
+        check_classification_targets(y)
+        self._dtype = X.dtype
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        weights = self.class_weight
+        if isinstance(weights, dict):
+            weights = [float(weights.get(name, 1.0)) for name in self.classes_.tolist()]
+        self._train(X, torch.from_numpy(labels.astype(np.int64)), len(self.classes_), "cross_entropy", class_weight=weights)
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        """The probability of each class, (n, classes)."""
+        return torch.softmax(self._outputs(X), 1).numpy()
+
+    def predict(self, X: Any) -> Any:
+        """The likeliest class of each row."""
+        return self.classes_[self._outputs(X).argmax(1).numpy()] if check_is_fitted(self) is None else None
+
+
+class HotRegressor(RegressorMixin, _HotEstimator):  # type: ignore[misc]
+    """A regressor: mean squared error on targets that are scaled to mean 0 and deviation 1 inside. Several columns are allowed.
+
+    The settings are those of HotClassifier, without `class_weight`.
+
+    >>> import numpy
+    >>> x = numpy.linspace(-1, 1, 40)[:, None]
+    >>> HotRegressor(epochs=200, random_state=0).fit(x, 3 * x[:, 0] + 1).score(x, 3 * x[:, 0] + 1) > 0.99
+    True
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> HotRegressor:
+        """Train on `X` (n, features) and `y` (n,) or (n, columns). Returns the estimator."""
+        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True)
+        self._dtype = X.dtype
+        self._one_column = y.ndim == 1
+        targets = torch.as_tensor(y.reshape(len(y), -1).astype(X.dtype))
+        self._mean = targets.mean(0)
+        spread = targets.std(0, correction=0)
+        self._spread = torch.where(spread > 0, spread, 1.0)
+        self._train(X, (targets - self._mean) / self._spread, targets.shape[1], "mse")
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """The predicted targets, of the shape that `fit` was given."""
+        found = self._outputs(X) * self._spread + self._mean
+        return (found[:, 0] if self._one_column else found).numpy()

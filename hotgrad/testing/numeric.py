@@ -1,0 +1,141 @@
+"""Derivatives by differences, each with a bound on its error and the kinks it met.
+
+Along a direction, slopes are taken on both sides at three steps and extrapolated (Richardson, "The deferred approach to the
+limit", 1927). Where the two sides agree, the central value stands; where they do not, there is a kink, and what is known of
+the derivative is the interval between the one-sided slopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+SCALES = tuple(2.0**-k for k in (6, 9, 12, 16, 20, 26)) + (0.5,)  # the last for values so large that rounding drowns small steps
+SHARP = 1e-9  # the relative error at which no further scale is tried
+RESOLVED = 1e-4  # the relative error up to which a slope says something
+Direction = Sequence[Tensor | None]
+
+
+class Slopes(NamedTuple):
+    """What is known of derivatives, one row per direction and one column per output: they lie from `low` to `high`, each end
+    known to `error`, which is infinite where nothing is known. Without a kink the ends are equal.
+    """
+
+    low: Tensor
+    high: Tensor
+    error: Tensor
+
+    @property
+    def resolved(self) -> Tensor:
+        return self.error <= RESOLVED * (1e-3 + torch.maximum(self.low.abs(), self.high.abs()))
+
+    @property
+    def kinked(self) -> Tensor:
+        return self.low != self.high
+
+    def weighted(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Lower end, upper end, tolerance and whether resolved, per direction, of the sum of all outputs weighted by `g`."""
+        used = g != 0
+        low, high, error = self.low[:, used], self.high[:, used], self.error[:, used]
+        ends = torch.stack((g[used] * low, g[used] * high))
+        tolerance = (3 * error + 1e-9 * torch.maximum(low.abs(), high.abs())) @ g[used].abs()
+        resolved = self.resolved[:, used].all(1) & tolerance.isfinite()
+        return ends.amin(0).sum(1), ends.amax(0).sum(1), tolerance, resolved
+
+
+def slopes(
+    f: Callable[[list[Any]], Tensor],
+    values: Sequence[Any],
+    directions: Sequence[Direction],
+    reach: Sequence[tuple[float, float]],
+    scales: Sequence[float] = SCALES,
+) -> Slopes:
+    """The slopes at `values` of `f`, which gives one flat tensor, along each of `directions` (one entry per value, None for no
+    step). `reach` says how far one may go forwards and backwards along each.
+    """
+    y = f(list(values)).detach()
+    eps = torch.finfo(y.dtype).eps
+    y = y.double()
+    size = max((float(v.abs().nan_to_num(0, 0, 0).max()) for v in values if _stepped(v)), default=0.0)
+    blank = torch.full((len(directions), y.numel()), torch.inf, dtype=torch.float64)
+    best = Slopes(-blank, blank.clone(), blank.clone())
+    todo = [i for i, ends in enumerate(reach) if max(ends) > 0]
+    for scale in scales:
+        if not todo or not y.numel():
+            break
+        rows = _at_scale(f, values, [directions[i] for i in todo], [reach[i] for i in todo], scale, y, eps, size)
+        old = Slopes(*(part[todo] for part in best))
+        better = torch.where(
+            old.kinked & ~rows.kinked & old.resolved, rows.error * 16 < old.high - old.low, rows.error < old.error
+        ) & ~(rows.kinked & ~old.kinked & old.resolved)
+        for part, new in zip(best, rows):
+            part[todo] = torch.where(better, new, part[todo])
+        done = (best.error <= SHARP * best.low.abs() + 1e-2 * SHARP * y.abs()) & ~best.kinked
+        todo = [i for i in todo if not bool(done[i].all())]
+    return best
+
+
+def _stepped(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype.is_floating_point and value.numel() > 0
+
+
+def _moved(values: Sequence[Any], direction: Direction, t: float) -> list[Any]:
+    return [v if d is None else v + t * d for v, d in zip(values, direction)]
+
+
+def _at_scale(
+    f: Any, values: Any, directions: Any, reach: Any, scale: float, y: Tensor, eps: float, size: float
+) -> Slopes:  # fmt: skip
+    """The slopes with steps of `scale` and a half and a quarter of it, shortened to stay within reach."""
+    steps, sides = [], []
+    nowhere = torch.full_like(y, torch.nan)
+    for direction, (up, down) in zip(directions, reach):
+        step = min(scale, 0.5 * min(up, down) if min(up, down) > 0 else 0.5 * max(up, down))
+        steps.append(step)
+        for sign, room in ((1.0, up), (-1.0, down)):
+            for part in (1.0, 0.5, 0.25):
+                sides.append(f(_moved(values, direction, sign * part * step)).double() if room > 0 else nowhere)
+    h = torch.tensor(steps, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    parts = torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64).reshape(1, 1, 3, 1)
+    found = torch.stack(sides).reshape(len(steps), 2, 3, -1)
+    one = (found - y) / (h * parts) * torch.tensor([1.0, -1.0], dtype=torch.float64).reshape(1, 2, 1, 1)
+    # one-sided: errors of order h, then h^2, are extrapolated away
+    first, second = 2 * one[:, :, 1] - one[:, :, 0], 2 * one[:, :, 2] - one[:, :, 1]
+    side = (4 * second - first) / 3
+    height = torch.maximum(found.abs().nan_to_num(0, 0, 0).amax((1, 2)), y.abs())
+    noise = 64 * eps * (height + one.abs().nan_to_num(0, 0, 0).amax((1, 2)) * size) / h[:, :, 0, 0]
+    side_error = (side - second).abs() + 4 * noise.unsqueeze(1)
+    # central: errors of order h^2
+    middle = one.mean(1)
+    rough, fine = (4 * middle[:, 1] - middle[:, 0]) / 3, (4 * middle[:, 2] - middle[:, 1]) / 3
+    error = (fine - rough).abs() + noise
+    forward, backward = side[:, 0], side[:, 1]
+    gap = (forward - backward).abs()
+    both = side_error.sum(1)
+    kinked = (gap > 4 * both + 1e-7 * (forward.abs() + backward.abs())) & both.isfinite()
+    low = torch.where(kinked, torch.minimum(forward, backward), fine)
+    high = torch.where(kinked, torch.maximum(forward, backward), fine)
+    error = torch.where(kinked, both, error)
+    for row, (up, down) in enumerate(reach):
+        if min(up, down) <= 0:
+            only = 0 if up > 0 else 1
+            low[row] = high[row] = side[row, only]
+            error[row] = side_error[row, only]
+    broken = ~(low.isfinite() & high.isfinite() & error.isfinite())
+    low[broken], high[broken], error[broken] = -torch.inf, torch.inf, torch.inf
+    return Slopes(low, high, error)
+
+
+def persists(f: Any, values: Any, direction: Any, reach: Any, g: Tensor, claimed: float) -> bool:
+    """Whether the three scales that see most sharply all exclude `claimed` as the slope of the sum weighted by `g`."""
+    verdicts = []
+    for k in (3, 5, 7, 9, 12, 15, 18, 22):
+        low, high, tolerance, resolved = slopes(f, values, [direction], [reach], (2.0**-k / 3,)).weighted(g)
+        if bool(resolved):
+            inside = float(low - tolerance) <= claimed <= float(high + tolerance)
+            verdicts.append((float(tolerance + (high - low)), not inside))
+    verdicts.sort()
+    return bool(verdicts) and all(outside for _, outside in verdicts[:3])

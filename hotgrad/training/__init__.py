@@ -1,0 +1,7 @@
+"""Training: `Sequential` with `fit` and its relatives, the History, callbacks, checkpoints."""
+
+from hotgrad.training.callbacks import EarlyStopping
+from hotgrad.training.history import History
+from hotgrad.training.sequential import Sequential
+
+__all__ = ["EarlyStopping", "History", "Sequential"]

@@ -1,0 +1,86 @@
+"""The checkpoint of a `fit`: written as it goes, resumed from bit for bit, refused where it belongs to another run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hotgrad.errors import FileError
+from hotgrad.training.files import differences, read, write
+from hotgrad.training.history import History
+from hotgrad.training.state import Snapshot
+
+KIND = "checkpoint"
+SECONDS = 1.0  # between two writings at epoch ends
+_FIELDS = {"fingerprint": dict, "engine": str, "history": list, "state": dict, "callbacks": list, "stopped": bool}
+
+
+class Checkpoint:
+    """One checkpoint file and what it must belong to.
+
+    Reading happens at once: an existing file that is broken, or whose fingerprint differs, raises FileError with the list of
+    differences before anything has changed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, Any], engine: str) -> None:
+        self.path, self.fingerprint, self.engine = Path(path), fingerprint, engine
+        self.stopped = False
+        self._written = -SECONDS
+        self._stored = read(self.path, KIND, _FIELDS) if self.path.exists() else None
+        if self._stored is None:
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(f"the folder of checkpoint={str(path)!r} does not exist")
+            return
+        wrong = differences(self._stored["fingerprint"], fingerprint)
+        if self._stored["engine"] != engine:
+            wrong.append(f"engine: {self._stored['engine']} in the file, {engine} now")
+        if wrong:
+            raise FileError(
+                f"the checkpoint {path} belongs to another run; remove it or give another path to start anew. Differences:\n  "
+                + "\n  ".join(wrong)
+            )
+
+    def resume(self, model: Any, history: History, callbacks: Sequence[Any]) -> None:
+        """Bring everything to where the file stands, if there is one. Raises FileError, with nothing changed, if it does not fit."""
+        stored = self._stored
+        if stored is None:
+            return
+        before = Snapshot(model)
+        try:
+            rows = [{str(name): float(value) for name, value in row.items()} for row in stored["history"]]
+            Snapshot(stored["state"]).restore(model)
+            restore_states(callbacks, stored["callbacks"])
+        except Exception as error:
+            before.restore(model)
+            raise FileError(f"the checkpoint {self.path} is broken: {error}") from error
+        history[:] = rows
+        self.stopped = stored["stopped"]
+        self._stored = None
+
+    def write(self, snapshot: Snapshot, history: History, states: list[Any]) -> None:
+        """Replace the file, if any epoch has been completed."""
+        if not history:
+            return
+        content = {"engine": self.engine, "state": snapshot.tree, "history": [dict(row) for row in history]}
+        write(self.path, KIND, {**content, "fingerprint": self.fingerprint, "callbacks": states, "stopped": self.stopped})
+        self._written = time.monotonic()
+
+    def epoch_done(self, snapshot: Snapshot, history: History, states: list[Any]) -> None:
+        """Replace the file unless that was done within the last second."""
+        if time.monotonic() - self._written >= SECONDS:
+            self.write(snapshot, history, states)
+
+
+def states_of(callbacks: Sequence[Any]) -> list[Any]:
+    """The state of each callback, None for those without."""
+    return [callback.state_dict() if hasattr(callback, "state_dict") else None for callback in callbacks]
+
+
+def restore_states(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
+    """Give each callback the state it had."""
+    for callback, state in zip(callbacks, states):
+        if state is not None:
+            callback.load_state_dict(state)

@@ -1,0 +1,148 @@
+"""Everything `fit` checks before it changes anything: settings, data, and one trial of model and loss on a stand-in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
+from hotgrad.explain import nearest
+from hotgrad.modules import Module, Sigmoid
+from hotgrad.records import no_grad
+from hotgrad.training.evaluation import forward, row_loss
+from hotgrad.training.files import digest
+from hotgrad.training.inputs import check_lengths, pair, row_weights, to_tensor, whole_number
+from hotgrad.training.loop import Data
+from hotgrad.training.metrics import columns_of, labels_of
+from hotgrad.variable import Variable, wrap
+
+ENGINES = ("auto", "eager")
+PIECE = 2**16  # targets checked by one call of the loss
+
+
+def check_engine(engine: Any) -> str:
+    """The engine that will run. Raises SettingError for a name that is not one of ENGINES."""
+    if engine not in ENGINES:
+        raise SettingError(f"unknown engine {engine!r}; available are {', '.join(map(repr, ENGINES))}{nearest(engine, ENGINES)}")
+    return "eager"
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raises SettingError unless `verbose` is True, a whole number or "auto"."""
+    if isinstance(verbose, str) and verbose == "auto":
+        return
+    if isinstance(verbose, str):
+        raise SettingError(f"verbose must be 0, True, a whole number k for a line each k-th epoch, or 'auto'; got {verbose!r}")
+    whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
+
+
+def check_callbacks(callbacks: Any) -> Sequence[Callable[..., Any]]:
+    """The callbacks as a tuple. Raises OperandError for one that cannot be called."""
+    found = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    for callback in found:
+        if not callable(callback):
+            raise OperandError(f"a callback is called as callback(model, history); got {callback!r:.60}")
+    return found
+
+
+def home(model: Module) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of the model's first floating parameter; torch's defaults if it has none."""
+    for parameter in model.parameters():
+        if parameter.dtype.is_floating_point:
+            return parameter.dtype, parameter.device
+    return torch.get_default_dtype(), torch.device("cpu")
+
+
+def inputs_for(model: Module, x: Any, name: str) -> Tensor:
+    """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
+    dtype, device = home(model)
+    x = to_tensor(x, name, dtype).to(device)
+    if not len(x) or not x.numel():
+        raise DataError(f"{name} is empty: its shape is {tuple(x.shape)}; at least one row and one column are needed")
+    if not x.is_floating_point():
+        stand_in = copy.deepcopy(model)
+        try:
+            forward(stand_in, x[:2])
+        except HotgradError:
+            return x.to(dtype)
+    return x
+
+
+def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sample_weight: Any = None, class_weight: Any = None) -> Data:
+    """Checked data for `model`, which is a stand-in: its lazy layers are sized. Raises what fits for data that would fail later.
+
+    The loss sees every target once, each against the output of the first row, so that a label out of range is found wherever
+    it stands.
+    """
+    y = to_tensor(y, f"{name}y", home(model)[0]).to(home(model)[1])
+    x = to_tensor(x, f"{name}x", home(model)[0])
+    check_lengths(x, y, name)
+    x = inputs_for(model, x, f"{name}x")
+    output = forward(model, x[:2])
+    labels = labels_of(y, columns_of(output)) if 1 <= output.ndim <= 2 else None
+    weights = row_weights(sample_weight, class_weight, y, labels, output.dtype)
+    call = row_loss(loss, weights is not None)
+    with no_grad:
+        for start in range(0, len(y), PIECE):
+            targets = y[start : start + PIECE]
+            ones = torch.ones(len(targets), dtype=output.dtype, device=output.device)
+            value = call(wrap(output[:1].expand(len(targets), *output.shape[1:]), None), targets, ones)
+            if not isinstance(value, Variable):
+                raise OperandError(f"the loss must give a Variable; got {type(value).__name__} ({value!r:.60})")
+            if value.numel() != 1:
+                raise ShapeError(f"the loss must give a scalar; got shape {tuple(value.shape)}. Average it, for example with mean()")
+    return Data(x, y, labels, weights)
+
+
+def split_data(x: Any, y: Any, validation_data: Any) -> tuple[Any, Any, int | None, Any]:
+    """Inputs and targets, the batch size a DataLoader brings, and the validation pair or None."""
+    x, y, size = pair(x, y)
+    if validation_data is not None:
+        if isinstance(validation_data, (tuple, list)):
+            if len(validation_data) != 2:
+                raise DataError(f"validation_data must be a pair (x, y), a Dataset or a DataLoader; got {len(validation_data)} items")
+            validation_data = pair(*validation_data, "validation ")[:2]
+        else:
+            validation_data = pair(validation_data, None, "validation ")[:2]
+    return x, y, size, validation_data
+
+
+def threshold_of(model: Any) -> float:
+    """Where one column turns from label 0 to 1: 0.5 after a Sigmoid, else 0, the sign of the logit."""
+    last = model
+    while True:
+        inner = list(last.children()) if isinstance(last, Module) else []
+        if not inner or not hasattr(last, "append"):
+            return 0.5 if isinstance(last, Sigmoid) else 0.0
+        last = inner[-1]
+
+
+def fingerprint(model: Any, loss: Any, optimizer: Any, data: Data, validation: Data | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint belongs to: layers, parameters, loss, optimizer, data and settings, as text and numbers."""
+    parameters = [
+        f"{name} {tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}{'' if p.requires_grad else ' frozen'}"
+        for name, p in model.named_parameters()
+    ]
+    return {
+        "layers": [f"{name}: {layer!r}" for name, layer in model.named_layers()],
+        "parameters": parameters,
+        "loss": described(loss),
+        "optimizer": described(optimizer),
+        "x": f"shape {tuple(data.x.shape)}, hash {digest(data.x)}",
+        "y": f"shape {tuple(data.y.shape)}, hash {digest(data.y)}",
+        "weights": None if data.weights is None else digest(data.weights),
+        "validation data": None if validation is None else digest(validation.x, validation.y),
+        **settings,
+    }
+
+
+def described(thing: Any) -> str:
+    """A loss or an optimizer as text that is the same in every process."""
+    if hasattr(thing, "__qualname__"):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    text = repr(thing)
+    return type(thing).__qualname__ if " at 0x" in text else text

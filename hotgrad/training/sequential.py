@@ -1,0 +1,334 @@
+"""Layers in a row that train themselves: `Sequential`."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
+from hotgrad.modules import Module, loss_named
+from hotgrad.optim import optimizer_named
+from hotgrad.training import prepare
+from hotgrad.training.checkpoint import Checkpoint
+from hotgrad.training.evaluation import forward, score
+from hotgrad.training.files import read, write
+from hotgrad.training.folds import folds
+from hotgrad.training.history import History
+from hotgrad.training.inputs import to_tensor, whole_number
+from hotgrad.training.loop import Data, Job, measured, train
+from hotgrad.training.metrics import chosen
+from hotgrad.training.state import Snapshot
+
+_SAVED = {"state": dict, "optimizer": (str, type(None))}
+
+
+class Sequential(Module):
+    """Layers applied one after the other, with training built in.
+
+    `Sequential(*layers, loss=None, optimizer=None)` or `Sequential([layers], loss, optimizer)`; a dict gives the layers names.
+    A layer is a Module or any function of a Variable. `loss` is a name ("mse", "cross_entropy", ...) or any callable
+    `loss(output, target)` that gives a scalar Variable; `optimizer` a name ("sgd", "adam", ...) or an optimizer. Both may also
+    be given to `fit`.
+
+    Layers are reached by position or name, and slices are Sequentials that share the layers; `model[-1] = layer` replaces one.
+
+    >>> model = Sequential(hg.Linear(2, 3), hg.ReLU(), hg.Linear(3, 1), loss="mse", optimizer="sgd")
+    >>> len(model), model(torch.ones(5, 2)).shape
+    (3, torch.Size([5, 1]))
+    >>> history = model.fit([[0.0, 0.0], [1.0, 1.0]], [[0.0], [1.0]], epochs=2, seed=0, verbose=0)
+    >>> [row["epoch"] for row in history]
+    [1, 2]
+    """
+
+    def __init__(self, *layers: Any, loss: Any = None, optimizer: Any = None) -> None:
+        super().__init__()
+        if layers and isinstance(layers[0], (list, tuple, dict)):
+            given, *rest = layers
+            if len(rest) > 2 or (rest and loss is not None) or (len(rest) > 1 and optimizer is not None):
+                raise OperandError("Sequential takes layers one by one, or one list of layers, then a loss and an optimizer")
+            loss = rest[0] if rest else loss
+            optimizer = rest[1] if len(rest) > 1 else optimizer
+            named = list(given.items()) if isinstance(given, dict) else [(str(i), layer) for i, layer in enumerate(given)]
+        else:
+            named = [(str(i), layer) for i, layer in enumerate(layers)]
+        self._names: list[str] = []
+        self.generator: torch.Generator | None = None
+        self.epochs_done = 0
+        self.loss = loss
+        self.optimizer = optimizer
+        for name, layer in named:
+            self.append(layer, name)
+
+    # ---- the layers
+
+    def append(self, layer: Any, name: str | None = None) -> Sequential:
+        """Add a layer at the end, under its position or a name of its own. Returns the model."""
+        name = str(len(self._names)) if name is None else name
+        if not callable(layer) or isinstance(layer, type):
+            raise OperandError(f"a layer is a Module or a function of a Variable; got {layer!r:.60}")
+        if not isinstance(name, str) or "." in name or not name or hasattr(self, name):
+            raise SettingError(f"{name!r} cannot name a layer: names are non-empty strings without dots that nothing else has")
+        self._names.append(name)
+        setattr(self, name, layer)
+        return self
+
+    def named_layers(self) -> list[tuple[str, Any]]:
+        """The layers with their names."""
+        return [(name, getattr(self, name)) for name in self._names]
+
+    def _name(self, key: int | str) -> str:
+        if isinstance(key, str):
+            if key not in self._names:
+                raise SettingError(f"no layer is named {key!r}; there are {', '.join(self._names)}")
+            return key
+        return self._names[key]
+
+    def __getitem__(self, key: int | str | slice) -> Any:
+        if not isinstance(key, slice):
+            return getattr(self, self._name(key))
+        names = self._names[key]
+        return Sequential({(str(i) if name.isdigit() else name): getattr(self, name) for i, name in enumerate(names)})
+
+    def __setitem__(self, key: int | str, layer: Any) -> None:
+        if not callable(layer):
+            raise OperandError(f"a layer is a Module or a function of a Variable; got {layer!r:.60}")
+        setattr(self, self._name(key), layer)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([layer for name, layer in self.named_layers()])
+
+    def forward(self, x: Any) -> Any:
+        """Apply the layers in order."""
+        for name in self._names:
+            x = getattr(self, name)(x)
+        return x
+
+    # ---- training
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        epochs: int = 1,
+        batch_size: int | None = None,
+        *,
+        loss: Any = None,
+        optimizer: Any = None,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        verbose: int | bool | str = "auto",
+        callbacks: Sequence[Callable[..., Any]] = (),
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        engine: str = "auto",
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> History:
+        """Train for `epochs` on rows of `x` (n, ...) with targets `y` (n, ...) and return what happened, epoch by epoch.
+
+        `x`, `y`: tensors, numpy arrays, pandas objects or nested lists; or `x` a torch Dataset or DataLoader and no `y`. Both are
+        read once, into memory. Floats are cast to the parameters' dtype.
+        `batch_size`: rows per step, all by default; the last batch may be smaller. `loss` and `optimizer` replace those of the model.
+        `validation_data`: a pair (x, y), measured after each epoch. `seed` restarts the model's own generator, which shuffles.
+        `verbose`: 0, k for a line each k-th epoch, or "auto" for a bar or about ten lines. `callbacks`: see `EarlyStopping`.
+        `sample_weight` (n,) and `class_weight` (a dict, one weight per class, or "balanced") are scaled to a mean of 1 over the rows.
+        `checkpoint`: a file to write as training goes; if it exists, training resumes from it, `epochs` being the total.
+
+        A second `fit` goes on where the first ended. Ctrl-C ends between two steps and returns the History so far. Whatever ends
+        it, the model stands as after the last completed epoch.
+
+        Everything is checked first, and nothing changes on bad input: DataError (empty, lengths, NaN), ShapeError, DtypeError,
+        SettingError, NoLossError, FileError. NonFiniteLossError if the loss becomes NaN or infinite.
+
+        >>> x, labels = hg.data.disc(200, seed=0)
+        >>> model = Sequential(hg.Linear(2, 8), hg.ReLU(), hg.Linear(8, 2), loss="cross_entropy", optimizer="adam")
+        >>> model.fit(x, labels, epochs=3, batch_size=20, seed=0, verbose=0)
+        <History of 3 epochs, eager: epoch 3  loss ...>
+        """
+        epochs = whole_number("epochs", epochs)
+        ran = prepare.check_engine(engine)
+        prepare.check_verbose(verbose)
+        callbacks = prepare.check_callbacks(callbacks)
+        new_loss = self._given_loss(loss)
+        new_optimizer = self._given_optimizer(optimizer)
+        x, y, brought, validation_data = prepare.split_data(x, y, validation_data)
+        batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
+        stand_in = copy.deepcopy(self)
+        data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight)
+        validation = None if validation_data is None else prepare.data_for(stand_in, new_loss, *validation_data, "validation ")
+        rows = len(data.x)
+        batch_size = min(rows, batch_size or rows)
+        if new_optimizer.needs_closure and batch_size < rows:
+            raise SettingError(f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out")
+        file = None
+        if checkpoint is not None:
+            settings = {"batch size": batch_size, "shuffle": bool(shuffle), "seed": seed, "callbacks": [repr(c) for c in callbacks if hasattr(c, "state_dict")]}
+            file = Checkpoint(checkpoint, prepare.fingerprint(stand_in, new_loss, new_optimizer, data, validation, settings), ran)
+        self.use_generator(self._seeded(seed))
+        forward(self, data.x[:2])  # sizes lazy layers
+        self.loss, self.optimizer = new_loss, new_optimizer
+        new_optimizer.bind(list(self.parameters()))
+        history = History()
+        history.engine = ran
+        job = Job(
+            data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file, history
+        )  # fmt: skip
+        return train(self, job)
+
+    def _given_loss(self, loss: Any) -> Callable[..., Any]:
+        found = loss if loss is not None else self.loss
+        if found is None:
+            raise NoLossError('no loss is set: give one to Sequential or to fit, for example loss="mse" or loss="cross_entropy"')
+        return resolved_loss(found)
+
+    def _given_optimizer(self, optimizer: Any) -> Any:
+        found = optimizer if optimizer is not None else self.optimizer
+        if found is None:
+            raise SettingError('no optimizer is set: give one to Sequential or to fit, for example optimizer="sgd" or hg.optim.SGD(lr=0.1)')
+        return resolved_optimizer(found)
+
+    def _seeded(self, seed: int | None) -> torch.Generator:
+        """The model's generator: restarted by a seed, else as it stands, else seeded by one draw from torch's global one."""
+        if seed is None and self.generator is not None:
+            return self.generator
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, ()))
+        return (self.generator or torch.Generator()).manual_seed(seed)
+
+    def use_generator(self, generator: torch.Generator) -> None:
+        """Let this model and all its modules draw from `generator`."""
+        for module in self.modules():
+            module.generator = generator
+
+    # ---- using it
+
+    def predict(self, x: Any, batch_size: int | None = None) -> Tensor:
+        """The output for each row of `x`, a plain tensor, in eval mode. `batch_size` rows at a time, which changes no result.
+
+        >>> Sequential(hg.Linear(2, 3)).predict([[0.0, 0.0]])
+        tensor([[0., 0., 0.]])
+        """
+        size = None if batch_size is None else whole_number("batch_size", batch_size)
+        return forward(self, prepare.inputs_for(self, x, "x"), size)
+
+    def classify(self, x: Any, batch_size: int | None = None) -> Tensor:
+        """The label of each row of `x`, int64 (n,): the column with the largest output; for one column 1 where the logit is
+        positive (above 0.5 after a Sigmoid), else 0.
+        """
+        return chosen(self.predict(x, batch_size), prepare.threshold_of(self))
+
+    def score(self, x: Any, y: Any = None, batch_size: int | None = None) -> float:
+        """Accuracy where `y` holds labels, one-hot rows or -1/+1, else R2, the coefficient of determination."""
+        x, y, _, _ = prepare.split_data(x, y, None)
+        y = to_tensor(y, "y", prepare.home(self)[0])
+        x = prepare.inputs_for(self, x, "x")
+        prepare.check_lengths(x, y)
+        output = self.predict(x, batch_size)
+        return score(output, y.to(output.device), prepare.threshold_of(self))
+
+    def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
+        """`loss`, and `accuracy` where `y` holds labels, over all rows in eval mode. Raises NoLossError without a loss."""
+        loss = self._given_loss(None)
+        size = None if batch_size is None else whole_number("batch_size", batch_size)
+        x, y, _, _ = prepare.split_data(x, y, None)
+        return measured(self, loss, prepare.data_for(self, loss, x, y, ""), prepare.threshold_of(self), size)
+
+    def cross_validate(self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, **settings: Any) -> dict[str, list[float]]:
+        """Train and score on `n_splits` splits, each from a fresh start: {"train_score": [...], "test_score": [...]}.
+
+        Stratified where the targets are labels. `settings` are those of `fit`; `verbose` is 0 unless given. The model itself
+        keeps its weights. Raises SettingError for fewer than two splits or more than rows, and what `fit` raises.
+
+        >>> x, labels = hg.data.disc(40, seed=0)
+        >>> model = Sequential(hg.Linear(2, 2), loss="cross_entropy", optimizer="sgd")
+        >>> len(model.cross_validate(x, labels, n_splits=3, seed=0)["test_score"])
+        3
+        """
+        n_splits = whole_number("n_splits", n_splits, 2)
+        if "validation_data" in settings or "checkpoint" in settings:
+            raise SettingError("cross_validate takes no validation_data and no checkpoint: each fold is its own training")
+        if settings.get("sample_weight") is not None:
+            raise SettingError("cross_validate takes no sample_weight; use class_weight")
+        x, y, brought, _ = prepare.split_data(x, y, None)
+        settings.setdefault("batch_size", brought)
+        settings.setdefault("verbose", 0)
+        stand_in = copy.deepcopy(self)
+        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "")
+        generator = self._seeded(seed)
+        scores: dict[str, list[float]] = {"train_score": [], "test_score": []}
+        for kept, held_out in folds(len(data.x), n_splits, data.labels, generator):
+            model = copy.deepcopy(self)
+            model.reset(int(torch.randint(2**63 - 1, (), generator=generator)))
+            model.fit(data.x[kept], data.y[kept], **{**settings, "optimizer": copy.deepcopy(settings.get("optimizer"))})
+            scores["train_score"].append(model.score(data.x[kept], data.y[kept]))
+            scores["test_score"].append(model.score(data.x[held_out], data.y[held_out]))
+        return scores
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start anew: parameters and buffers initialised again, the optimizer's state forgotten, no epochs done.
+
+        The model's generator, restarted by `seed`, draws the weights.
+        """
+        self.use_generator(self._seeded(seed))
+        for module in self.modules():
+            module.reset_parameters()
+        if self.optimizer is not None:
+            self.optimizer.reset()
+        self.epochs_done = 0
+
+    # ---- files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters, buffers, the optimizer's state, the number of epochs done and the generator's state to `path`.
+
+        The file appears whole or not at all.
+        """
+        name = None if self.optimizer is None else type(resolved_optimizer(self.optimizer)).__name__
+        write(path, "model", {"state": Snapshot(self).tree, "optimizer": name})
+
+    def load(self, path: str | os.PathLike[str]) -> Sequential:
+        """Bring back what `save` wrote, into a model of the same layers; lazy ones are sized. Returns the model.
+
+        Nothing in the file is executed. Raises FileError, the model unchanged, for a file that is broken, foreign or of other
+        layers (all differences listed).
+        """
+        content = read(path, "model", _SAVED)
+        current = None if self.optimizer is None else type(self.optimizer).__name__
+        if None is not content["optimizer"] != current is not None:
+            raise FileError(
+                f"{path} was saved with the optimizer {content['optimizer']}, this model has {current}; "
+                "set model.optimizer = None before loading, and give the new one to fit"
+            )
+        before = Snapshot(self)
+        try:
+            Snapshot(content["state"]).restore(self)
+        except Exception as error:
+            before.restore(self)
+            raise FileError(f"{path} does not fit this model: {error}") from error
+        return self
+
+
+def resolved_loss(loss: Any) -> Callable[..., Any]:
+    """A loss by name, or the callable itself."""
+    if isinstance(loss, str):
+        return loss_named(loss)
+    if not callable(loss) or isinstance(loss, type):
+        raise OperandError(f"a loss is a name or a callable loss(output, target); got {loss!r:.60}. Give an instance, as MSE()")
+    return loss
+
+
+def resolved_optimizer(optimizer: Any) -> Any:
+    """An optimizer by name, or the object itself."""
+    if isinstance(optimizer, str):
+        return optimizer_named(optimizer)
+    if isinstance(optimizer, type) or not hasattr(optimizer, "bind"):
+        raise OperandError(f"an optimizer is a name or an object such as hg.optim.SGD(lr=0.1); got {optimizer!r:.60}")
+    return optimizer
