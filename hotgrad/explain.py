@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -102,7 +104,10 @@ def operand_name(record: Record, parent: Any) -> str:
 def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
     """Raise the error for a rule that used what it did not declare, or does not exist; any other comes out as it is."""
     op, parents = record.op, record.parents or ()
-    index = next((i for i, r in enumerate(op.rules) if r is rule), 0)
+    if isinstance(rule, partial):  # of the one `vjp`
+        index: int = rule.args[0]
+    else:
+        index = next((i for i, r in enumerate(op.rules) if r is rule and parents[i] is not None), 0)
     operand = operand_name(record, parents[index])
     if rule is None:
         raise TapeError(
@@ -131,3 +136,13 @@ def written(record: Record, value: Tensor) -> TapeError:
         f"{record.op.name}: {what} of shape {tuple(value.shape)} was written to in place after it was recorded, "
         "so the gradient would be wrong; write before the op is computed, or give the op a clone"
     )
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that looks like it, or nothing.
+
+    >>> nearest("adan", ["sgd", "adam"])
+    "; did you mean 'adam'?"
+    """
+    found = difflib.get_close_matches(str(name).lower(), list(known), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""

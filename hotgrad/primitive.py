@@ -189,7 +189,8 @@ class Primitive:
         missing = [name for name, value in options.items() if value is REQUIRED]
         if missing:
             raise OperandError(f"{cls.name}: missing option {missing[0]!r}")
-        return options
+        # a caller may go on to change a list, and the rules shall see what forward saw
+        return {name: tuple(value) if type(value) is list else value for name, value in options.items()}
 
 
 def _wrong(cls: type[Primitive], what: str) -> DeclarationError:

@@ -16,7 +16,7 @@ from hotgrad.errors import DeclarationError, DtypeError, OperandError
 from hotgrad.explain import fail
 from hotgrad.methods import Methods
 from hotgrad.primitive import Primitive, on_declare, primitives
-from hotgrad.records import NO_SINK, Node, Record, next_sequence, state, tensors_in
+from hotgrad.records import NO_SINK, Constant, Node, Record, Unread, next_sequence, state, tensors_in
 from hotgrad.variable import Parameter, Variable, as_tensor, wrap
 
 
@@ -30,17 +30,19 @@ def _operand(op: type[Primitive], value: Any) -> Any:
         return as_tensor(value)
     if isinstance(value, (bool, int, float)):
         return value
-    if type(value).__module__ == "numpy":
-        return value.item() if not hasattr(value, "__len__") or not value.shape else as_tensor(value)
     if isinstance(value, complex):
         raise DtypeError(f"{op.name}: complex numbers are not supported; got {value!r}")
+    if type(value).__module__ == "numpy" and hasattr(value, "shape"):
+        return as_tensor(value) if value.shape else _operand(op, value.item())
+    if isinstance(value, Node):
+        raise Unread(value)
     raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {type(value).__name__} ({value!r:.60})")
 
 
 def _record(op: type[Primitive], links: list[Any], values: list[Any], options: dict[str, Any] | None, out: Tensor) -> Record:
     """Make the record of a call, put it on the tape and return it. `_unary` and `_binary` do the same inline."""
     keep, keep_out = op.keeps(tuple([link is not None for link in links]))
-    record: Record = object.__new__(Record)
+    record = Record()
     operands: list[Any] = []
     guards: list[Any] = []
     for kept, value, link in zip(keep, values, links):
@@ -50,7 +52,7 @@ def _record(op: type[Primitive], links: list[Any], values: list[Any], options: d
             operands.append(value)
             guards += (value, value._version)
         else:
-            operands.append(Node(value) if link is None else link)
+            operands.append(Constant(value) if link is None else link)
     record.out = out if keep_out else None
     if keep_out:
         guards += (out, out._version)
@@ -60,10 +62,7 @@ def _record(op: type[Primitive], links: list[Any], values: list[Any], options: d
     record.guards = tuple(guards) or None
     record.shape, record.dtype, record.device, record.sink = out.shape, out.dtype, out.device, NO_SINK
     record.sequence = next_sequence()
-    tape = state.tape
-    tape._records.append(record)
-    if len(tape._records) > tape._limit:
-        tape._prune()
+    record.tape = state.tape
     return record
 
 
@@ -126,7 +125,7 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
             if link is None or tape is None or not (options is None or data.dtype.is_floating_point):
                 out._link = None
                 return out
-            out._link = record = new(record_)
+            out._link = record = record_()
             record.op = op
             record.parents = (link,)
             record.options = options
@@ -155,10 +154,7 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
         except Exception as error:
             fail(op, (x,), options, error)
         record.sequence = sequence()
-        records = tape._records
-        records.append(record)
-        if len(records) > tape._limit:
-            tape._prune()
+        record.tape = tape
         return out
 
     return apply
@@ -203,7 +199,7 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
                 out._link = None
                 return out
             (keep_a, keep_b), keep_out = plans[(link_a is not None) + 2 * (link_b is not None)]  # type: ignore[misc]
-            out._link = record = new(record_)
+            out._link = record = record_()
             record.op = op
             record.parents = (link_a, link_b)
             record.options = None
@@ -216,16 +212,16 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
                     record.operands = (x, y)
                     record.guards = (x, x._version, y, y._version)
                 else:
-                    record.operands = (x, link_b or Node(y))
+                    record.operands = (x, link_b or Constant(y))
                     record.guards = (x, x._version)
             elif number:
                 record.operands = (link_a, y)
                 record.guards = None
             elif keep_b:
-                record.operands = (link_a or Node(x), y)
+                record.operands = (link_a or Constant(x), y)
                 record.guards = (y, y._version)
             else:
-                record.operands = (link_a or Node(x), link_b or Node(y))
+                record.operands = (link_a or Constant(x), link_b or Constant(y))
                 record.guards = None
             if keep_out:
                 record.out = data
@@ -238,10 +234,7 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
         except Exception as error:
             fail(op, (x, y), None, error)
         record.sequence = sequence()
-        records = tape._records
-        records.append(record)
-        if len(records) > tape._limit:
-            tape._prune()
+        record.tape = tape
         return out
 
     return apply
@@ -283,15 +276,22 @@ def _give_apply(op: type[Primitive]) -> None:
     apply.__name__, apply.__qualname__, apply.__doc__ = op.function, f"{op.name}.apply", op.__doc__
     op.apply = staticmethod(apply)
     if primitives().get(op.name) is op and "operators" in op.__dict__:
+        _check_operators(op)
         for name in op.operators:
             _provide(op, name, apply)
 
 
+def _check_operators(op: type[Primitive]) -> None:
+    if isinstance(op.operators, str):
+        raise DeclarationError(f"Primitive {op.name}: `operators` must be a tuple of names; got the string {op.operators!r}")
+    for name in op.operators:
+        earlier = _PROVIDERS.get(name, op.name)
+        if earlier != op.name or (name not in _PROVIDERS and any(name in vars(c) for c in (Variable, Methods))):
+            raise DeclarationError(f"Primitive {op.name}: the operator {name} is taken by {earlier if earlier != op.name else 'Variable'}")
+
+
 def _provide(op: type[Primitive], name: str, apply: Callable[..., Any]) -> None:
     """Make `apply` the operator `name` of Variables; reflected for `__radd__` and its like."""
-    earlier = _PROVIDERS.get(name, op.name)
-    if earlier != op.name or (name not in _PROVIDERS and name in vars(Variable)):
-        raise DeclarationError(f"Primitive {op.name}: the operator {name} is taken by {earlier if earlier != op.name else 'Variable'}")
     _PROVIDERS[name] = op.name
     reflected = name.startswith("__r") and f"__{name[3:]}" in op.operators
     setattr(Methods, name, _reflect(apply) if reflected else _equality(apply) if name in ("__eq__", "__ne__") else apply)

@@ -7,17 +7,17 @@ Variable. So an intermediate's data lives only while somebody holds it or a rule
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import itertools
-import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from hotgrad.errors import OperandError, TapeError
+from hotgrad.errors import OperandError
 from hotgrad.primitive import Primitive
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class Node:
 
     __slots__ = ("shape", "dtype", "device", "__weakref__")
 
-    def __init__(self, value: Tensor) -> None:
-        self.shape, self.dtype, self.device = value.shape, value.dtype, value.device
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
 
     @property
     def ndim(self) -> int:
@@ -71,13 +72,22 @@ for _name in "add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmu
     setattr(Node, f"__{_name}__", Node._unread)
 
 
+class Constant(Node):
+    """A tensor operand that needs no gradient and that no needed rule reads."""
+
+    __slots__ = ()
+
+    def __init__(self, value: Tensor) -> None:
+        self.shape, self.dtype, self.device = value.shape, value.dtype, value.device
+
+
 class Sink(Node):
     """Where a gradient accumulates: that of a leaf, or of another Variable after `retain_grad()`. Also keeps its name."""
 
     __slots__ = ("grad", "name", "retain")
 
     def __init__(self, value: Tensor, name: str | None = None) -> None:
-        super().__init__(value)
+        self.shape, self.dtype, self.device = value.shape, value.dtype, value.device
         self.grad: Tensor | Variable | None = None
         self.name = name
         self.retain = False  # on a Record: keep the gradient that arrives there
@@ -90,14 +100,14 @@ NO_SINK.retain = False
 
 
 class Record(Node):
-    """One recorded call. Its own shape, dtype and device are those of the result.
+    """One recorded call. Its own shape, dtype and device are those of the result. Ops make it empty and fill it in place.
 
     `operands` holds the values that the needed rules read, numbers and constants among them, and Nodes in place of the others;
     `out` the result if a rule reads it; `parents` the Record or Sink of each operand that needs a gradient. Freeing a
     record empties these three.
     """
 
-    __slots__ = ("op", "parents", "operands", "options", "out", "guards", "sequence", "sink")
+    __slots__ = ("op", "parents", "operands", "options", "out", "guards", "sequence", "sink", "tape")
 
     op: type[Primitive]
     parents: tuple[Record | Sink | None, ...] | None
@@ -107,6 +117,7 @@ class Record(Node):
     guards: tuple[Any, ...] | None  # the tensors kept, each followed by the version it had
     sequence: int
     sink: Sink
+    tape: Tape
 
     @property
     def name(self) -> str | None:
@@ -135,7 +146,9 @@ def tensors_in(options: dict[str, Any] | None) -> list[Tensor]:
 class Tape:
     """The records of one thread, in order. `with Tape() as t:` records on a tape of its own.
 
-    `len`, iteration and `str` show live records only: not freed by a backward, and still reachable from some Variable.
+    A record lives as long as a Variable or a later record can reach it, and no longer: reference counts see to that, without
+    pruning. So a tape does not hold its records. Each names its tape, and the tape looks for them when it is asked, which
+    takes milliseconds and costs recording nothing. `len`, iteration and `str` show live records: reachable, and not freed.
 
     >>> import hotgrad as hg
     >>> x = hg.Variable([1.0, 2.0], requires_grad=True)
@@ -145,110 +158,32 @@ class Tape:
     ['Mul', 'Sum']
     """
 
-    __slots__ = ("_records", "_limit", "_owner", "_depth")
-    smallest: ClassVar[int] = 1000  # no pruning below so many records
-
-    def __init__(self) -> None:
-        self._records = _list()
-        self._limit = self.smallest
-        self._owner: int | None = None
-        self._depth = 0
+    __slots__ = ()
 
     def __enter__(self) -> Tape:
-        me = threading.get_ident()
-        if self._depth and self._owner != me:
-            raise TapeError("this Tape is in use by another thread; give each thread a Tape of its own")
-        self._owner = me
-        self._depth += 1
         state.tapes.append(state.tape)
         state.switch(self, state.recording)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._depth -= 1
         state.switch(state.tapes.pop(), state.recording)
 
     def __len__(self) -> int:
-        return len(self._live())
+        return len(self._records())
 
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._live())
-
-    def __str__(self) -> str:
-        return table(self._live())
-
-    def _live(self) -> list[Record]:
-        if self._owner == threading.get_ident():  # only the owner takes records off
-            self._prune()
-        return [r for r in map(_held, list(self._records)) if r is not None and r.parents is not None]
-
-    def _prune(self) -> None:
-        """Drop records that are freed or that nothing but this list can reach: newest first, so that a dropped record
-        uncovers its parents. Called whenever the list has doubled, hence at amortised constant cost, and without recursion.
-        """
-        records, kept = self._records, []
-        while records:
-            item = records.pop()
-            if _reachable(item):
-                kept.append(item)
-        kept.reverse()
-        records.extend(kept)
-        self._limit = max(self.smallest, 2 * len(kept))
-
-
-def _reachable_by_count(record: Record) -> bool:
-    return sys.getrefcount(record) > _alone and record.parents is not None
-
-
-def _reachable_by_weakref(reference: weakref.ref[Record]) -> bool:
-    record = reference()
-    return record is not None and record.parents is not None
-
-
-class _WeakList(list[Any]):
-    """Refers to its records weakly: for interpreters whose reference counts do not tell what others still hold."""
-
-    def append(self, record: Record) -> None:
-        super().append(weakref.ref(record))
-
-
-_alone: int  # the reference count that `_reachable_by_count` sees for a record that only the tape holds
-_reachable: Callable[[Any], bool]
-_held: Callable[[Any], Record | None]
-_list: type[list[Any]] = list
-
-
-def use_weak_references(yes: bool) -> None:
-    """Choose how tapes made from now on refer to their records."""
-    global _reachable, _held, _list
-    _reachable = _reachable_by_weakref if yes else _reachable_by_count
-    _held = (lambda reference: reference()) if yes else (lambda record: record)
-    _list = _WeakList if yes else list
-
-
-def counts_tell() -> bool:
-    """Whether, seen from inside `_prune`, a record somebody holds has just one more reference than one nobody holds."""
-    global _alone, _reachable
-    seen: list[int] = []
-
-    def spy(record: Record) -> bool:
-        seen.append(sys.getrefcount(record))
+    def __bool__(self) -> bool:
         return True
 
-    _reachable = spy
-    try:
-        for somebody in (None, Record.__new__(Record), Record.__new__(Record), None):
-            probe = Tape()
-            probe._records.append(somebody or Record.__new__(Record))
-            probe._prune()
-    except AttributeError:  # no sys.getrefcount
-        return False
-    _alone = seen[0]
-    # `somebody` is referred to by the loop's tuple, too
-    return seen[0] == seen[3] and seen[1] == seen[2] > seen[0]
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records())
 
+    def __str__(self) -> str:
+        return table(self._records())
 
-use_weak_references(not counts_tell())
+    def _records(self) -> list[Record]:
+        # A record names its tape last, when it is complete.
+        found = [o for o in gc.get_objects() if type(o) is Record and getattr(o, "tape", None) is self and o.parents is not None]
+        return sorted(found, key=lambda record: record.sequence)
 
 
 class _State(threading.local):
@@ -258,7 +193,6 @@ class _State(threading.local):
         self.modes: list[bool] = []
         self.tapes: list[Tape] = []
         self.switch(Tape(), True)
-        self.tape._owner = threading.get_ident()
 
     def switch(self, tape: Tape, recording: bool) -> None:
         """Make `tape` the current one, and record on it or not."""
@@ -267,20 +201,6 @@ class _State(threading.local):
 
 
 state = _State()
-
-
-def trim() -> None:
-    """Take freed records off the end of this thread's tape."""
-    records = state.tape._records
-    if type(records) is _WeakList:
-        state.tape._prune()
-        return
-    n = len(records)
-    while n and records[n - 1].parents is None:
-        n -= 1
-    del records[n:]
-    if state.tape._limit > 2 * n:  # what a large graph had raised
-        state.tape._limit = max(state.tape.smallest, 2 * n)
 
 
 def tape() -> Tape:

@@ -19,7 +19,7 @@ from hotgrad.errors import DeviceError, DtypeError, OperandError, RuleError, Sha
 from hotgrad.explain import describe, operand_name, rule_failed, written
 from hotgrad.methods import FUNCTIONS, Methods
 from hotgrad.primitive import Primitive
-from hotgrad.records import NO_SINK, Node, Record, Sink, enable_grad, trim
+from hotgrad.records import NO_SINK, Node, Record, Sink, enable_grad
 
 # ------------------------------------------------------------------------------------------------------------ Variables
 
@@ -337,6 +337,8 @@ def as_tensor(data: Any) -> Tensor:
             ) from None
     if tensor.is_complex():
         raise DtypeError(f"complex data is not supported; got {describe(tensor)}. Use its real and imaginary parts")
+    if tensor.layout is not torch.strided:
+        raise OperandError(f"only dense tensors are supported; got layout {tensor.layout}. Convert it with to_dense()")
     if tensor.is_inference():
         raise OperandError(
             "inference-mode tensors have no version counter, so writes to them would go unnoticed; clone() it outside torch.inference_mode"
@@ -513,8 +515,6 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
     if results:
         shared.update(results)
         pending.update(results)
-    if not retain_graph:
-        trim()
 
 
 def _leading_to(wanted: Iterable[Any], starts: Iterable[Any]) -> set[Any]:
@@ -549,7 +549,7 @@ def _seed(root: Variable, gradient: Any, create_graph: bool) -> Any:
     elif isinstance(gradient, Tensor):
         if gradient.requires_grad:
             raise OperandError("the seed gradient requires a torch gradient; wrap it in a Variable, or detach() it")
-        seed = gradient
+        seed = as_tensor(gradient)
     elif type(gradient).__module__ == "numpy" and getattr(gradient, "shape", None):
         seed = as_tensor(gradient)
     else:

@@ -137,7 +137,7 @@ def _plain_index(index: Any) -> Any:
         return tuple(_plain_index(item) for item in index)
     if isinstance(index, Variable):
         index = index.data
-    elif isinstance(index, list) or (type(index).__module__ == "numpy" and getattr(index, "shape", None)):
+    elif isinstance(index, (list, range)) or (type(index).__module__ == "numpy" and getattr(index, "shape", None)):
         index = as_tensor(index) if len(index) else torch.zeros(0, dtype=torch.int64)
     if isinstance(index, Tensor) and (index.dtype.is_floating_point or index.dtype.is_complex):
         raise OperandError(f"GetItem: index tensors must be integer or bool; got {index.dtype}")
@@ -155,8 +155,7 @@ class GetItem(Primitive):
 
     @classmethod
     def bind(cls, extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
-        options = super().bind(extra, given)
-        return {"index": _plain_index(options["index"])}
+        return super().bind(tuple(map(_plain_index, extra)), {name: _plain_index(index) for name, index in given.items()})
 
     forward = staticmethod(lambda a, *, index: a[index])
     vjps = (lambda g, out, a, index: PutItem.apply(g, shape=tuple(a.shape), index=index),)

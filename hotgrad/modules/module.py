@@ -1,0 +1,328 @@
+"""Module: parameters, buffers and sub-modules found by looking at its attributes.
+
+Nothing is registered behind the scenes: what a module has is what stands in its attributes, and in lists, tuples and dicts
+there, however nested. So a module's `__init__` need not call the base's, and layers may be added at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import DtypeError, OperandError, ShapeError
+from hotgrad.modules.parameters import LazyParameter, fits, pattern, replace, size_lazy
+from hotgrad.variable import Parameter, Variable
+
+
+class Module:
+    """Base of all layers and models. Subclass it, set Parameters and Modules as attributes, and define `forward`.
+
+    Parameters and Modules in lists, tuples and dicts count too, nested ones included; one that is reachable by several names
+    counts once, by its first. `training` is True in train mode; `generator` is what Dropout and lazy layers draw from, None
+    for torch's global one.
+
+    >>> class Net(hg.Module):
+    ...     def __init__(self):
+    ...         self.layers = [hg.Linear(2, 8), hg.Linear(8, 1)]
+    ...     def forward(self, x):
+    ...         return self.layers[1](self.layers[0](x).relu())
+    >>> net = Net()
+    >>> net(torch.zeros(5, 2)).shape
+    torch.Size([5, 1])
+    >>> [name for name, parameter in net.named_parameters()]
+    ['layers.0.weight', 'layers.0.bias', 'layers.1.weight', 'layers.1.bias']
+    """
+
+    training: bool = True
+    generator: torch.Generator | None = None
+    _buffers: tuple[str, ...] = ()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What calling the module computes; every subclass defines its own."""
+        raise OperandError(f"{type(self).__name__} defines no `forward`, so it cannot be called")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    # ---- what it holds
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """This module, named "", and all modules in it by dotted name, each once."""
+        yield from _modules("", self, set())
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all modules in it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly in it, each once."""
+        seen: set[int] = {id(self)}
+        for name, value in _held(self):
+            if isinstance(value, Module) and id(value) not in seen:
+                seen.add(id(value))
+                yield name, value
+
+    def children(self) -> Iterator[Module]:
+        """The modules directly in it, each once."""
+        return (module for _, module in self.named_children())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All Parameters by dotted name, frozen ones included, each once."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, value in _held(module):
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{prefix}.{name}".lstrip("."), value
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All Parameters, frozen ones included, each once.
+
+        >>> sum(p.numel() for p in hg.Linear(3, 2).parameters())
+        8
+        """
+        return (parameter for _, parameter in self.named_parameters())
+
+    def register_buffer(self, name: str, tensor: Tensor) -> None:
+        """Make `tensor` the attribute `name`, as state that is saved and moved with the module but not trained."""
+        setattr(self, name, tensor)
+        if name not in self._buffers:
+            self._buffers = (*self._buffers, name)
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """All buffers by dotted name."""
+        for prefix, module in self.named_modules():
+            for name in module._buffers:
+                yield f"{prefix}.{name}".lstrip("."), getattr(module, name)
+
+    # ---- modes
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to train mode: Dropout drops, BatchNorm uses the batch's statistics. Returns the module."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Any:
+        """Switch to eval mode. Returns the module."""
+        return self.train(False)
+
+    def freeze(self) -> Any:
+        """Exclude all parameters from training: no gradients are computed for them, and optimizers leave them alone.
+
+        >>> layer = hg.Linear(2, 2).freeze()
+        >>> [p.requires_grad for p in layer.parameters()]
+        [False, False]
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+        return self
+
+    def unfreeze(self) -> Any:
+        """Include all parameters in training again. Returns the module."""
+        for parameter in self.parameters():
+            parameter.requires_grad = True
+        return self
+
+    def zero_grad(self) -> None:
+        """Set the `grad` of all parameters to None."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def use_generator(self, generator: torch.Generator | None) -> Any:
+        """Let everything in it that draws random numbers draw them from `generator`; None for torch's global one."""
+        for module in self.modules():
+            module.generator = generator
+        return self
+
+    # ---- first values
+
+    def initialize(self, generator: torch.Generator | None) -> None:
+        """Draw new first values for this module's own parameters and buffers; layers with any define it. See `reset_parameters`."""
+        own = [name for name, value in _held(self) if isinstance(value, Parameter)]
+        if own or self._buffers:
+            raise OperandError(
+                f"{type(self).__name__} has state of its own ({', '.join((*own, *self._buffers))}) but no method `initialize(generator)` "
+                "to draw it anew; define one"
+            )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all first values anew, in the order of `modules()`, and forget gradients. Lazy layers not sized yet stay so.
+
+        Raises OperandError, with nothing changed, if a module has parameters of its own and no `initialize`.
+
+        >>> layer = hg.Linear(2, 2)
+        >>> layer.reset_parameters(torch.Generator().manual_seed(0))
+        """
+        modules = list(self.modules())
+        for module in modules:
+            if type(module).initialize is Module.initialize:
+                module.initialize(generator)
+        for module in modules:
+            module.initialize(generator)
+
+    # ---- state
+
+    def _state(self) -> dict[str, Tensor | Parameter]:
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, as tensors that share the model's memory; clone them to keep them.
+
+        Raises TapeError while a lazy layer is not sized.
+
+        >>> list(hg.Linear(3, 2).state_dict())
+        ['weight', 'bias']
+        """
+        return {name: value.data if isinstance(value, Variable) else value for name, value in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy the values of `state` into parameters and buffers, in place, converted to their dtypes. Sizes lazy layers.
+
+        Raises ShapeError, listing all entries that are missing, unexpected or of the wrong shape, and then nothing has
+        changed. `strict=False` lets missing and unexpected ones pass.
+
+        >>> hg.Linear(3, 2).load_state_dict({"weight": torch.zeros(2, 2), "scale": torch.ones(1)})
+        Traceback (most recent call last):
+        hotgrad.errors.ShapeError: the state does not fit Linear(3, 2):
+          missing: bias
+          unexpected: scale
+          wrong shape: weight is (2, 2), expected (3, 2)
+        """
+        own = self._state()
+        given = {name: value.data if isinstance(value, Variable) else torch.as_tensor(value) for name, value in state.items()}
+        wrong = []
+        if strict:
+            wrong += [f"missing: {name}" for name in own if name not in given]
+            wrong += [f"unexpected: {name}" for name in given if name not in own]
+        for name, value in own.items():
+            if name in given:
+                shape = tuple(given[name].shape)
+                if not (fits(value, shape) if isinstance(value, Variable) else tuple(value.shape) == shape):
+                    expected = pattern(value) if isinstance(value, Variable) else tuple(value.shape)
+                    wrong.append(f"wrong shape: {name} is {shape}, expected {expected}")
+                elif given[name].is_complex():
+                    wrong.append(f"complex values: {name}")
+        if wrong:
+            raise ShapeError(f"the state does not fit {type(self).__name__}{self._short()}:\n  " + "\n  ".join(wrong))
+        for name, value in own.items():
+            if name in given:
+                if isinstance(value, LazyParameter):
+                    size_lazy(value, given[name].shape)
+                (value.data if isinstance(value, Variable) else value).copy_(given[name])
+
+    def to(self, *args: Any, dtype: torch.dtype | None = None, device: Any = None) -> Any:
+        """Convert floating parameters and buffers to a dtype, move all to a device, in place. Returns the module.
+
+        >>> hg.Linear(3, 2).to(torch.float64).weight.dtype
+        torch.float64
+        """
+        for arg in args:
+            if isinstance(arg, torch.dtype):
+                dtype = arg
+            elif isinstance(arg, (Tensor, Variable)):
+                dtype, device = arg.dtype, arg.device
+            elif isinstance(arg, (str, int, torch.device)) and not isinstance(arg, bool):
+                device = arg
+            elif arg is not None:
+                raise OperandError(f"to: expected a dtype, a device or a tensor; got {arg!r:.60}")
+        if dtype is not None and not dtype.is_floating_point:
+            raise DtypeError(f"a module's parameters must have a floating dtype; got {dtype}")
+
+        def converted(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        for parameter in self.parameters():
+            if isinstance(parameter, LazyParameter):
+                like = converted(torch.empty(0, dtype=parameter.dtype, device=parameter.device))
+                parameter._leaf.dtype, parameter._leaf.device = like.dtype, like.device
+            else:
+                replace(parameter, converted(parameter.data))
+        for module in self.modules():
+            for name in module._buffers:
+                setattr(module, name, converted(getattr(module, name)))
+        return self
+
+    # ---- how it looks
+
+    def extra_repr(self) -> str:
+        """The settings that `repr` shows; layers define it."""
+        return ""
+
+    def _short(self) -> str:
+        return f"({self.extra_repr()})"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        """One row per module in it: indented name, what it is, shapes of its own parameters, their count."""
+        rows, seen = [], set()
+        for path, module in self.named_modules():
+            shapes, count, frozen = [], 0, False
+            for name, value in _held(module):
+                if isinstance(value, Parameter):
+                    shapes.append(f"{name} {pattern(value)}")
+                    if id(value) in seen:
+                        shapes[-1] += " shared"
+                    elif not isinstance(value, LazyParameter):
+                        count += value.numel()
+                    frozen = frozen or not value.requires_grad
+                    seen.add(id(value))
+            if path:
+                indent = "  " * path.count(".")
+                rows.append((indent + path, type(module).__name__ + module._short(), ", ".join(shapes) + " frozen" * frozen, f"{count:,}" if count else ""))
+        return rows
+
+    def _total(self) -> str:
+        sized = [p for p in self.parameters() if not isinstance(p, LazyParameter)]
+        total, frozen = sum(p.numel() for p in sized), sum(p.numel() for p in sized if not p.requires_grad)
+        lazy = len(list(self.parameters())) - len(sized)
+        notes = [f"{frozen:,} frozen"] * bool(frozen) + [f"{lazy} not sized yet"] * bool(lazy)
+        return f"{total:,} parameters" + (f" ({', '.join(notes)})" if notes else "")
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        if not rows:
+            return type(self).__name__ + self._short()
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = ["  ".join((name.ljust(widths[0]), what.ljust(widths[1]), shapes.ljust(widths[2]), n.rjust(widths[3]))) for name, what, shapes, n in rows]
+        return "\n".join([f"{type(self).__name__}{self._short() if self.extra_repr() else ''}: {self._total()}", *("  " + line.rstrip() for line in lines)])
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        head = "".join(f"<th>{title}</th>" for title in ("name", "module", "parameters", "count"))
+        rows = self._rows() or [("", type(self).__name__ + self._short(), ", ".join(f"{n} {pattern(p)}" for n, p in self.named_parameters()), "")]
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><caption>{escape(type(self).__name__)}: {self._total()}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _held(owner: Any) -> Iterator[tuple[str, Any]]:
+    """The Parameters and Modules in a module's attributes, and in lists, tuples and dicts there, by dotted name."""
+    stack = [iter(vars(owner).items())]
+    names: list[str] = []
+    open_: list[int] = []
+    while stack:
+        item = next(stack[-1], None)
+        if item is None:
+            stack.pop()
+            if names:
+                names.pop()
+                open_.pop()
+            continue
+        name, value = str(item[0]), item[1]
+        if isinstance(value, (Parameter, Module)):
+            yield ".".join((*names, name)), value
+        elif isinstance(value, (list, tuple, dict)) and id(value) not in open_:
+            names.append(name)
+            open_.append(id(value))
+            stack.append(iter(list(value.items()) if isinstance(value, dict) else list(enumerate(value))))
+
+
+def _modules(name: str, module: Module, seen: set[int]) -> Iterator[tuple[str, Module]]:
+    seen.add(id(module))
+    yield name, module
+    for inner, value in list(_held(module)):
+        if isinstance(value, Module) and id(value) not in seen:
+            yield from _modules(f"{name}.{inner}".lstrip("."), value, seen)

@@ -1,0 +1,193 @@
+"""The checks people call: of a primitive, of all of them, and of any function of Variables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import hypothesis
+import torch
+from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky, StopTest, UnsatisfiedAssumption, Unsatisfiable
+from torch import Tensor
+
+from hotgrad.errors import HotgradError, OperandError
+from hotgrad.primitive import Interval, Primitive, primitives
+from hotgrad.testing import conventions
+from hotgrad.testing.examine import Failed, Subject, examine, pattern
+from hotgrad.testing.report import GradientError, Problem, Report, option_code, tensor_code
+from hotgrad.testing.strategies import domain_of, laid_out, operands
+from hotgrad.variable import Variable, gradients
+
+_REFUSALS = (HotgradError, ValueError, RuntimeError, IndexError, TypeError, ZeroDivisionError)
+_COTANGENTS = st.lists(st.sampled_from([1.0, 0.0, *(k / 10 for k in range(-19, 20) if k)]), min_size=1)
+
+
+def check_op(
+    op: type[Primitive],
+    order: int = 2,
+    max_examples: int = 25,
+    seed: int | None = None,
+    *,
+    oracle: Callable[..., Tensor] | None = None,
+    shrink: bool = True,
+) -> Report:
+    """Check the gradient rules of a primitive on drawn operands, options and cotangents.
+
+    `order`: 1, or 2 for first and second derivatives. `max_examples`: how many draws. `seed`: None draws the same examples every
+    time. `oracle`: a torch function that takes the same operands and options; values and gradients must then agree with torch's.
+    `shrink`: look for the smallest failing example (takes longer).
+
+    Raises GradientError, which says what is wrong, for which operand and element, with the input as code to paste.
+
+    >>> class Cube(hg.Primitive, register=False):
+    ...     '''The third power of each element.'''
+    ...     forward = staticmethod(lambda a: a * a * a)
+    ...     vjps = (lambda g, out, a: 3 * g * a,)
+    >>> check_op(Cube)
+    Traceback (most recent call last):
+    ...
+    hotgrad.testing.report.GradientError: Cube: the gradient of a is ...
+    """
+    started = time.perf_counter()
+    report = Report(op.name, orders=order if op.differentiable else 0)
+    run = _Run(op, order, report, oracle)
+    problems = conventions.check(op)
+    if problems:
+        raise _error(problems, "", "")
+
+    @st.composite
+    def drawn(draw: Any) -> tuple[tuple[Tensor, ...], dict[str, Any], Tensor]:
+        values, options = draw(operands(op))
+        try:
+            shape = op.forward(*values, **options).shape
+        except _REFUSALS:
+            report.refused += 1
+            hypothesis.reject()
+        n = shape.numel()
+        seeds = draw(st.lists(_SEED, min_size=n, max_size=n))
+        return values, options, laid_out(torch.tensor(seeds, dtype=torch.float64).reshape(shape), draw(_LAYOUT))
+
+    explore(drawn(), run, max_examples, seed, shrink)
+    if report.refused > 8 * max(report.examples, 1):
+        raise _error([Problem("refused", f"{op.name}: forward refused {report.refused} draws and took {report.examples}; make `domain`, `options` or `operands()` say what it takes")], "", "")
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+_SEED = st.sampled_from([1.0, 0.0, -1.0, 0.0, *(k / 10 for k in range(-19, 20) if k)])
+_LAYOUT = st.sampled_from([0, 0, 0, 1, 2, 4])
+
+
+class _Run:
+    """One example of a primitive: called with what was drawn, it raises GradientError."""
+
+    def __init__(self, op: type[Primitive], order: int, report: Report, oracle: Callable[..., Tensor] | None) -> None:
+        self.op, self.order, self.report, self.oracle = op, order, report, oracle
+
+    def __call__(self, drawn: tuple[tuple[Tensor, ...], dict[str, Any], Tensor]) -> None:
+        op, (values, options, g) = self.op, drawn
+        self.report.examples += 1
+        problems = self.problems(values, options, g)
+        if problems:
+            raise _error(problems, f"{op.name}", self.code(values, options, g))
+
+    def problems(self, values: tuple[Tensor, ...], options: dict[str, Any], g: Tensor) -> list[Problem]:
+        op = self.op
+        names = op.operand_names if op.arity is not None else tuple(f"{op.operand_names[0]}[{i}]" for i in range(len(values)))
+        ruled = [op.rules[i] is not None if op.arity is not None else True for i in range(len(values))]
+        checked = tuple(i for i, v in enumerate(values) if ruled[i] and v.dtype.is_floating_point)
+        domains = tuple(domain_of(op, i) for i in range(len(values)))
+        subject = Subject(op.name, lambda xs: op.apply(*xs, **options), values, checked, names, domains, self.report)
+        try:
+            value = _value_problems(subject, op, options)
+        except Exception as error:
+            return [Problem("raised", f"{op.name}: the call raised {type(error).__name__}: {error}")]
+        if value or not checked or op.plain or not op.differentiable:
+            return value or (conventions.compare(self.oracle, subject, options, None) if self.oracle else [])
+        if g.dtype != (out := op.forward(*values, **options)).dtype:
+            if not out.dtype.is_floating_point:
+                return []
+            g = g.to(out.dtype)
+        found = examine(subject, g, self.order)
+        if not found and self.oracle:
+            found = conventions.compare(self.oracle, subject, options, g)
+        if not found and op.stable:
+            found = conventions.probe_overflow(subject, g)
+        return found
+
+    def code(self, values: Sequence[Tensor], options: dict[str, Any], g: Tensor) -> str:
+        op = self.op
+        names = [f"x{i}" for i in range(len(values))] if op.arity is None else list(op.operand_names)
+        lines = [
+            f"{name} = hg.Variable({tensor_code(v)}, requires_grad=True)" if v.dtype.is_floating_point else f"{name} = {tensor_code(v)}"
+            for name, v in zip(names, values)
+        ]
+        given = "".join(f", {name}={option_code(value)}" for name, value in options.items())
+        lines.append(f"{op.name}.apply({', '.join(names)}{given}).backward({tensor_code(g)})")
+        return "\n".join(lines)
+
+
+def _value_problems(subject: Subject, op: type[Primitive], options: dict[str, Any]) -> list[Problem]:
+    """The value must not depend on the layout in memory, and recording must not change it."""
+    raw = op.forward(*subject.values, **options)
+    packed = op.forward(*(v.clone(memory_format=torch.contiguous_format) for v in subject.values), **options)
+    out = subject.call(subject.leaves(subject.values, subject.checked))
+    data = out.data if isinstance(out, Variable) else out
+    for what, other in (("recorded", data), ("on contiguous copies", packed)):
+        if other.shape != raw.shape or other.dtype != raw.dtype or not torch.allclose(other, raw, rtol=1e-12, atol=1e-12, equal_nan=True):
+            return [Problem("value", f"{op.name}: the result {what} is {other.tolist()}; on these tensors, plain, it is {raw.tolist()}")]
+    return []
+
+
+def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int | None, shrink: bool) -> None:
+    """Let hypothesis draw and shrink. Raises the GradientError of the smallest failing example."""
+    found: list[GradientError] = []
+
+    def test(example: Any) -> None:
+        try:
+            run(example)
+        except GradientError as error:
+            found.append(error)
+            raise
+
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+    settings = hypothesis.settings(
+        max_examples=max_examples,
+        derandomize=seed is None,
+        database=None,
+        deadline=None,
+        phases=phases,
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    wrapped = settings(hypothesis.given(drawn)(test))
+    if seed is not None:
+        wrapped = hypothesis.seed(seed)(wrapped)
+    try:
+        wrapped()
+    except GradientError as error:
+        raise _stripped(error) from None
+    except Flaky:
+        raise _stripped(found[-1]) from None
+    except Unsatisfiable:
+        pass  # every draw was refused, which the caller reports
+
+
+def _stripped(error: GradientError) -> GradientError:
+    return GradientError(str(error), error.problems)
+
+
+def _error(problems: Sequence[Problem], what: str, code: str) -> GradientError:
+    lines: list[str] = []
+    for problem in problems:
+        lines.append(problem.text)
+        if problem.diagnosis and not any(problem.diagnosis in line for line in lines[:-1]):
+            lines.append(f"  likely: {problem.diagnosis}")
+    if code:
+        lines += ["the smallest input found:", *(f"  {line}" for line in code.splitlines())]
+    return GradientError("\n".join(lines), problems)

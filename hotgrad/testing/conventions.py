@@ -1,0 +1,3 @@
+def check(op): return []
+def compare(*a): return []
+def probe_overflow(*a): return []

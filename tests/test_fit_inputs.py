@@ -1,0 +1,275 @@
+"""What `fit` takes as data, and what it refuses, changing nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+
+import hotgrad as hg
+from hotgrad.modules import BatchNorm1d, Linear, Module, ReLU
+from hotgrad.optim import SGD
+from hotgrad.training import Sequential
+from hotgrad.training.inputs import pair, to_tensor
+
+ROWS = 7
+
+
+def model(loss: Any = "mse", outputs: int = 2, dtype: torch.dtype = torch.float32) -> Sequential:
+    made = Sequential(Linear(3, 4), ReLU(), Linear(4, outputs), loss=loss, optimizer=SGD(lr=0.1, momentum=0.9))
+    made.to(dtype)
+    made.reset(1)
+    return made
+
+
+def rows(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(ROWS, 3, generator=g, dtype=dtype), torch.randn(ROWS, 2, generator=g, dtype=dtype)
+
+
+def fitted(x: Any, y: Any = None, **settings: Any) -> torch.Tensor:
+    made = model()
+    made.fit(x, y, epochs=2, **{"batch_size": 3, "seed": 0, "verbose": 0, **settings})
+    return made.state_dict()["0.weight"].clone()
+
+
+def as_numpy(t: torch.Tensor) -> Any:
+    return pytest.importorskip("numpy").asarray(t.numpy(), dtype="float64")
+
+
+def as_frame(t: torch.Tensor) -> Any:
+    return pytest.importorskip("pandas").DataFrame(t.double().numpy(), columns=[f"c{i}" for i in range(t.shape[1])])
+
+
+def flipped(t: torch.Tensor) -> Any:
+    return as_numpy(t.flip(0))[::-1]
+
+
+def big_endian(t: torch.Tensor) -> Any:
+    return as_numpy(t).astype(">f4")
+
+
+def read_only(t: torch.Tensor) -> Any:
+    array = as_numpy(t).astype("float32")
+    array.flags.writeable = False
+    return array
+
+
+KINDS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "list": lambda t: t.tolist(),
+    "list of tensors": lambda t: list(t),
+    "list of arrays": lambda t: list(as_numpy(t)),
+    "numpy float64": as_numpy,
+    "numpy with negative strides": flipped,
+    "numpy of another byte order": big_endian,
+    "read-only numpy": read_only,
+    "pandas": as_frame,
+    "float64 tensor": torch.Tensor.double,
+    "Variable": hg.Variable,
+    "torch Parameter": lambda t: torch.nn.Parameter(t.clone()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_data(kind: str) -> None:
+    x, y = rows()
+    assert torch.equal(fitted(KINDS[kind](x), KINDS[kind](y)), fitted(x, y))
+
+
+class Items(Dataset):  # type: ignore[type-arg]
+    def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.x[i].tolist(), self.y[i]
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter(zip(*rows()))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [TensorDataset(*rows()), Items(*rows()), Stream(), DataLoader(TensorDataset(*rows()), batch_size=3),
+     DataLoader(TensorDataset(*rows()), batch_size=3, shuffle=True), DataLoader(Stream(), batch_size=3),
+     DataLoader(TensorDataset(*rows()), batch_size=None)],
+)  # fmt: skip
+def test_datasets(source: Any) -> None:
+    state = torch.get_rng_state()
+    size = None if isinstance(source, DataLoader) and source.batch_size else 3
+    assert torch.equal(fitted(source, batch_size=size), fitted(*rows()))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_sampler_of_its_own_is_obeyed() -> None:
+    x, y = rows()
+    loader = DataLoader(TensorDataset(x, y), batch_size=2, sampler=WeightedRandomSampler([0, 0, 0, 1, 0, 0, 0], 5))
+    got, _, size = pair(loader, None)
+    assert size == 2
+    assert torch.equal(got, x[3].expand(5, 3))
+
+
+def test_float64_models_get_lists_in_full_precision() -> None:
+    assert to_tensor([[0.1]], "x", torch.float64).item() == 0.1
+
+
+def test_integers_reach_layers_that_take_them() -> None:
+    class Embedding(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = hg.Parameter(torch.ones(5, 2))
+
+        def forward(self, x: Any) -> Any:
+            return self.table[x.data].sum(1)
+
+    made = Sequential(Embedding(), Linear(2, 1), loss="mse", optimizer="sgd")
+    made.fit([[0, 1], [2, 4]], [[0.0], [1.0]], verbose=0)
+    assert made.predict([[0, 3]]).shape == (1, 1)
+    assert (made.state_dict()["0.table"][3] == 1).all()
+
+
+def test_integer_data_become_floats_elsewhere() -> None:
+    x = torch.arange(ROWS * 3).reshape(ROWS, 3) % 5
+    assert torch.equal(fitted(x, rows()[1]), fitted(x.float(), rows()[1]))
+
+
+def nan_at(where: str) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = rows()
+    (x if where == "x" else y)[5, 1] = float("nan")
+    return x, y
+
+
+X, Y = rows()
+LABELS = torch.tensor([0, 1, 1, 0, 1, 0, 1])
+# settings of fit (x, y among them), the error, what its message says
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "empty": ({"x": torch.zeros(0, 3), "y": torch.zeros(0, 2)}, hg.errors.DataError, "x is empty"),
+    "no columns": ({"x": torch.zeros(7, 0)}, hg.errors.DataError, "x is empty"),
+    "lengths": ({"y": Y[:5]}, hg.errors.DataError, "x has 7 rows and y has 5"),
+    "no y": ({"y": None}, hg.errors.DataError, "y is missing"),
+    "a scalar": ({"x": 3.0}, hg.errors.ShapeError, "x must have at least one axis"),
+    "NaN in x": (dict(zip("xy", nan_at("x"))), hg.errors.DataError, r"x holds 1 values .* \[5, 1\]"),
+    "NaN in y": (dict(zip("xy", nan_at("y"))), hg.errors.DataError, r"y holds 1 values .* \[5, 1\]"),
+    "infinity": ({"x": X / 0}, hg.errors.DataError, "x holds 21 values"),
+    "ragged": ({"x": [[1.0, 2.0], [1.0]]}, hg.errors.OperandError, "x"),
+    "text": ({"x": [["a", "b", "c"]] * 7}, hg.errors.OperandError, "x"),
+    "complex": ({"x": X + 0j}, hg.errors.DtypeError, "x: complex"),
+    "features": ({"x": X[:, :2]}, hg.errors.ShapeError, "3"),
+    "(n,) targets": ({"y": Y[:, 0]}, hg.errors.ShapeError, r"\(7,\)"),
+    "labels out of range": ({"loss": "cross_entropy", "y": LABELS + 1}, ValueError, "2"),
+    "negative labels": ({"loss": "cross_entropy", "y": -LABELS}, ValueError, "-1"),
+    "fractional labels": ({"loss": "cross_entropy", "y": LABELS + 0.5}, (TypeError, ValueError), ""),  # type: ignore[dict-item]
+    "batch_size 0": ({"batch_size": 0}, hg.errors.SettingError, "batch_size .* got 0"),
+    "batch_size -1": ({"batch_size": -1}, hg.errors.SettingError, "batch_size .* got -1"),
+    "batch_size 2.0": ({"batch_size": 2.0}, hg.errors.SettingError, "batch_size .* got 2.0"),
+    "epochs 0": ({"epochs": 0}, hg.errors.SettingError, "epochs .* got 0"),
+    "epochs 1.5": ({"epochs": 1.5}, hg.errors.SettingError, "epochs .* got 1.5"),
+    "epochs True": ({"epochs": True}, hg.errors.SettingError, "epochs .* got True"),
+    "loss name": ({"loss": "cross_entropi"}, ValueError, "cross_entropy"),
+    "optimizer name": ({"optimizer": "adan"}, ValueError, "adam"),
+    "engine name": ({"engine": "eagre"}, hg.errors.SettingError, "'auto', 'eager'.*eager"),
+    "a loss class": ({"loss": hg.Variable}, hg.errors.OperandError, "instance"),
+    "a loss that is no scalar": ({"loss": lambda o, t: o - t}, hg.errors.ShapeError, "scalar"),
+    "a loss that is no Variable": ({"loss": lambda o, t: 1.0}, hg.errors.OperandError, "float"),
+    "an optimizer class": ({"optimizer": SGD}, hg.errors.OperandError, "optimizer"),
+    "verbose": ({"verbose": "loud"}, hg.errors.SettingError, "verbose .* 'loud'"),
+    "verbose -1": ({"verbose": -1}, hg.errors.SettingError, "verbose .* -1"),
+    "a callback": ({"callbacks": [3]}, hg.errors.OperandError, "callback"),
+    "weights' shape": ({"sample_weight": [1.0, 2.0]}, hg.errors.ShapeError, r"\(7,\)"),
+    "negative weights": ({"sample_weight": -torch.ones(7)}, hg.errors.DataError, "negative"),
+    "zero weights": ({"sample_weight": torch.zeros(7)}, hg.errors.DataError, "zero"),
+    "class weights without labels": ({"class_weight": {0: 1.0}}, hg.errors.SettingError, "labels"),
+    "an unknown class": ({"class_weight": {5: 1.0}, "loss": "cross_entropy", "y": LABELS}, hg.errors.SettingError, "5"),
+    "too few class weights": ({"class_weight": [1.0], "loss": "cross_entropy", "y": LABELS}, hg.errors.ShapeError, "2 classes"),
+    "a word for class weights": ({"class_weight": "even", "loss": "cross_entropy", "y": LABELS}, hg.errors.SettingError, "balanced"),
+    "weights of a bare loss": ({"sample_weight": [1.0] * 7, "loss": lambda o, t: o.mean()}, hg.errors.OperandError, "reduction"),
+    "validation lengths": ({"validation_data": (X, Y[:2])}, hg.errors.DataError, "validation x has 7 rows"),
+    "validation features": ({"validation_data": (X[:, :1], Y)}, hg.errors.ShapeError, ""),
+    "validation NaN": ({"validation_data": nan_at("x")}, hg.errors.DataError, "validation x"),
+    "validation triple": ({"validation_data": (X, Y, Y)}, hg.errors.DataError, "pair"),
+    "targets beside a Dataset": ({"x": TensorDataset(X, Y)}, hg.errors.DataError, "brings its own"),
+    "an empty Dataset": ({"x": TensorDataset(X[:0], Y[:0]), "y": None}, hg.errors.DataError, "empty"),
+    "a Dataset without targets": ({"x": TensorDataset(X), "y": None}, hg.errors.DataError, "pairs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_changes_nothing(case: str) -> None:
+    settings, error, says = BAD[case]
+    made = model()
+    made.fit(X, Y, epochs=1, batch_size=3, seed=3, verbose=0)
+    before = everything(made)
+    loss, optimizer = made.loss, made.optimizer
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=says) as caught:
+        made.fit(**{"x": X, "y": Y, "batch_size": 3, "verbose": 0, "seed": 4, **settings})
+    assert isinstance(caught.value, hg.HotgradError)
+    assert made.loss is loss
+    assert made.optimizer is optimizer
+    assert_same(everything(made), before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def everything(made: Sequential) -> dict[str, Any]:
+    return {
+        "model": {name: t.clone() for name, t in made.state_dict().items()},
+        "optimizer": copy.deepcopy(made.optimizer.state_dict()),
+        "generator": None if made.generator is None else made.generator.get_state(),
+        "epochs": made.epochs_done,
+    }
+
+
+def assert_same(a: Any, b: Any) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for one, other in zip(a, b):
+            assert_same(one, other)
+    else:
+        assert a == b
+
+
+def test_no_loss_and_no_optimizer() -> None:
+    with pytest.raises(hg.NoLossError, match="mse"):
+        Sequential(Linear(3, 2), optimizer="sgd").fit(X, Y)
+    with pytest.raises(ValueError, match="optimizer"):
+        Sequential(Linear(3, 2), loss="mse").fit(X, Y)
+    with pytest.raises(hg.NoLossError):
+        Sequential(Linear(3, 2)).evaluate(X, Y)
+
+
+def test_bad_input_leaves_lazy_layers_unsized() -> None:
+    made = Sequential(Linear(4), ReLU(), BatchNorm1d(4), Linear(2), loss="mse", optimizer="sgd")
+    with pytest.raises(hg.ShapeError):
+        made.fit(X, Y[:, 0], verbose=0)
+    made.fit(torch.zeros(6, 9), torch.zeros(6, 2), verbose=0)
+    assert made.state_dict()["0.weight"].shape == (9, 4)
+
+
+def test_text_columns_are_named() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"age": [1.0, 2.0], "town": ["a", "b"]})
+    with pytest.raises(hg.OperandError, match="town"):
+        model().fit(frame, [[0.0, 0.0]] * 2)
+
+
+def test_predict_checks_its_input_too() -> None:
+    made = model()
+    for x in (torch.zeros(2, 5), torch.zeros(0, 3), torch.full((2, 3), float("nan")), "text"):
+        with pytest.raises(hg.HotgradError):
+            made.predict(x)
+    with pytest.raises(hg.errors.SettingError, match="batch_size"):
+        made.predict(X, batch_size=0)
