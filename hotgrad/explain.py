@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from hotgrad.errors import AxisError, DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
+from hotgrad.errors import AxisError, DeviceError, DtypeError, HotgradError, OperandError, RuleError, SettingError, ShapeError, TapeError
 from hotgrad.primitive import Primitive
 from hotgrad.records import Node, Record
 
@@ -74,6 +74,8 @@ def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any],
         return DtypeError(f"{call}; {said}")
     if isinstance(error, TypeError):
         return OperandError(f"{call}; {said}")
+    if isinstance(error, ValueError):
+        return SettingError(f"{call}; {said}")
     if isinstance(error, RuntimeError) and any(word in lowered for word in ("size", "shape", "dimension")):
         return ShapeError(f"{call}; {said}")
     return error
@@ -116,7 +118,7 @@ def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
     reads = op.reads[min(index, len(op.reads) - 1)]
     unread = getattr(error, "obj", None)
     if isinstance(unread, Node):
-        used = next((name for name, value in zip(op.operand_names, record.operands) if value is unread), "a value")
+        used = next((name for name, value in zip(op.operand_names, record.operands) if value is unread), op.operand_names[0])
         raise RuleError(
             f"{op.name}: the rule for {operand} uses {used!r}, of which only shape, dtype and device were kept; "
             f"add it to that rule's entry in `reads`, now {reads!r}"

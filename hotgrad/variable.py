@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import DeviceError, DtypeError, OperandError, RuleError, ShapeError, TapeError
+from hotgrad.errors import DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
 from hotgrad.explain import describe, operand_name, rule_failed, written
 from hotgrad.methods import FUNCTIONS, Methods
 from hotgrad.primitive import Primitive
@@ -286,16 +286,23 @@ class Variable(Methods):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """torch functions on Variables dispatch to the op of the same name, or raise."""
-        function = FUNCTIONS.get(func.__name__)
+        name = func.__name__
+        if name.startswith("__i") and name != "__invert__":  # no TypeError, which Python would take for "try t + v"
+            raise TapeError(f"torch's {name!r} cannot write a Variable into a tensor; compute a new value, as in t = t + v")
+        function = FUNCTIONS.get(name)
         if function is None:
-            raise OperandError(
-                f"torch's {func.__name__!r} has no counterpart that records; apply it to v.detach().data, or declare a Primitive"
-            )
-        return function(*args, **{name: value for name, value in (kwargs or {}).items() if (name, value) not in _TORCH_DEFAULTS})
+            raise OperandError(f"torch's {name!r} has no counterpart that records; apply it to v.detach().data, or declare a Primitive")
+        options = {option: value for option, value in (kwargs or {}).items() if (option, value) not in _TORCH_DEFAULTS}
+        try:
+            return function(*args, **options)
+        except TypeError as error:
+            if isinstance(error, HotgradError):
+                raise
+            raise OperandError(f"torch's {name!r} on a Variable takes what hotgrad's {name!r} takes; {error}") from error
 
 
 # What torch.nn.functional passes along although nobody asked for it.
-_TORCH_DEFAULTS = [("_stacklevel", 3), ("dtype", None), ("out", None), ("inplace", False)]
+_TORCH_DEFAULTS = [("_stacklevel", 3), ("dtype", None), ("out", None), ("inplace", False), ("value", None)]
 
 
 class Parameter(Variable):

@@ -30,6 +30,7 @@ class Slopes(NamedTuple):
 
     @property
     def resolved(self) -> Tensor:
+        """Where the slope of a single output along a single direction is known."""
         return self.error <= RESOLVED * (1e-3 + torch.maximum(self.low.abs(), self.high.abs()))
 
     @property
@@ -41,8 +42,9 @@ class Slopes(NamedTuple):
         used = g != 0
         low, high, error = self.low[:, used], self.high[:, used], self.error[:, used]
         ends = torch.stack((g[used] * low, g[used] * high))
-        tolerance = (3 * error + 1e-9 * torch.maximum(low.abs(), high.abs())) @ g[used].abs()
-        resolved = self.resolved[:, used].all(1) & tolerance.isfinite()
+        size = torch.maximum(low.abs(), high.abs())
+        tolerance = (3 * error + 1e-9 * size) @ g[used].abs()
+        resolved = tolerance <= RESOLVED * (1e-3 + size @ g[used].abs())
         return ends.amin(0).sum(1), ends.amax(0).sum(1), tolerance, resolved
 
 
@@ -107,6 +109,7 @@ def _at_scale(
     side = (4 * second - first) / 3
     height = torch.maximum(found.abs().nan_to_num(0, 0, 0).amax((1, 2)), y.abs())
     noise = 64 * eps * (height + one.abs().nan_to_num(0, 0, 0).amax((1, 2)) * size) / h[:, :, 0, 0]
+    noise = torch.where((found == y).all(2).all(1), 0.0, noise)  # constant along this direction
     side_error = (side - second).abs() + 4 * noise.unsqueeze(1)
     # central: errors of order h^2
     middle = one.mean(1)
