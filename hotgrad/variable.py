@@ -287,7 +287,8 @@ class Variable(Methods):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """torch functions on Variables dispatch to the op of the same name, or raise."""
         name = func.__name__
-        if name.startswith("__i") and name != "__invert__":  # no TypeError, which Python would take for "try t + v"
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+            # no TypeError: of `t += v` Python would make `t = t + v`
             raise TapeError(f"torch's {name!r} cannot write a Variable into a tensor; compute a new value, as in t = t + v")
         function = FUNCTIONS.get(name)
         if function is None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import AxisError, OperandError
+from hotgrad.errors import AxisError, OperandError, ShapeError
 from hotgrad.ops.axes import normal_axis
 from hotgrad.primitive import Primitive
 from hotgrad.variable import Variable, as_tensor
@@ -222,3 +222,59 @@ class Stack(Primitive):
     forward = staticmethod(lambda *tensors, dim=0: torch.stack(tensors, dim))
     vjp = staticmethod(lambda index, g, out, *tensors, dim: g[(slice(None),) * normal_axis(dim, g.ndim) + (index,)])
     reads = ("",)
+
+
+def _check_index(a: Any, index: Any, dim: int) -> tuple[Tensor, int]:
+    """The index tensor and the axis of a gather. Raises OperandError, ShapeError or AxisError."""
+    if not isinstance(index, Tensor) or index.dtype.is_floating_point or index.dtype is torch.bool:
+        raise OperandError(f"index must be an integer tensor; got {getattr(index, 'dtype', index)}")
+    axis = normal_axis(dim, a.ndim)
+    if index.ndim != a.ndim or any(i != axis and n > m for i, (n, m) in enumerate(zip(index.shape, a.shape))):
+        raise ShapeError(
+            f"index must have as many axes as a, and no more elements along those other than dim={dim}; got {tuple(index.shape)} for {tuple(a.shape)}"
+        )
+    # torch checks the range on a CPU; elsewhere it would end the process
+    if not index.is_cpu and bool(((index < 0) | (index >= a.shape[axis])).any()):
+        raise AxisError(f"an index is out of range: along axis {axis} there are {a.shape[axis]} elements")
+    return index.long(), axis
+
+
+class Gather(Primitive):
+    """For each element of `index` the element of `a` at the same place, but at that position along the axis `dim`.
+
+    `index`: integers, of as many axes as `a`. An element picked several times gets the sum of its gradients. Raises AxisError
+    outside of the range.
+
+    >>> hg.gather(hg.Variable([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1], [0]]), dim=1)
+    Variable([[2.],
+              [3.]])
+    """
+
+    @staticmethod
+    def forward(a: Any, index: Any, *, dim: int) -> Tensor:
+        index, axis = _check_index(a, index, dim)
+        try:
+            return torch.gather(a, axis, index)
+        except RuntimeError as error:
+            raise AxisError(str(error)) from None
+
+    vjps = (lambda g, out, a, index, dim: ScatterAdd.apply(g, index, shape=tuple(a.shape), dim=dim), None)
+    reads = ("index", "")
+    fresh = True
+
+
+class ScatterAdd(Primitive):
+    """The transpose of `gather`: zeros of `shape`, with each element of `g` added at the position `index` along the axis `dim`.
+
+    >>> hg.ops.ScatterAdd.apply(torch.ones(2, 1), torch.tensor([[1], [0]]), shape=(2, 2), dim=1)
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+
+    function = ""
+    forward = staticmethod(
+        lambda g, index, *, shape, dim: torch.zeros(shape, dtype=g.dtype, device=g.device).scatter_add_(dim, index.long(), g)
+    )
+    vjps = (lambda h, res, g, index, shape, dim: Gather.apply(h, index, dim=dim), None)
+    reads = ("index", "")
+    fresh = True

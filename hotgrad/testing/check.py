@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ def check_op(
         seeds = draw(st.lists(_SEED, min_size=n, max_size=n))
         return values, options, laid_out(torch.tensor(seeds, dtype=torch.float64).reshape(shape), draw(_LAYOUT))
 
-    explore(drawn(), run, max_examples, seed, shrink)
+    report.examples = explore(drawn(), run, max_examples, seed, shrink)
     if report.refused > 8 * max(report.examples, 1):
         raise _error([Problem("refused", f"{op.name}: forward refused {report.refused} draws and took {report.examples}; make `domain`, `options` or `operands()` say what it takes")], "", "")
     report.seconds = time.perf_counter() - started
@@ -89,7 +90,6 @@ class _Run:
 
     def __call__(self, drawn: tuple[tuple[Tensor, ...], dict[str, Any], Tensor]) -> None:
         op, (values, options, g) = self.op, drawn
-        self.report.examples += 1
         problems = self.problems(values, options, g)
         if problems:
             raise _error(problems, f"{op.name}", self.code(values, options, g))
@@ -142,44 +142,51 @@ def _value_problems(subject: Subject, op: type[Primitive], options: dict[str, An
     return []
 
 
-def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int | None, shrink: bool) -> None:
-    """Let hypothesis draw and shrink. Raises the GradientError of the smallest failing example."""
+def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int | None, shrink: bool) -> int:
+    """Let hypothesis draw `max_examples` different examples, and shrink one that fails. Returns how many there were.
+
+    In rounds of ten: from then on it would try variations of earlier examples, of which we have no use.
+    """
     found: list[GradientError] = []
+    seen: set[str] = set()
 
     def test(example: Any) -> None:
+        if not found:
+            key = repr(example)
+            if key in seen or len(seen) >= max_examples:
+                return
+            seen.add(key)
         try:
             run(example)
         except GradientError as error:
             found.append(error)
             raise
 
-    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     settings = hypothesis.settings(
-        max_examples=max_examples,
-        derandomize=seed is None,
+        max_examples=10,
         database=None,
         deadline=None,
-        phases=phases,
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
         print_blob=False,
         suppress_health_check=list(HealthCheck),
     )
-    wrapped = settings(hypothesis.given(drawn)(test))
-    if seed is not None:
-        wrapped = hypothesis.seed(seed)(wrapped)
-    try:
-        wrapped()
-    except GradientError as error:
-        raise _stripped(error) from None
-    except Flaky:
-        raise _stripped(found[-1]) from None
-    except Unsatisfiable:
-        pass  # every draw was refused, which the caller reports
-
-
-def _stripped(error: GradientError) -> GradientError:
-    return GradientError(str(error), error.problems)
+    rounds = 0
+    while len(seen) < max_examples and rounds < 2 + max_examples // 3:
+        rounds += 1
+        wrapped = hypothesis.seed(rounds + 1_000_000 * (seed or 0))(settings(hypothesis.given(drawn)(test)))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, on degenerate draws
+                wrapped()
+        except GradientError as error:
+            raise GradientError(str(error), error.problems) from None
+        except Flaky:
+            raise found[-1] from None
+        except Unsatisfiable:  # every draw was refused, which the caller reports
+            break
+    return len(seen)
 
 
 def _error(problems: Sequence[Problem], what: str, code: str) -> GradientError:

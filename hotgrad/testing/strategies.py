@@ -22,6 +22,7 @@ from hotgrad.variable import Variable
 Shape = tuple[int, ...]
 Strategy = st.SearchStrategy[Any]
 
+REALS = Interval()
 _SPECIAL = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 1.5, 3.0, -3.0, 0.01, -0.01, 0.001, 30.0, -30.0, 100.0)
 _MOST = 18  # elements of a drawn shape
 
@@ -35,21 +36,21 @@ def shapes(draw: Any, min_dims: int = 0, max_dims: int = 3, max_side: int = 4) -
     (0, 1)
     """
     kind = draw(_KIND)
-    ndim = draw(st.integers(min_dims, max_dims))
-    if kind in (1, 2) and max_dims > 1:  # square
+    if kind == 0 and min_dims == 0:
+        return ()
+    ndim = draw(st.integers(min(max(min_dims, 1), max_dims), max_dims))
+    if 4 <= kind < 8 and max_dims > 1:  # square
         ndim = max(ndim, 2)
         return (draw(st.integers(2, max(2, int(_MOST ** (1 / ndim))))),) * ndim
-    if kind == 3 and min_dims == 0:
-        return ()
     sizes: list[int] = []
     for _ in range(ndim):
         sizes.append(draw(st.integers(1, max(1, min(max_side, _MOST // max(1, math.prod(sizes)))))))
-    if kind in (4, 5) and sizes:
-        sizes[draw(st.integers(0, ndim - 1))] = 0 if kind == 4 else 1
+    if kind in (1, 2, 3) and sizes:
+        sizes[draw(st.integers(0, ndim - 1))] = 0 if kind == 1 else 1
     return tuple(sizes)
 
 
-_KIND = st.integers(0, 7)
+_KIND = st.integers(0, 15)
 
 
 @st.composite
@@ -102,7 +103,7 @@ def _make_numbers(domain: Domain, special: bool) -> Strategy:
 
 
 @st.composite
-def tensors(draw: Any, shape: Any = None, domain: Domain = Interval(), dtype: torch.dtype | None = None, special: bool | None = None) -> Tensor:  # noqa: B008  an Interval is a constant
+def tensors(draw: Any, shape: Any = None, domain: Domain = REALS, dtype: torch.dtype | None = None, special: bool | None = None) -> Tensor:
     """Tensors with values of `domain` (float64, or int64 and bool for Integers and Booleans), in any memory layout.
 
     `shape`: a shape or a strategy, default any. `special`: whether values such as 0, bounds and ties are mixed in; default drawn.
@@ -145,7 +146,7 @@ def laid_out(t: Tensor, kind: int) -> Tensor:
 
 
 @st.composite
-def variables(draw: Any, shape: Any = None, domain: Domain = Interval(), requires_grad: Any = None) -> Variable:  # noqa: B008
+def variables(draw: Any, shape: Any = None, domain: Domain = REALS, requires_grad: Any = None) -> Variable:
     """Variables over `tensors(shape, domain)`; `requires_grad` a bool, default drawn.
 
     >>> from hypothesis import find
@@ -207,6 +208,6 @@ def _signature_shapes(draw: Any, signature: str) -> tuple[Shape, ...]:
     batch: Sequence[Shape] = draw(broadcastable_shapes(len(terms), max_dims=1)) if draw(st.integers(0, 2)) == 1 else ((),) * len(terms)
     letters = {letter for term in terms for letter in term}
     kind = draw(_KIND)
-    square = draw(st.integers(2, 3)) if kind in (1, 2) else None
-    sizes = {letter: square or draw(st.integers(0 if kind == 3 else 1, 3)) for letter in sorted(letters)}
+    square = draw(st.integers(2, 3)) if 4 <= kind < 8 else None
+    sizes = {letter: square or draw(st.integers(0 if kind == 1 else 1, 3)) for letter in sorted(letters)}
     return tuple((*lead, *(sizes[letter] for letter in term)) for lead, term in zip(batch, terms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,9 +67,8 @@ def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor,
         raise OperandError(
             f"weights need a loss with a `reduction` of 'mean' or 'sum', such as those of hotgrad.nn, so that rows can be weighted; got {loss!r:.80}"
         )
-    each = type(loss).__new__(type(loss))
-    each.__dict__.update(vars(loss))
-    each.reduction = "none"
+    each = copy.copy(loss)
+    each.reduction = "none"  # type: ignore[attr-defined]
 
     def call(output: Any, y: Tensor, weights: Tensor | None) -> Variable:
         values = each(output, y)

@@ -27,6 +27,13 @@ from hotgrad.training.state import Snapshot
 _SAVED = {"state": dict, "optimizer": (str, type(None))}
 
 
+class _Setup:
+    """Loss and optimizer of a model, out of the sight of its modules: a loss is no layer."""
+
+    def __init__(self, loss: Any, optimizer: Any) -> None:
+        self.loss, self.optimizer = loss, optimizer
+
+
 class Sequential(Module):
     """Layers applied one after the other, with training built in.
 
@@ -46,7 +53,6 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Any, loss: Any = None, optimizer: Any = None) -> None:
-        super().__init__()
         if layers and isinstance(layers[0], (list, tuple, dict)):
             given, *rest = layers
             if len(rest) > 2 or (rest and loss is not None) or (len(rest) > 1 and optimizer is not None):
@@ -57,12 +63,28 @@ class Sequential(Module):
         else:
             named = [(str(i), layer) for i, layer in enumerate(layers)]
         self._names: list[str] = []
-        self.generator: torch.Generator | None = None
+        self._setup = _Setup(loss, optimizer)
         self.epochs_done = 0
-        self.loss = loss
-        self.optimizer = optimizer
         for name, layer in named:
             self.append(layer, name)
+
+    @property
+    def loss(self) -> Any:
+        """What `fit` and `evaluate` use: a callable, or a name until the first `fit`. None if there is none."""
+        return self._setup.loss
+
+    @loss.setter
+    def loss(self, value: Any) -> None:
+        self._setup.loss = value
+
+    @property
+    def optimizer(self) -> Any:
+        """What `fit` uses: an optimizer, or a name until the first `fit`. None if there is none."""
+        return self._setup.optimizer
+
+    @optimizer.setter
+    def optimizer(self, value: Any) -> None:
+        self._setup.optimizer = value
 
     # ---- the layers
 
@@ -203,11 +225,6 @@ class Sequential(Module):
             seed = int(torch.randint(2**63 - 1, ()))
         return (self.generator or torch.Generator()).manual_seed(seed)
 
-    def use_generator(self, generator: torch.Generator) -> None:
-        """Let this model and all its modules draw from `generator`."""
-        for module in self.modules():
-            module.generator = generator
-
     # ---- using it
 
     def predict(self, x: Any, batch_size: int | None = None) -> Tensor:
@@ -278,8 +295,7 @@ class Sequential(Module):
         The model's generator, restarted by `seed`, draws the weights.
         """
         self.use_generator(self._seeded(seed))
-        for module in self.modules():
-            module.reset_parameters()
+        self.reset_parameters(self.generator)
         if self.optimizer is not None:
             self.optimizer.reset()
         self.epochs_done = 0
@@ -307,12 +323,12 @@ class Sequential(Module):
                 f"{path} was saved with the optimizer {content['optimizer']}, this model has {current}; "
                 "set model.optimizer = None before loading, and give the new one to fit"
             )
-        before = Snapshot(self)
+        snapshot = Snapshot(content["state"])
         try:
-            Snapshot(content["state"]).restore(self)
+            snapshot.restore(copy.deepcopy(self))
         except Exception as error:
-            before.restore(self)
             raise FileError(f"{path} does not fit this model: {error}") from error
+        snapshot.restore(self)
         return self
 
 
