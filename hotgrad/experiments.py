@@ -103,6 +103,8 @@ def _disc_runs(epochs: int, loss: str, runs: int, seed: int, momentum: float, co
 def tape_of_a_step(model: Sequential, x: Tensor, y: Tensor) -> str:
     """The records of one forward pass and its loss."""
     loss: Callable[..., Any] = model.loss
+    for name, parameter in model.named_parameters():
+        parameter.name = name
     with Tape() as tape:
         value = loss(model(Variable(x, name="x")), y)
         text = str(tape)

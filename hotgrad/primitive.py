@@ -80,8 +80,8 @@ class Primitive:
       copy where it must own the memory. Default False, which is always safe.
     - `domain`: per operand an Interval, Integers or Booleans from which tests draw. Default: the reals.
     - `options`: what tests draw for each option, as a list of values or a hypothesis strategy.
-    - `operands()`: a hypothesis strategy of (operands, options) where domain and signature do not say enough; an operand
-      may be given by its shape alone.
+    - `operands()`: a list, from simple to intricate, or a hypothesis strategy, of (operands, options) where domain and
+      signature do not say enough; an operand may be given by its shape alone.
     - `signature`: numpy's generalised-ufunc form, "(m,k),(k,n)->(m,n)". Default: all operands broadcast.
     - `operators`: names of the Variable methods this op provides, ("__mul__", "__rmul__").
     - `collects`: True where several positional options are one tuple, as in `x.reshape(2, 3)`.

@@ -94,6 +94,8 @@ def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, 
             return out
         if recorded and state.recording and op.differentiable and out.dtype.is_floating_point:
             return wrap(out, _record(op, links, values, options, out))
+        if out.is_complex():
+            raise DtypeError("complex data is not supported. Use its real and imaginary parts")
     except Exception as error:
         fail(op, values, options, error)
     return wrap(out, None)

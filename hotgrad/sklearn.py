@@ -55,7 +55,7 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
             for size, following in zip(sizes, sizes[1:]):
                 layers += [Linear(size, following), ReLU()]
             model = Sequential(*layers, Linear(sizes[-1], outputs))
-        model.to(torch.from_numpy(x[:0]).dtype)
+        model.to(torch.float32 if x.dtype == np.float32 else torch.float64)
         model.reset(int(check_random_state(self.random_state).randint(2**31 - 1)))
         optimizer = self.optimizer if isinstance(self.optimizer, str) else self.optimizer.fresh()
         self.history_ = model.fit(
@@ -118,7 +118,8 @@ class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """The likeliest class of each row."""
-        return self.classes_[self._outputs(X).argmax(1).numpy()] if check_is_fitted(self) is None else None
+        best = self._outputs(X).argmax(1).numpy()
+        return self.classes_[best]
 
 
 class HotRegressor(RegressorMixin, _HotEstimator):  # type: ignore[misc]

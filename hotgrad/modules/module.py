@@ -77,7 +77,7 @@ class Module:
             for name, value in _held(module):
                 if isinstance(value, Parameter) and id(value) not in seen:
                     seen.add(id(value))
-                    yield f"{prefix}.{name}".lstrip("."), value
+                    yield _joined(prefix, name), value
 
     def parameters(self) -> Iterator[Parameter]:
         """All Parameters, frozen ones included, each once.
@@ -97,7 +97,7 @@ class Module:
         """All buffers by dotted name."""
         for prefix, module in self.named_modules():
             for name in module._buffers:
-                yield f"{prefix}.{name}".lstrip("."), getattr(module, name)
+                yield _joined(prefix, name), getattr(module, name)
 
     # ---- modes
 
@@ -257,23 +257,18 @@ class Module:
         return f"({self.extra_repr()})"
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
-        """One row per module in it: indented name, what it is, shapes of its own parameters, their count."""
+        """One row per module in it: its name, what it is, the shapes of its own parameters, their count."""
         rows, seen = [], set()
         for path, module in self.named_modules():
-            shapes, count, frozen = [], 0, False
+            shapes, count = [], 0
             for name, value in _held(module):
                 if isinstance(value, Parameter):
-                    shapes.append(f"{name} {pattern(value)}")
-                    if id(value) in seen:
-                        shapes[-1] += " shared"
-                    elif not isinstance(value, LazyParameter):
+                    shapes.append(f"{name} {pattern(value)}{'' if value.requires_grad else ' frozen'}{' shared' if id(value) in seen else ''}")
+                    if id(value) not in seen and not isinstance(value, LazyParameter):
                         count += value.numel()
-                    frozen = frozen or not value.requires_grad
                     seen.add(id(value))
-            if path:
-                indent = "  " * path.count(".")
-                rows.append((indent + path, type(module).__name__ + module._short(), ", ".join(shapes) + " frozen" * frozen, f"{count:,}" if count else ""))
-        return rows
+            rows.append((path, type(module).__name__ + module._short(), ", ".join(shapes), f"{count:,}" if count else ""))
+        return rows if rows[0][2] or len(rows) == 1 else rows[1:]
 
     def _total(self) -> str:
         sized = [p for p in self.parameters() if not isinstance(p, LazyParameter)]
@@ -283,46 +278,41 @@ class Module:
         return f"{total:,} parameters" + (f" ({', '.join(notes)})" if notes else "")
 
     def __repr__(self) -> str:
-        rows = self._rows()
-        if not rows:
+        if not any(True for _ in self.children()):
             return type(self).__name__ + self._short()
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = ["  ".join((name.ljust(widths[0]), what.ljust(widths[1]), shapes.ljust(widths[2]), n.rjust(widths[3]))) for name, what, shapes, n in rows]
-        return "\n".join([f"{type(self).__name__}{self._short() if self.extra_repr() else ''}: {self._total()}", *("  " + line.rstrip() for line in lines)])
+        widths = [max(map(len, column)) for column in zip(*self._rows())]
+        lines = []
+        for *cells, count in self._rows():
+            lines.append("  " + "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths)), count.rjust(widths[3])]).rstrip())
+        return "\n".join([f"{type(self).__name__}: {self._total()}", *lines])
 
     def _repr_html_(self) -> str:
         """The same as a table, for notebooks."""
         head = "".join(f"<th>{title}</th>" for title in ("name", "module", "parameters", "count"))
-        rows = self._rows() or [("", type(self).__name__ + self._short(), ", ".join(f"{n} {pattern(p)}" for n, p in self.named_parameters()), "")]
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows())
         return f"<table><caption>{escape(type(self).__name__)}: {self._total()}</caption><tr>{head}</tr>{body}</table>"
 
 
-def _held(owner: Any) -> Iterator[tuple[str, Any]]:
+def _held(owner: Module) -> Iterator[tuple[str, Parameter | Module]]:
     """The Parameters and Modules in a module's attributes, and in lists, tuples and dicts there, by dotted name."""
-    stack = [iter(vars(owner).items())]
-    names: list[str] = []
-    open_: list[int] = []
-    while stack:
-        item = next(stack[-1], None)
-        if item is None:
-            stack.pop()
-            if names:
-                names.pop()
-                open_.pop()
-            continue
-        name, value = str(item[0]), item[1]
+    return _found(vars(owner), "", ())
+
+
+def _found(container: Any, prefix: str, around: tuple[Any, ...]) -> Iterator[tuple[str, Parameter | Module]]:
+    for key, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
         if isinstance(value, (Parameter, Module)):
-            yield ".".join((*names, name)), value
-        elif isinstance(value, (list, tuple, dict)) and id(value) not in open_:
-            names.append(name)
-            open_.append(id(value))
-            stack.append(iter(list(value.items()) if isinstance(value, dict) else list(enumerate(value))))
+            yield f"{prefix}{key}", value
+        elif isinstance(value, (list, tuple, dict)) and not any(value is outer for outer in around):
+            yield from _found(value, f"{prefix}{key}.", (*around, value))
 
 
 def _modules(name: str, module: Module, seen: set[int]) -> Iterator[tuple[str, Module]]:
     seen.add(id(module))
     yield name, module
-    for inner, value in list(_held(module)):
+    for inner, value in _held(module):
         if isinstance(value, Module) and id(value) not in seen:
-            yield from _modules(f"{name}.{inner}".lstrip("."), value, seen)
+            yield from _modules(_joined(name, inner), value, seen)
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

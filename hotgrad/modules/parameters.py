@@ -116,7 +116,7 @@ class LazyParameter(Parameter):
     def _unsized(self, *args: Any) -> Any:
         raise TapeError(f"this Parameter of shape {pattern(self)} is not sized yet; call the model on an input first")
 
-    _data = property(_unsized, _unsized)  # type: ignore[assignment]
+    _data = property(_unsized, _unsized)
 
     @property
     def requires_grad(self) -> bool:
@@ -155,19 +155,27 @@ def _lazy(shape: Any, dtype: torch.dtype, device: Any, requires_grad: bool, name
     return parameter
 
 
+def shape_of(parameter: Variable) -> tuple[Any, ...]:
+    """A parameter's shape, with None for what is not known yet.
+
+    >>> shape_of(LazyParameter((None, 3)))
+    (None, 3)
+    """
+    return tuple(parameter._leaf.shape if isinstance(parameter, LazyParameter) else parameter.shape)
+
+
 def pattern(parameter: Variable) -> str:
     """A parameter's shape as text, "?" for what is not known yet.
 
     >>> pattern(LazyParameter((None, 3)))
     '(?, 3)'
     """
-    shape: Any = parameter._leaf.shape if isinstance(parameter, LazyParameter) else parameter.shape
-    return str(tuple(shape)).replace("None", "?")
+    return str(shape_of(parameter)).replace("None", "?")
 
 
 def fits(parameter: Variable, shape: Sequence[int]) -> bool:
     """Whether `shape` is the parameter's, or may become that of a lazy one."""
-    own: Any = parameter._leaf.shape if isinstance(parameter, LazyParameter) else parameter.shape
+    own = shape_of(parameter)
     return len(own) == len(shape) and all(a is None or a == b for a, b in zip(own, shape))
 
 

@@ -38,6 +38,16 @@ class MatMul(Primitive):
     """
 
     signature = "(m,k),(k,n)->(m,n)"
+    operands = staticmethod(
+        lambda: [
+            (shapes, {})
+            for shapes in [
+                ((1,), (1,)), ((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 2)), ((1, 2), (2, 1)), ((2, 3), (3, 2)), ((2, 2), (2, 2)), ((3, 3), (3, 3)),
+                ((2, 2), (2,)), ((2,), (2, 2)), ((3, 1), (1, 2)), ((2, 3), (3, 4)), ((2, 0), (0, 3)), ((0,), (0,)), ((0, 2), (2, 2)), ((2, 2, 3), (3, 2)),
+                ((2, 3), (2, 3, 1)), ((2, 2, 2), (2, 2, 2)), ((2, 1, 2, 2), (3, 2, 1)), ((1, 2, 2), (2, 2, 2)), ((2, 2, 3), (3,)), ((2,), (2, 2, 3)),
+            ]
+        ]
+    )  # fmt: skip
     forward = staticmethod(torch.matmul)
     vjps = (_matmul_left, _matmul_right)
     reads = ("b", "a")
@@ -73,6 +83,19 @@ class Einsum(Primitive):
     forward = staticmethod(lambda *operands, equation: torch.einsum(equation, *operands))
 
     @staticmethod
+    def operands() -> Any:
+        sizes = [{"i": 2, "j": 3, "k": 2, "l": 1, "b": 2}, dict.fromkeys("ijklb", 2), {"i": 3, "j": 1, "k": 0, "l": 2, "b": 1}]
+        equations = ["i->i", "i,i->", "i,j->ij", "ij->ji", "ij->", "ij->j", "ij,jk", "ij,jk->ik", "ij,kj->ik", "ij,ij->i", "ii->i", "ii", "iij->j"]
+        equations += ["bij,bjk->bik", "ij,jk,kl->il", "ij,i->j", "i,ij,j->", "i,i->i", "ijk->kij"]
+        drawn = [
+            (tuple(tuple(size[c] for c in term) for term in equation.partition("->")[0].split(",")), {"equation": equation})
+            for equation in equations
+            for size in sizes
+        ]
+        drawn += [(((2, 3), (3,)), {"equation": "...i,i->..."}), (((2, 1, 3), (2, 3)), {"equation": "...i,...i"}), (((), (2,)), {"equation": ",i->i"})]
+        return drawn
+
+    @staticmethod
     def vjp(index: int, g: Any, out: Any, *operands: Any, equation: str) -> Any:
         """An einsum itself: of the cotangent and the other operands, with the letters of this one as output. Axes summed away
         alone come back by a vector of ones, and a diagonal by an identity matrix.
@@ -80,9 +103,9 @@ class Einsum(Primitive):
         inputs, output = _spell_out(equation, [t.ndim for t in operands])
         own, target = inputs[index], operands[index]
         terms = [output, *(term for i, term in enumerate(inputs) if i != index)]
-        factors = [g, *(t for i, t in enumerate(operands) if i != index)]
+        factors = [g, *(t if t.dtype == g.dtype else t.to(g.dtype) for i, t in enumerate(operands) if i != index)]
         unused = iter(c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in "".join(inputs))
-        like: dict[str, Any] = {"dtype": target.dtype, "device": target.device}
+        like: dict[str, Any] = {"dtype": g.dtype, "device": target.device}
         result = ""
         for axis, letter in enumerate(own):
             if letter in result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -23,6 +24,15 @@ class Reshape(Primitive):
 
     collects = True
     forward = staticmethod(lambda a, *, shape: a.reshape(shape))
+    operands = staticmethod(
+        lambda: [
+            ((old,), {"shape": new})
+            for old, new in [
+                ((), (1,)), ((1,), ()), ((2,), (2, 1)), ((4,), (2, 2)), ((2, 3), (3, 2)), ((2, 3), (-1,)), ((3, 3), (9,)), ((2, 2, 2), (4, -1)),
+                ((0, 2), (2, 0)), ((1, 2), (2,)), ((3, 2), (3, 2)),
+            ]
+        ]
+    )  # fmt: skip
     vjps = (lambda g, out, a, shape: g.reshape(tuple(a.shape)),)
     reads = ("",)
 
@@ -35,6 +45,15 @@ class Permute(Primitive):
     """
 
     collects = True
+
+    operands = staticmethod(
+        lambda: [
+            ((shape,), {"dims": tuple(axis - len(shape) * back for axis in dims)})
+            for shape in [(), (2,), (2, 3), (3, 3), (2, 1, 3), (2, 2, 2), (0, 2)]
+            for dims in permutations(range(len(shape)))
+            for back in (0, 1)
+        ]
+    )
 
     @staticmethod
     def forward(a: Any, *, dims: tuple[int, ...]) -> Any:
@@ -62,6 +81,15 @@ class Expand(Primitive):
 
     collects = True
     forward = staticmethod(lambda a, *, shape: a.expand(shape))
+    operands = staticmethod(
+        lambda: [
+            ((old,), {"shape": new})
+            for old, new in [
+                ((), (2,)), ((), ()), ((1,), (3,)), ((3,), (2, -1)), ((2, 1), (2, 3)), ((1, 1), (3, 3)), ((2, 1), (2, 2, 3)), ((2, 2), (2, 2)),
+                ((3, 1), (3, 3)), ((1, 3), (3, 3)), ((1,), (0,)), ((1, 2), (1, 1, 2)),
+            ]
+        ]
+    )  # fmt: skip
     vjps = (lambda g, out, a, shape: g,)  # the engine undoes broadcasting
     reads = ("",)
 
@@ -75,6 +103,14 @@ class Flip(Primitive):
 
     collects = True
     forward = staticmethod(lambda a, *, dims: a.flip(dims))
+    operands = staticmethod(
+        lambda: [
+            ((shape,), {"dims": dims})
+            for shape in [(2,), (1,), (2, 3), (3, 3), (2, 1, 2), (0, 2), (2, 2, 2)]
+            for dims in [(0,), (-1,), (0, -1), (), (1,)]
+            if all(-len(shape) <= d < len(shape) for d in dims) and len({d % len(shape) for d in dims}) == len(dims)
+        ]
+    )
     vjps = (lambda g, out, a, dims: g.flip(dims),)
     reads = ("",)
     fresh = True
@@ -88,6 +124,17 @@ class Pad(Primitive):
     Variable([0., 1., 2., 0., 0.])
     """
 
+    operands = staticmethod(
+        lambda: [
+            ((shape,), {"pad": pad, "value": value})
+            for shape, pad in [
+                ((2,), (1, 0)), ((2,), (0, 2)), ((3,), (-1, 1)), ((2, 2), (1, 2)), ((2, 3), (0, 1, 1, 0)), ((3, 3), (-1, 0, 1, 2)), ((0,), (1, 1)),
+                ((1, 2, 2), (1, 0, 0, 0, 0, 2)), ((2, 2), ()),
+            ]
+            for value in (0.0, 1.5)
+        ]
+    )  # fmt: skip
+
     @staticmethod
     def forward(a: Any, *, pad: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Tensor:
         if mode != "constant":
@@ -97,6 +144,13 @@ class Pad(Primitive):
     vjps = (lambda g, out, a, pad, mode, value: Pad.apply(g, tuple(-n for n in pad)),)
     reads = ("",)
     fresh = True
+
+
+# (shape, dimension, size, step) that tests draw for the next two
+_WINDOWS = [
+    ((2,), 0, 1, 1), ((4,), 0, 2, 1), ((5,), 0, 2, 2), ((4,), 0, 1, 2), ((4,), 0, 2, 3), ((3,), 0, 3, 1), ((3, 3), -1, 2, 1), ((3, 3), 0, 2, 1),
+    ((2, 4, 2), 1, 3, 1), ((0, 2), 1, 2, 1),
+]  # fmt: skip
 
 
 class Unfold(Primitive):
@@ -109,6 +163,7 @@ class Unfold(Primitive):
     """
 
     forward = staticmethod(lambda a, *, dimension, size, step: a.unfold(normal_axis(dimension, a.ndim), size, step))
+    operands = staticmethod(lambda: [((shape,), {"dimension": d, "size": n, "step": k}) for shape, d, n, k in _WINDOWS])
     vjps = (
         lambda g, out, a, dimension, size, step: Fold.apply(
             g, shape=tuple(a.shape), dimension=normal_axis(dimension, a.ndim), size=size, step=step
@@ -126,9 +181,14 @@ class Fold(Primitive):
 
     function = ""
     forward = staticmethod(lambda g, *, shape, dimension, size, step: torch.ops.aten.unfold_backward(g, shape, dimension, size, step))
+    operands = staticmethod(
+        lambda: [
+            ((tuple(torch.empty(shape).unfold(d, n, k).shape),), {"shape": shape, "dimension": d % len(shape), "size": n, "step": k})
+            for shape, d, n, k in _WINDOWS
+        ]
+    )
     vjps = (lambda h, res, g, shape, dimension, size, step: h.unfold(dimension, size, step),)
     reads = ("",)
-    fresh = True
 
 
 def _plain_index(index: Any) -> Any:
@@ -142,6 +202,18 @@ def _plain_index(index: Any) -> Any:
     if isinstance(index, Tensor) and (index.dtype.is_floating_point or index.dtype.is_complex):
         raise OperandError(f"GetItem: index tensors must be integer or bool; got {index.dtype}")
     return index
+
+
+def _indices() -> list[tuple[tuple[int, ...], Any]]:
+    """Shapes and indices that tests draw."""
+    every, tensor = slice(None), torch.tensor
+    return [
+        ((2,), 0), ((3,), -1), ((4,), slice(1, None)), ((4,), slice(None, None, 2)), ((2,), None), ((), ...), ((), None), ((3,), slice(0, 0)),
+        ((2, 3), 1), ((2, 3), (every, -1)), ((3, 3), (1, 0)), ((2, 3), (..., slice(1, 3))), ((2, 2, 2), (every, None, 0)), ((3, 3), (slice(1), slice(2, None))),
+        ((3,), tensor([0, 2, 2])), ((3,), tensor([-1, -1])), ((3,), tensor([], dtype=torch.int64)), ((2, 3), tensor([[1, 1], [0, 1]])),
+        ((3,), tensor([True, False, True])), ((2, 2), tensor([[True, False], [True, True]])), ((3, 3), (tensor([0, 2, 0]), tensor([1, 1, 1]))),
+        ((2, 3), (every, tensor([2, 0, 2]))), ((2, 3, 2), (1, every, tensor([0, 0]))), ((0, 2), (every, 1)), ((2,), True),
+    ]  # fmt: skip
 
 
 class GetItem(Primitive):
@@ -158,6 +230,7 @@ class GetItem(Primitive):
         return super().bind(tuple(map(_plain_index, extra)), {name: _plain_index(index) for name, index in given.items()})
 
     forward = staticmethod(lambda a, *, index: a[index])
+    operands = staticmethod(lambda: [((shape,), {"index": index}) for shape, index in _indices()])
     vjps = (lambda g, out, a, index: PutItem.apply(g, shape=tuple(a.shape), index=index),)
     reads = ("",)
     operators = ("__getitem__",)
@@ -182,9 +255,11 @@ class PutItem(Primitive):
         places = torch.arange(out.numel(), device=g.device).reshape(shape)[index]
         return out.reshape(-1).index_add_(0, places.reshape(-1), g.reshape(-1)).reshape(shape)
 
+    operands = staticmethod(
+        lambda: [((tuple(torch.empty(shape)[index].shape),), {"shape": shape, "index": index}) for shape, index in _indices()]
+    )
     vjps = (lambda h, res, g, shape, index: h[index],)
     reads = ("",)
-    fresh = True
 
 
 class Cat(Primitive):
@@ -197,6 +272,16 @@ class Cat(Primitive):
     """
 
     forward = staticmethod(lambda *tensors, dim=0: torch.cat(tensors, dim))
+    operands = staticmethod(
+        lambda: [
+            (shapes, {"dim": dim})
+            for shapes, dim in [
+                (((1,),), 0), (((1,), (1,)), 0), (((2,), (3,)), -1), (((2,), (1,), (2,)), 0), (((2, 2), (2, 2)), 1), (((2, 2), (2, 2)), 0),
+                (((3, 3), (3, 3)), -1), (((1, 3), (2, 3)), 0), (((2, 1), (2, 0), (2, 2)), 1), (((0,), (2, 2)), 0), (((2, 1, 2), (2, 2, 2)), 1),
+                (((2, 2), (2, 1), (2, 3), (2, 1)), -1),
+            ]
+        ]
+    )  # fmt: skip
 
     @staticmethod
     def vjp(index: int, g: Any, out: Any, *tensors: Any, dim: int) -> Any:
@@ -220,23 +305,34 @@ class Stack(Primitive):
     """
 
     forward = staticmethod(lambda *tensors, dim=0: torch.stack(tensors, dim))
+    operands = staticmethod(
+        lambda: [
+            ((shape,) * n, {"dim": dim})
+            for n in (1, 2, 3)
+            for shape in [(), (2,), (1,), (2, 2), (2, 3), (0, 2), (2, 1, 2)]
+            for dim in range(-len(shape) - 1, len(shape) + 1)
+        ]
+    )
     vjp = staticmethod(lambda index, g, out, *tensors, dim: g[(slice(None),) * normal_axis(dim, g.ndim) + (index,)])
     reads = ("",)
 
 
-def _check_index(a: Any, index: Any, dim: int) -> tuple[Tensor, int]:
-    """The index tensor and the axis of a gather. Raises OperandError, ShapeError or AxisError."""
+def _check_gather(a: Any, index: Any, dim: int) -> None:
+    """Raise what is wrong with the operands of a gather."""
     if not isinstance(index, Tensor) or index.dtype.is_floating_point or index.dtype is torch.bool:
         raise OperandError(f"index must be an integer tensor; got {getattr(index, 'dtype', index)}")
     axis = normal_axis(dim, a.ndim)
     if index.ndim != a.ndim or any(i != axis and n > m for i, (n, m) in enumerate(zip(index.shape, a.shape))):
-        raise ShapeError(
-            f"index must have as many axes as a, and no more elements along those other than dim={dim}; got {tuple(index.shape)} for {tuple(a.shape)}"
-        )
-    # torch checks the range on a CPU; elsewhere it would end the process
-    if not index.is_cpu and bool(((index < 0) | (index >= a.shape[axis])).any()):
+        raise ShapeError("index must have as many axes as a, and along those other than dim no more elements")
+    if bool(((index < 0) | (index >= a.shape[axis])).any()):
         raise AxisError(f"an index is out of range: along axis {axis} there are {a.shape[axis]} elements")
-    return index.long(), axis
+
+
+# (shape, index, dim) that tests draw for the next two
+_GATHERED: list[tuple[tuple[int, ...], Any, int]] = [
+    ((2,), [0], 0), ((3,), [2, 0, 2], 0), ((2, 3), [[1], [0]], 1), ((2, 3), [[1, 0, 1]], 0), ((3, 3), [[0, 2], [1, 1]], -1), ((2, 2), [[0, 0], [0, 0]], 0),
+    ((2, 2, 1), [[[1], [0]]], 1),
+]  # fmt: skip
 
 
 class Gather(Primitive):
@@ -250,13 +346,17 @@ class Gather(Primitive):
               [3.]])
     """
 
+    operands = staticmethod(lambda: [((shape, torch.tensor(index)), {"dim": dim}) for shape, index, dim in _GATHERED])
+
     @staticmethod
     def forward(a: Any, index: Any, *, dim: int) -> Tensor:
-        index, axis = _check_index(a, index, dim)
+        if not a.is_cpu:  # an index out of range would end the process there
+            _check_gather(a, index, dim)
         try:
-            return torch.gather(a, axis, index)
-        except RuntimeError as error:
-            raise AxisError(str(error)) from None
+            return torch.gather(a, dim, index if index.dtype is torch.int64 else index.long())
+        except Exception:
+            _check_gather(a, index, dim)
+            raise
 
     vjps = (lambda g, out, a, index, dim: ScatterAdd.apply(g, index, shape=tuple(a.shape), dim=dim), None)
     reads = ("index", "")
@@ -272,6 +372,12 @@ class ScatterAdd(Primitive):
     """
 
     function = ""
+    operands = staticmethod(
+        lambda: [
+            ((tuple(torch.tensor(index).shape), torch.tensor(index)), {"shape": shape, "dim": dim % len(shape)})
+            for shape, index, dim in _GATHERED
+        ]
+    )
     forward = staticmethod(
         lambda g, index, *, shape, dim: torch.zeros(shape, dtype=g.dtype, device=g.device).scatter_add_(dim, index.long(), g)
     )

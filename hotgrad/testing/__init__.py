@@ -1,0 +1,34 @@
+"""Property-based checks of gradient rules, ops and whole functions, and the measure of what they catch. Needs hypothesis.
+
+    @pytest.mark.parametrize("op", hg.primitives().values())
+    def test_gradients(op):
+        hg.testing.check_op(op)
+"""
+
+try:
+    import hypothesis  # noqa: F401
+except ImportError:
+    raise ImportError("hotgrad.testing draws its examples with hypothesis, which is not installed; pip install hypothesis") from None
+
+from hotgrad.testing.check import check_all, check_op
+from hotgrad.testing.functions import check_gradients, check_programs
+from hotgrad.testing.programs import Program, programs
+from hotgrad.testing.report import GradientError, Problem, Report
+from hotgrad.testing.strategies import broadcastable_shapes, operands, shapes, tensors, variables
+
+__all__ = [
+    "GradientError",
+    "Problem",
+    "Program",
+    "Report",
+    "broadcastable_shapes",
+    "check_all",
+    "check_gradients",
+    "check_op",
+    "check_programs",
+    "operands",
+    "programs",
+    "shapes",
+    "tensors",
+    "variables",
+]

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import hypothesis
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky, StopTest, UnsatisfiedAssumption, Unsatisfiable
+from hypothesis.errors import Flaky, Unsatisfiable
 from torch import Tensor
 
 from hotgrad.errors import HotgradError, OperandError
-from hotgrad.primitive import Interval, Primitive, primitives
+from hotgrad.primitive import Primitive, primitives
 from hotgrad.testing import conventions
-from hotgrad.testing.examine import Failed, Subject, examine, pattern
+from hotgrad.testing.examine import Subject, examine
 from hotgrad.testing.report import GradientError, Problem, Report, option_code, tensor_code
 from hotgrad.testing.strategies import domain_of, laid_out, operands
-from hotgrad.variable import Variable, gradients
+from hotgrad.variable import Variable
 
 _REFUSALS = (HotgradError, ValueError, RuntimeError, IndexError, TypeError, ZeroDivisionError)
-_COTANGENTS = st.lists(st.sampled_from([1.0, 0.0, *(k / 10 for k in range(-19, 20) if k)]), min_size=1)
+_SEED = st.sampled_from([1.0, 0.0, -1.0, 0.0, *(k / 10 for k in range(-19, 20) if k)])  # of the cotangent
+_LAYOUT = st.sampled_from([0, 0, 0, 1, 2, 4])
 
 
 def check_op(
@@ -57,7 +58,7 @@ def check_op(
     run = _Run(op, order, report, oracle)
     problems = conventions.check(op)
     if problems:
-        raise _error(problems, "", "")
+        raise failure(problems, "")
 
     @st.composite
     def drawn(draw: Any) -> tuple[tuple[Tensor, ...], dict[str, Any], Tensor]:
@@ -73,13 +74,9 @@ def check_op(
 
     report.examples = explore(drawn(), run, max_examples, seed, shrink)
     if report.refused > 8 * max(report.examples, 1):
-        raise _error([Problem("refused", f"{op.name}: forward refused {report.refused} draws and took {report.examples}; make `domain`, `options` or `operands()` say what it takes")], "", "")
+        raise failure([Problem("refused", f"{op.name}: forward refused {report.refused} draws and took {report.examples}; make `domain`, `options` or `operands()` say what it takes")], "")
     report.seconds = time.perf_counter() - started
     return report
-
-
-_SEED = st.sampled_from([1.0, 0.0, -1.0, 0.0, *(k / 10 for k in range(-19, 20) if k)])
-_LAYOUT = st.sampled_from([0, 0, 0, 1, 2, 4])
 
 
 class _Run:
@@ -92,7 +89,7 @@ class _Run:
         op, (values, options, g) = self.op, drawn
         problems = self.problems(values, options, g)
         if problems:
-            raise _error(problems, f"{op.name}", self.code(values, options, g))
+            raise failure(problems, self.code(values, options, g), sum(v.numel() for v in values))
 
     def problems(self, values: tuple[Tensor, ...], options: dict[str, Any], g: Tensor) -> list[Problem]:
         op = self.op
@@ -181,7 +178,7 @@ def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int
                 warnings.simplefilter("ignore")  # torch's, on degenerate draws
                 wrapped()
         except GradientError as error:
-            raise GradientError(str(error), error.problems) from None
+            raise error.with_traceback(None) from None
         except Flaky:
             raise found[-1] from None
         except Unsatisfiable:  # every draw was refused, which the caller reports
@@ -189,7 +186,8 @@ def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int
     return len(seen)
 
 
-def _error(problems: Sequence[Problem], what: str, code: str) -> GradientError:
+def failure(problems: Sequence[Problem], code: str, elements: int = 0, calls: int = 1) -> GradientError:
+    """The error that tells all of `problems`, with the input as code."""
     lines: list[str] = []
     for problem in problems:
         lines.append(problem.text)
@@ -197,4 +195,40 @@ def _error(problems: Sequence[Problem], what: str, code: str) -> GradientError:
             lines.append(f"  likely: {problem.diagnosis}")
     if code:
         lines += ["the smallest input found:", *(f"  {line}" for line in code.splitlines())]
-    return GradientError("\n".join(lines), problems)
+    return GradientError("\n".join(lines), problems, elements, calls)
+
+
+def check_all(
+    names: Iterable[str] | None = None, order: int = 2, max_examples: int = 25, seed: int | None = None, *, oracle: bool = False
+) -> list[Report]:
+    """Check every registered primitive, or those named. `oracle`: compare with torch's functions too, where there is one.
+
+    Raises one GradientError for all that was found wrong, and OperandError for a name that nothing has.
+
+    >>> [report.name for report in check_all(["Mul", "Exp"], max_examples=5)]
+    ['Mul', 'Exp']
+    """
+    reports = list(each(names, order, max_examples, seed, oracle=oracle))
+    problems = [problem for report in reports for problem in report.problems]
+    if problems:
+        raise GradientError("\n".join(report.message for report in reports if report.problems), problems)
+    return reports
+
+
+def each(
+    names: Iterable[str] | None = None, order: int = 2, max_examples: int = 25, seed: int | None = None, *, oracle: bool = False
+) -> Iterator[Report]:
+    """The reports of `check_all`, one after the other; a failed one holds its problems."""
+    known = primitives()
+    wanted = list(known if names is None else names)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise OperandError(f"no primitive is named {unknown[0]!r}; there are {', '.join(known)}")
+    for name in wanted:
+        op = known[name]
+        started = time.perf_counter()
+        try:
+            yield check_op(op, order, max_examples, seed, oracle=conventions.oracle_of(op) if oracle else None)
+        except GradientError as error:
+            seconds = time.perf_counter() - started
+            yield Report(name, orders=order, seconds=seconds, problems=list(error.problems), message=str(error))

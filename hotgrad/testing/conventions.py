@@ -1,3 +1,196 @@
-def check(op): return []
-def compare(*a): return []
-def probe_overflow(*a): return []
+"""What differences cannot tell: the gradients agreed on at kinks and ties, and in the company of NaN and infinity; what ops that
+declare themselves stable owe at large values; and the comparison with a torch function, which is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf, nan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.primitive import Primitive, primitives
+from hotgrad.testing.examine import Subject, near, same
+from hotgrad.testing.report import Problem, option_code
+from hotgrad.variable import Variable
+
+# name: (operands, options, cotangent, the gradient of each operand or None where it is not looked at)
+_TABLE: dict[str, list[tuple[list[Any], dict[str, Any], Any, list[Any]]]] = {
+    "ReLU": [
+        ([[-1.0, -0.0, 0.0, 1e-7, 2.0]], {}, [1.0, 2.0, 3.0, 4.0, 5.0], [[0.0, 0.0, 0.0, 4.0, 5.0]]),
+        ([[-1.0, 0.0, 1.0, nan]], {}, [inf, nan, inf, 2.0], [[0.0, 0.0, inf, 2.0]]),
+    ],
+    "ReLUGrad": [([[1.0, inf, nan, 2.0], [0.0, -1.0, 0.0, nan]], {}, [3.0, inf, 1.0, 5.0], [[0.0, 0.0, 0.0, 5.0], [0.0, 0.0, 0.0, 0.0]])],
+    "Abs": [([[-2.0, -0.0, 0.0, 1e-300, 3.0]], {}, [1.0, 2.0, 3.0, 4.0, 5.0], [[-1.0, 0.0, 0.0, 4.0, 5.0]])],
+    "Sign": [([[-2.0, 0.0, 3.0]], {}, [1.0, inf, nan], [[0.0, 0.0, 0.0]])],
+    "Maximum": [
+        ([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]], {}, [2.0, 3.0, 5.0], [[1.0, 0.0, 5.0], [1.0, 3.0, 0.0]]),
+        ([[1.0, 2.0], [2.0, 1.0]], {}, [inf, nan], [[0.0, nan], [inf, 0.0]]),
+    ],
+    "Minimum": [
+        ([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]], {}, [2.0, 3.0, 5.0], [[1.0, 3.0, 0.0], [1.0, 0.0, 5.0]]),
+        ([[1.0, 2.0], [2.0, 1.0]], {}, [inf, nan], [[inf, 0.0], [0.0, nan]]),
+    ],
+    "Amax": [
+        ([[2.0, 1.0, 2.0, 2.0]], {}, 6.0, [[2.0, 0.0, 2.0, 2.0]]),
+        ([[[1.0, 1.0], [3.0, 2.0]]], {"dim": 1}, [4.0, inf], [[[2.0, 2.0], [inf, 0.0]]]),
+    ],
+    "Amin": [
+        ([[2.0, 5.0, 2.0, 2.0]], {}, 6.0, [[2.0, 0.0, 2.0, 2.0]]),
+        ([[[1.0, 1.0], [3.0, 2.0]]], {"dim": -1, "keepdim": True}, [[4.0], [inf]], [[[2.0, 2.0], [0.0, inf]]]),
+    ],
+    "Clip": [
+        ([[-2.0, -1.0, 0.0, 2.0, 3.0]], {"min": -1.0, "max": 2.0}, [1.0, 2.0, 3.0, 4.0, 5.0], [[0.0, 2.0, 3.0, 4.0, 0.0]]),
+        ([[-2.0, -1.0, 3.0]], {"min": -1.0}, [inf, 2.0, 3.0], [[0.0, 2.0, 3.0]]),
+        ([[-2.0, 2.0, 3.0]], {"max": 2.0}, [1.0, 2.0, nan], [[1.0, 2.0, 0.0]]),
+    ],
+    "Where": [([[True, False], [1.0, 2.0], [3.0, 4.0]], {}, [inf, nan], [None, [inf, 0.0], [0.0, nan]])],
+    "Pow": [
+        ([[0.0, 2.0, -2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 2.0]], {}, [1.0, 1.0, 1.0, 3.0, 3.0], [[0.0, 0.0, 0.0, 3.0, 0.0], None]),
+        ([[0.0, 0.0, 0.0], [0.0, 0.5, 2.0]], {}, [1.0, 1.0, 1.0], [None, [0.0, 0.0, 0.0]]),
+        ([[-2.0, -2.0, -1.0, -2.0], [2.0, 3.0, -1.0, -2.0]], {}, [1.0, 2.0, 1.0, 1.0], [[-4.0, 24.0, -1.0, 0.25], None]),
+        ([[0.0, -3.0, 2.0], 0], {}, [1.0, 2.0, 3.0], [[0.0, 0.0, 0.0], None]),
+        ([[0.0, -3.0, 2.0], 1], {}, [1.0, 2.0, 3.0], [[1.0, 2.0, 3.0], None]),
+        ([[0.0, -3.0, 2.0], 2], {}, [1.0, 2.0, 3.0], [[0.0, -12.0, 12.0], None]),
+        ([[0.0, -3.0, 2.0], 3], {}, [1.0, 2.0, 3.0], [[0.0, 54.0, 36.0], None]),
+        ([0.0, [0.0, 1.0, 2.0]], {}, [1.0, 2.0, 3.0], [None, [0.0, 0.0, 0.0]]),
+    ],
+    "Prod": [([[0.0, 2.0, 3.0]], {}, 2.0, [[12.0, 0.0, 0.0]]), ([[0.0, 2.0, 0.0]], {}, 2.0, [[0.0, 0.0, 0.0]])],
+    "Norm": [
+        ([[0.0, 0.0]], {"p": 2.0}, 1.0, [[0.0, 0.0]]),
+        ([[0.0, -2.0]], {"p": 1.0}, 3.0, [[0.0, -3.0]]),
+        ([[2.0, -2.0, 1.0]], {"p": inf}, 6.0, [[3.0, -3.0, 0.0]]),
+        ([[0.0, 0.0]], {"p": 3.0}, 1.0, [[0.0, 0.0]]),
+    ],
+    "Std": [([[1.0, 1.0, 1.0]], {}, 2.0, [[0.0, 0.0, 0.0]])],
+    "GetItem": [([[1.0, 2.0, 3.0]], {"index": torch.tensor([0, 2, 2])}, [1.0, 2.0, 3.0], [[1.0, 0.0, 5.0]])],
+    "LogSumExp": [([[-inf, -inf]], {"dim": 0}, 1.0, [[0.0, 0.0]]), ([[-inf, 0.0]], {"dim": 0}, 2.0, [[0.0, 2.0]])],
+}
+
+
+def original(op: type[Primitive]) -> str:
+    """The name of the registered built-in primitive whose forward `op` has; "" if none."""
+    found = (p for p in primitives().values() if p.__module__.startswith("hotgrad.") and p.forward is op.forward)
+    return next((p.name for p in found), "")
+
+
+def check(op: type[Primitive]) -> list[Problem]:
+    """The gradients of `op` against the table, if its forward is that of a primitive that stands there."""
+    problems = []
+    for operands, options, g, wanted in _TABLE.get(original(op), ()):
+        values = [v if isinstance(v, int) else torch.tensor(v, dtype=torch.bool if v == [True, False] else torch.float64) for v in operands]
+        leaves = [Variable(v, requires_grad=True) if w is not None else v for v, w in zip(values, wanted)]
+        call = ", ".join([*map(str, operands), *(f"{name}={option_code(value)}" for name, value in options.items())])
+        try:
+            op.apply(*leaves, **options).backward(torch.tensor(g, dtype=torch.float64))
+        except Exception as error:
+            return [Problem("raised", f"{op.name}({call}): differentiating raised {type(error).__name__}: {error}")]
+        for name, leaf, right in zip(op.operand_names, leaves, wanted):
+            if right is None:
+                continue
+            got = torch.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
+            exact = torch.tensor(right, dtype=torch.float64)
+            if not torch.allclose(got, exact, rtol=1e-12, atol=0, equal_nan=True):
+                text = f"{op.name}({call}) with the cotangent {g}: the gradient of {name} is {got.tolist()}; by convention it is {right}"
+                problems.append(Problem("convention", text, "wrong at a kink, at a tie, or where a mask must select and not multiply"))
+    return problems
+
+
+# ---------------------------------------------------------------------------------------------------------------- overflow
+
+
+def probe_overflow(subject: Subject, g: Tensor) -> list[Problem]:
+    """Far from 0, value and gradients of an op that is declared stable are finite and not NaN, in both dtypes."""
+    if not bool(subject.plain(subject.values).isfinite().all()):
+        return []
+    for size in (60.0, 800.0, 1e30):
+        for dtype in (torch.float64, torch.float32):
+            values = [(torch.sign(v) * size + v).to(dtype) if i in subject.checked else v for i, v in enumerate(subject.values)]
+            for one in values:
+                one[one.abs() < size / 2] = 0.0  # zeros among the large
+            where = f"{subject.name} is declared stable, but at {[v.tolist() for v in values]}, {dtype}, "
+            finite = subject.plain(values).isfinite()
+            if not bool(finite.all()):
+                return [Problem("overflow", f"{where}its value is not finite: {subject.plain(values).tolist()}")]
+            for i, grad in zip(subject.checked, subject.pull(values, g.to(dtype))):
+                if not bool(grad.isfinite().all()):
+                    return [Problem("overflow", f"{where}the gradient of {subject.names[i]} is {grad.tolist()}", "something on the way overflows though the result does not")]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------------------------ oracle
+
+
+def compare(oracle: Callable[..., Tensor], subject: Subject, options: dict[str, Any], g: Tensor | None) -> list[Problem]:
+    """Value and gradients against those of a torch function, to 1e-11 of the magnitude that entered."""
+    leaves = [v.detach().clone().requires_grad_(i in subject.checked and g is not None) for i, v in enumerate(subject.values)]
+    with torch.enable_grad():
+        theirs = oracle(*leaves, **options)
+    ours = subject.plain(subject.values)
+    size = max((float(v.abs().max()) for v in subject.values if v.numel() and v.dtype.is_floating_point), default=0.0)
+    if theirs.shape != ours.shape or theirs.dtype != ours.dtype or not near(ours, theirs.detach(), 1e-11, size) or not same(ours.isnan(), theirs.isnan()):
+        return [Problem("oracle", f"{subject.name}: the value is {ours.tolist()}; torch's is {theirs.tolist()}")]
+    if g is None or not theirs.requires_grad:
+        return []
+    wanted: Sequence[Any] = torch.autograd.grad(theirs, [leaves[i] for i in subject.checked], g, allow_unused=True)
+    factor = float(g.abs().max()) if g.numel() else 0.0
+    for i, got, right in zip(subject.checked, subject.pull(subject.values, g), wanted):
+        right = torch.zeros_like(got) if right is None else right
+        if not near(got, right, 1e-11, size * factor):
+            return [Problem("oracle", f"{subject.name}: the gradient of {subject.names[i]} is {got.tolist()}; torch's is {right.tolist()}", "right to some digits only: somewhere it is computed in float32" if near(got, right, 1e-5) else "")]
+    return []
+
+
+
+
+def _put(g: Tensor, shape: tuple[int, ...], index: Any) -> Tensor:
+    places = torch.arange(torch.Size(shape).numel()).reshape(shape)[index]
+    return torch.zeros(shape, dtype=g.dtype).reshape(-1).index_add(0, places.reshape(-1), g.reshape(-1)).reshape(shape)
+
+
+# The torch function that does what the primitive of that name does.
+ORACLES: dict[str, Callable[..., Any]] = {
+    **{name: getattr(torch, name.lower()) for name in "Add Sub Mul Div Neg Pow Abs Sign Maximum Minimum Clip Where MatMul Exp Log Log1p Expm1 Sqrt".split()},
+    **{name: getattr(torch, name.lower()) for name in "Square Reciprocal Sin Cos Tan Tanh Sigmoid Erf ReLU Amax Amin Cumsum Softmax LogSumExp Permute Flip".split()},
+    **dict(zip("Less LessEqual Greater GreaterEqual Equal NotEqual".split(), (torch.lt, torch.le, torch.gt, torch.ge, torch.eq, torch.ne))),
+    "Amax": lambda a, dim, keepdim: torch.amax(a, () if dim is None else dim, keepdim),
+    "Amin": lambda a, dim, keepdim: torch.amin(a, () if dim is None else dim, keepdim),
+    "Cast": lambda a, dtype, device: a.to(dtype=dtype, device=device),
+    "Cat": lambda *tensors, dim: torch.cat(tensors, dim),
+    "Stack": lambda *tensors, dim: torch.stack(tensors, dim),
+    "Einsum": lambda *operands, equation: torch.einsum(equation, *operands),
+    "Expand": lambda a, shape: torch.broadcast_to(a, a.new_zeros(()).expand(shape).shape) if -1 not in shape else a.expand(shape),
+    "Fold": lambda g, shape, dimension, size, step: _put(g, shape, _windows(shape, dimension, size, step)),
+    "Gather": lambda a, index, dim: torch.take_along_dim(a, index, dim) if a.shape == index.shape else torch.gather(a, dim, index),
+    "GetItem": lambda a, index: a[index],
+    "PutItem": lambda g, shape, index: _put(g, shape, index),
+    "ScatterAdd": lambda g, index, shape, dim: torch.zeros(shape, dtype=g.dtype).scatter_add(dim, index, g),
+    "LogSoftmax": lambda a, dim: torch.nn.functional.log_softmax(a, dim),
+    "LogSumExp": lambda a, dim, keepdim: torch.logsumexp(a, dim, keepdim),
+    "Mean": lambda a, dim, keepdim: torch.mean(a, dim, keepdim),
+    "Norm": lambda a, p, dim, keepdim: torch.linalg.vector_norm(a, p, dim, keepdim),
+    "Pad": lambda a, pad, value: torch.nn.functional.pad(a, pad, value=value),
+    "Prod": lambda a, dim, keepdim: torch.prod(a, dim, keepdim) if dim is not None else torch.prod(a).reshape((1,) * a.ndim if keepdim else ()),
+    "Reshape": lambda a, shape: a.reshape(shape),
+    "ReLUGrad": lambda g, out: torch.where(out <= 0, 0.0, g) + 0 * out,
+    "SigmoidGrad": lambda g, out: g * out * (1 - out),
+    "TanhGrad": lambda g, out: g * (1 - out * out),
+    "Softplus": lambda a, beta: torch.nn.functional.softplus(a, beta),
+    "Std": lambda a, dim, correction, keepdim: torch.std(a, dim, correction=correction, keepdim=keepdim),
+    "Var": lambda a, dim, correction, keepdim: torch.var(a, dim, correction=correction, keepdim=keepdim),
+    "Sum": lambda a, dim, keepdim: torch.sum(a, dim, keepdim),
+    "Unfold": lambda a, dimension, size, step: a.unfold(dimension, size, step),
+}  # fmt: skip
+
+
+def _windows(shape: tuple[int, ...], dimension: int, size: int, step: int) -> tuple[Any, ...]:
+    """The index that makes of a tensor of `shape` what unfold makes of it."""
+    places = torch.arange(torch.Size(shape).numel()).reshape(shape).unfold(dimension, size, step)
+    return torch.unravel_index(places, shape)
+
+
+def oracle_of(op: type[Primitive]) -> Callable[..., Tensor] | None:
+    """The torch function that does what `op` does, None if there is none known."""
+    return ORACLES.get(original(op))

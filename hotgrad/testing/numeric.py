@@ -31,7 +31,7 @@ class Slopes(NamedTuple):
     @property
     def resolved(self) -> Tensor:
         """Where the slope of a single output along a single direction is known."""
-        return self.error <= RESOLVED * (1e-3 + torch.maximum(self.low.abs(), self.high.abs()))
+        return self.error.isfinite() & (self.error <= RESOLVED * (1e-3 + torch.maximum(self.low.abs(), self.high.abs())))
 
     @property
     def kinked(self) -> Tensor:
@@ -54,9 +54,10 @@ def slopes(
     directions: Sequence[Direction],
     reach: Sequence[tuple[float, float]],
     scales: Sequence[float] = SCALES,
+    terms: float = 0.0,
 ) -> Slopes:
     """The slopes at `values` of `f`, which gives one flat tensor, along each of `directions` (one entry per value, None for no
-    step). `reach` says how far one may go forwards and backwards along each.
+    step). `reach` says how far one may go forwards and backwards along each. `terms`: how large the terms are that `f` adds up.
     """
     y = f(list(values)).detach()
     eps = torch.finfo(y.dtype).eps
@@ -68,7 +69,7 @@ def slopes(
     for scale in scales:
         if not todo or not y.numel():
             break
-        rows = _at_scale(f, values, [directions[i] for i in todo], [reach[i] for i in todo], scale, y, eps, size)
+        rows = _at_scale(f, values, [directions[i] for i in todo], [reach[i] for i in todo], scale, y, eps, (size, terms))
         old = Slopes(*(part[todo] for part in best))
         better = torch.where(
             old.kinked & ~rows.kinked & old.resolved, rows.error * 16 < old.high - old.low, rows.error < old.error
@@ -89,7 +90,7 @@ def _moved(values: Sequence[Any], direction: Direction, t: float) -> list[Any]:
 
 
 def _at_scale(
-    f: Any, values: Any, directions: Any, reach: Any, scale: float, y: Tensor, eps: float, size: float
+    f: Any, values: Any, directions: Any, reach: Any, scale: float, y: Tensor, eps: float, sizes: tuple[float, float]
 ) -> Slopes:  # fmt: skip
     """The slopes with steps of `scale` and a half and a quarter of it, shortened to stay within reach."""
     steps, sides = [], []
@@ -107,8 +108,8 @@ def _at_scale(
     # one-sided: errors of order h, then h^2, are extrapolated away
     first, second = 2 * one[:, :, 1] - one[:, :, 0], 2 * one[:, :, 2] - one[:, :, 1]
     side = (4 * second - first) / 3
-    height = torch.maximum(found.abs().nan_to_num(0, 0, 0).amax((1, 2)), y.abs())
-    noise = 64 * eps * (height + one.abs().nan_to_num(0, 0, 0).amax((1, 2)) * size) / h[:, :, 0, 0]
+    height = torch.maximum(found.abs().nan_to_num(0, 0, 0).amax((1, 2)), y.abs()).clamp_min(sizes[1])
+    noise = 64 * eps * (height + one.abs().nan_to_num(0, 0, 0).amax((1, 2)) * sizes[0]) / h[:, :, 0, 0]
     noise = torch.where((found == y).all(2).all(1), 0.0, noise)  # constant along this direction
     side_error = (side - second).abs() + 4 * noise.unsqueeze(1)
     # central: errors of order h^2
@@ -132,13 +133,13 @@ def _at_scale(
     return Slopes(low, high, error)
 
 
-def persists(f: Any, values: Any, direction: Any, reach: Any, g: Tensor, claimed: float) -> bool:
+def persists(f: Any, values: Any, direction: Any, reach: Any, g: Tensor, claimed: float, terms: float, slack: float) -> bool:
     """Whether the three scales that see most sharply all exclude `claimed` as the slope of the sum weighted by `g`."""
     verdicts = []
     for k in (3, 5, 7, 9, 12, 15, 18, 22):
-        low, high, tolerance, resolved = slopes(f, values, [direction], [reach], (2.0**-k / 3,)).weighted(g)
+        low, high, tolerance, resolved = slopes(f, values, [direction], [reach], (2.0**-k / 3,), terms).weighted(g)
         if bool(resolved):
-            inside = float(low - tolerance) <= claimed <= float(high + tolerance)
+            inside = float(low - tolerance) - slack <= claimed <= float(high + tolerance) + slack
             verdicts.append((float(tolerance + (high - low)), not inside))
     verdicts.sort()
     return bool(verdicts) and all(outside for _, outside in verdicts[:3])

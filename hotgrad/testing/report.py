@@ -14,11 +14,14 @@ from hotgrad.errors import HotgradError
 
 
 class GradientError(HotgradError, AssertionError):
-    """What a check found wrong; `problems` lists it piece by piece, `kind` says what the first is about."""
+    """What a check found wrong; `problems` lists it piece by piece, `kind` says what the first is about; `elements` and `calls`
+    how large the smallest failing input and program are.
+    """
 
-    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+    def __init__(self, message: str, problems: Sequence[Problem] = (), elements: int = 0, calls: int = 1) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+        self.elements, self.calls = elements, calls
 
     @property
     def kind(self) -> str:
@@ -47,6 +50,7 @@ class Report:
     orders: int = 1
     seconds: float = 0.0
     problems: list[Problem] = field(default_factory=list)
+    message: str = ""  # of the GradientError, where there are problems
 
 
 # ---------------------------------------------------------------------------------------------------------------- as code
@@ -65,7 +69,7 @@ def _nested(x: Any) -> str:
 
 def tensor_code(t: Tensor) -> str:
     """A tensor, its layout in memory included, as Python source."""
-    kind = f", dtype={t.dtype}" if t.dtype not in (torch.bool, torch.int64) and t.dtype is not torch.get_default_dtype() else ""
+    kind = f", dtype={t.dtype}" if t.dtype is not torch.get_default_dtype() and (not t.numel() or t.dtype not in (torch.bool, torch.int64)) else ""
     if not t.numel():
         return f"torch.zeros({tuple(t.shape)}{kind})"
     if t.is_contiguous() and t.storage_offset() == 0:

@@ -23,7 +23,8 @@ Shape = tuple[int, ...]
 Strategy = st.SearchStrategy[Any]
 
 REALS = Interval()
-_SPECIAL = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 1.5, 3.0, -3.0, 0.01, -0.01, 0.001, 30.0, -30.0, 100.0)
+# Exact in binary, as all numbers of a draw with special values are: rounding must not turn a tie into something else.
+_SPECIAL = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 1.5, 3.0, -3.0, 2.0**-7, -(2.0**-7), 2.0**-10, 30.0, -30.0, 100.0)
 _MOST = 18  # elements of a drawn shape
 
 
@@ -73,7 +74,7 @@ def broadcastable_shapes(draw: Any, n: int = 2, max_dims: int = 3) -> tuple[Shap
 
 
 def _numbers(domain: Domain, special: bool) -> Strategy:
-    """Numbers of a domain: short decimals, special values mixed in if asked for."""
+    """Numbers of a domain: short decimals, or eighths with special values among them."""
     key = (domain, special)
     if key not in _NUMBERS:
         _NUMBERS[key] = _make_numbers(domain, special)
@@ -90,11 +91,14 @@ def _make_numbers(domain: Domain, special: bool) -> Strategy:
         return st.booleans()
     low, high = domain
     if math.isfinite(low) and math.isfinite(high):
-        grid = [round(low + (high - low) * k / 60, 4) for k in range(1, 60)]
-    elif math.isinf(low) and math.isinf(high):
-        grid = [sign * k / 10 for k in range(1, 48) for sign in (1, -1)]
+        grid = [low + (high - low) * k / 64 if special else round(low + (high - low) * k / 60, 4) for k in range(1, 60)]
     else:
-        grid = [low + k / 10 if math.isfinite(low) else high - k / 10 for k in range(1, 48)]
+        part = 8 if special else 10
+        steps = [k / part for k in range(1, 48)]
+        if math.isfinite(low) or math.isfinite(high):
+            grid = [low + x if math.isfinite(low) else high - x for x in steps]
+        else:
+            grid = [x for step in steps for x in (step, -step)]
     grid.sort(key=lambda x: (abs(x - 1), x))  # hypothesis shrinks towards the first
     if special:
         marks = [x for x in (*_SPECIAL, low, high) if low <= x <= high and math.isfinite(x)]
@@ -122,7 +126,8 @@ def tensors(draw: Any, shape: Any = None, domain: Domain = REALS, dtype: torch.d
         dtype = torch.int64 if isinstance(domain, Integers) else torch.bool if isinstance(domain, Booleans) else torch.float64
     n = math.prod(shape)
     values = draw(st.lists(_numbers(domain, special), min_size=n, max_size=n))
-    return laid_out(torch.tensor(values, dtype=dtype).reshape(shape), draw(_LAYOUT))
+    layout = draw(_LAYOUT)
+    return laid_out(torch.tensor(values, dtype=dtype).reshape(shape), 0 if layout == 3 and not special else layout)
 
 
 _LAYOUT = st.integers(0, 7)
@@ -183,7 +188,9 @@ def operands(draw: Any, op: type[Primitive]) -> tuple[tuple[Tensor, ...], dict[s
     options: dict[str, Any] = {}
     own: Callable[[], Any] | None = getattr(op, "operands", None)
     if own is not None:
-        given, options = draw(own())
+        choice = own()
+        given, options = draw(choice if isinstance(choice, st.SearchStrategy) else st.sampled_from(choice))
+        options = dict(options)
     elif op.signature:
         given = draw(_signature_shapes(op.signature))
     else:

@@ -56,13 +56,12 @@ def read(path: str | os.PathLike[str], kind: str, fields: dict[str, Any]) -> dic
     Nothing in the file is executed (torch's `weights_only` loading). Raises FileError for a file that is truncated, foreign or
     of another kind; what the operating system raises comes out as it is.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise FileError(f"{path} is no file of hotgrad's, or is broken: {reason}") from None
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise FileError(f"{path} is no file of hotgrad's, or is broken: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileError(f"{path} is no file of hotgrad's; it is a torch file that holds {type(content).__name__}")
     if content.get("version") != VERSION:

@@ -173,7 +173,7 @@ def _per_class(class_weight: Any, labels: Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise SettingError(f"class_weight must be 'balanced', a dict or a sequence; got {class_weight!r}")
-        return (len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1))).to(dtype)
+        return (len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())).to(dtype)
     if not isinstance(class_weight, dict):
         table = to_tensor(class_weight, "class_weight", dtype).to(dtype)
         if table.ndim != 1 or len(table) < len(counts):

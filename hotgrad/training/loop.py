@@ -192,11 +192,13 @@ def _epoch(model: Any, job: Job, step: Step, interrupt: Interrupt) -> dict[str, 
         finite = values.isfinite()
         if not finite.all():
             where = batch + int((~finite).nonzero()[0])
-            raise _not_finite(model, job, where, float(values[where - batch]))
+            raise _not_finite(model, job, where, f"the loss became {float(values[where - batch])} in")
         total += float(values.dot(torch.tensor(sizes, dtype=torch.float64, device=values.device)))
         if data.labels is not None:
             right += int((chosen(torch.cat(outputs), job.threshold) == data.labels.index_select(0, part)).sum())
         batch += len(losses)
+    if not all(norm.isfinite() for norm in torch._foreach_norm([p.data for p in model.parameters()], float("inf"))):
+        raise _not_finite(model, job, batch - 1, "a parameter became NaN or infinite after")  # the next loss would be
     model.epochs_done += 1
     row: dict[str, float] = {"epoch": model.epochs_done, "loss": total / rows}
     if data.labels is not None:
@@ -231,10 +233,10 @@ def measured(model: Any, loss: Callable[..., Any], data: Data, threshold: float,
     return found
 
 
-def _not_finite(model: Any, job: Job, batch: int, value: float) -> NonFiniteLossError:
+def _not_finite(model: Any, job: Job, batch: int, what: str) -> NonFiniteLossError:
     epoch = model.epochs_done + 1
     return NonFiniteLossError(
-        f"the loss became {value} in epoch {epoch}, batch {batch}; the model is back at the start of that epoch. "
+        f"{what} epoch {epoch}, batch {batch}; the model is back at the start of that epoch. "
         f"Try a smaller learning rate (now {float(model.optimizer.lr):g}), clip_norm=1.0 in the optimizer, or data scaled to mean 0 and deviation 1",
         epoch,
         batch,

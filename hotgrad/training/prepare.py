@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,16 @@ def check_callbacks(callbacks: Any) -> Sequence[Callable[..., Any]]:
     return found
 
 
+def check_parameters(model: Module, optimizer: Any) -> None:
+    """Raises SettingError if there is nothing to train, or if the optimizer has parameters of another model."""
+    parameters = list(model.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise SettingError(f"there is nothing to train: all {len(parameters)} parameters of the model are frozen; unfreeze() some")
+    own = {id(parameter) for parameter in parameters}
+    if any(id(parameter) not in own for parameter in optimizer.parameters):
+        raise SettingError(f"this {type(optimizer).__name__} has parameters of another model; make a new one, or give optimizer.fresh()")
+
+
 def home(model: Module) -> tuple[torch.dtype, torch.device]:
     """Dtype and device of the model's first floating parameter; torch's defaults if it has none."""
     for parameter in model.parameters():
@@ -72,6 +83,17 @@ def inputs_for(model: Module, x: Any, name: str) -> Tensor:
     return x
 
 
+@contextlib.contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Errors raised inside say which of the inputs they are about."""
+    try:
+        yield
+    except HotgradError as error:
+        if type(error).__module__ != HotgradError.__module__:
+            raise
+        raise type(error)(f"{what}: {error}") from error
+
+
 def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sample_weight: Any = None, class_weight: Any = None) -> Data:
     """Checked data for `model`, which is a stand-in: its lazy layers are sized. Raises what fits for data that would fail later.
 
@@ -82,11 +104,12 @@ def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sa
     x = to_tensor(x, f"{name}x", home(model)[0])
     check_lengths(x, y, name)
     x = inputs_for(model, x, f"{name}x")
-    output = forward(model, x[:2])
+    with _about(f"{name}x, of shape {tuple(x.shape)}"):
+        output = forward(model, x[:2])
     labels = labels_of(y, columns_of(output)) if 1 <= output.ndim <= 2 else None
     weights = row_weights(sample_weight, class_weight, y, labels, output.dtype)
     call = row_loss(loss, weights is not None)
-    with no_grad:
+    with no_grad, _about(f"{name}y, of shape {tuple(y.shape)} and {y.dtype}"):
         for start in range(0, len(y), PIECE):
             targets = y[start : start + PIECE]
             ones = torch.ones(len(targets), dtype=output.dtype, device=output.device)
@@ -95,6 +118,8 @@ def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sa
                 raise OperandError(f"the loss must give a Variable; got {type(value).__name__} ({value!r:.60})")
             if value.numel() != 1:
                 raise ShapeError(f"the loss must give a scalar; got shape {tuple(value.shape)}. Average it, for example with mean()")
+        if hasattr(loss, "check"):
+            loss.check(output, y)
     return Data(x, y, labels, weights)
 
 
@@ -132,6 +157,7 @@ def fingerprint(model: Any, loss: Any, optimizer: Any, data: Data, validation: D
         "parameters": parameters,
         "loss": described(loss),
         "optimizer": described(optimizer),
+        "parameter groups": [f"{len(group.slots)} parameters, {group.rate!r}, {group.settings!r}" for group in optimizer.groups][1:],
         "x": f"shape {tuple(data.x.shape)}, hash {digest(data.x)}",
         "y": f"shape {tuple(data.y.shape)}, hash {digest(data.y)}",
         "weights": None if data.weights is None else digest(data.weights),

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
-from hotgrad.modules import Module, loss_named
-from hotgrad.optim import optimizer_named
+from hotgrad.modules import Module
 from hotgrad.training import prepare
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.evaluation import forward, score
@@ -22,6 +21,7 @@ from hotgrad.training.history import History
 from hotgrad.training.inputs import to_tensor, whole_number
 from hotgrad.training.loop import Data, Job, measured, train
 from hotgrad.training.metrics import chosen
+from hotgrad.training.names import loss_of, optimizer_of
 from hotgrad.training.state import Snapshot
 
 _SAVED = {"state": dict, "optimizer": (str, type(None))}
@@ -30,8 +30,8 @@ _SAVED = {"state": dict, "optimizer": (str, type(None))}
 class _Setup:
     """Loss and optimizer of a model, out of the sight of its modules: a loss is no layer."""
 
-    def __init__(self, loss: Any, optimizer: Any) -> None:
-        self.loss, self.optimizer = loss, optimizer
+    loss: Callable[..., Any] | None = None
+    optimizer: Any = None
 
 
 class Sequential(Module):
@@ -63,28 +63,29 @@ class Sequential(Module):
         else:
             named = [(str(i), layer) for i, layer in enumerate(layers)]
         self._names: list[str] = []
-        self._setup = _Setup(loss, optimizer)
+        self._setup = _Setup()
+        self.loss, self.optimizer = loss, optimizer
         self.epochs_done = 0
         for name, layer in named:
             self.append(layer, name)
 
     @property
     def loss(self) -> Any:
-        """What `fit` and `evaluate` use: a callable, or a name until the first `fit`. None if there is none."""
+        """What `fit` and `evaluate` use, None if there is none. May be set to a name."""
         return self._setup.loss
 
     @loss.setter
     def loss(self, value: Any) -> None:
-        self._setup.loss = value
+        self._setup.loss = None if value is None else loss_of(value)
 
     @property
     def optimizer(self) -> Any:
-        """What `fit` uses: an optimizer, or a name until the first `fit`. None if there is none."""
+        """What `fit` uses, None if there is none. May be set to a name."""
         return self._setup.optimizer
 
     @optimizer.setter
     def optimizer(self, value: Any) -> None:
-        self._setup.optimizer = value
+        self._setup.optimizer = None if value is None else optimizer_of(value)
 
     # ---- the layers
 
@@ -181,6 +182,7 @@ class Sequential(Module):
         callbacks = prepare.check_callbacks(callbacks)
         new_loss = self._given_loss(loss)
         new_optimizer = self._given_optimizer(optimizer)
+        prepare.check_parameters(self, new_optimizer)
         x, y, brought, validation_data = prepare.split_data(x, y, validation_data)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         stand_in = copy.deepcopy(self)
@@ -197,7 +199,8 @@ class Sequential(Module):
         self.use_generator(self._seeded(seed))
         forward(self, data.x[:2])  # sizes lazy layers
         self.loss, self.optimizer = new_loss, new_optimizer
-        new_optimizer.bind(list(self.parameters()))
+        if not new_optimizer.groups:
+            new_optimizer.bind(list(self.parameters()))
         history = History()
         history.engine = ran
         job = Job(
@@ -206,16 +209,16 @@ class Sequential(Module):
         return train(self, job)
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
-        found = loss if loss is not None else self.loss
+        found = self.loss if loss is None else loss_of(loss)
         if found is None:
             raise NoLossError('no loss is set: give one to Sequential or to fit, for example loss="mse" or loss="cross_entropy"')
-        return resolved_loss(found)
+        return found  # type: ignore[no-any-return]
 
     def _given_optimizer(self, optimizer: Any) -> Any:
-        found = optimizer if optimizer is not None else self.optimizer
+        found = self.optimizer if optimizer is None else optimizer_of(optimizer)
         if found is None:
             raise SettingError('no optimizer is set: give one to Sequential or to fit, for example optimizer="sgd" or hg.optim.SGD(lr=0.1)')
-        return resolved_optimizer(found)
+        return found
 
     def _seeded(self, seed: int | None) -> torch.Generator:
         """The model's generator: restarted by a seed, else as it stands, else seeded by one draw from torch's global one."""
@@ -280,11 +283,12 @@ class Sequential(Module):
         stand_in = copy.deepcopy(self)
         data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "")
         generator = self._seeded(seed)
+        optimizer = self._given_optimizer(settings.pop("optimizer", None))
         scores: dict[str, list[float]] = {"train_score": [], "test_score": []}
         for kept, held_out in folds(len(data.x), n_splits, data.labels, generator):
             model = copy.deepcopy(self)
             model.reset(int(torch.randint(2**63 - 1, (), generator=generator)))
-            model.fit(data.x[kept], data.y[kept], **{**settings, "optimizer": copy.deepcopy(settings.get("optimizer"))})
+            model.fit(data.x[kept], data.y[kept], optimizer=optimizer.fresh(), **settings)
             scores["train_score"].append(model.score(data.x[kept], data.y[kept]))
             scores["test_score"].append(model.score(data.x[held_out], data.y[held_out]))
         return scores
@@ -297,7 +301,7 @@ class Sequential(Module):
         self.use_generator(self._seeded(seed))
         self.reset_parameters(self.generator)
         if self.optimizer is not None:
-            self.optimizer.reset()
+            self.optimizer = self.optimizer.fresh()
         self.epochs_done = 0
 
     # ---- files
@@ -307,7 +311,7 @@ class Sequential(Module):
 
         The file appears whole or not at all.
         """
-        name = None if self.optimizer is None else type(resolved_optimizer(self.optimizer)).__name__
+        name = None if self.optimizer is None else type(self.optimizer).__name__
         write(path, "model", {"state": Snapshot(self).tree, "optimizer": name})
 
     def load(self, path: str | os.PathLike[str]) -> Sequential:
@@ -330,21 +334,3 @@ class Sequential(Module):
             raise FileError(f"{path} does not fit this model: {error}") from error
         snapshot.restore(self)
         return self
-
-
-def resolved_loss(loss: Any) -> Callable[..., Any]:
-    """A loss by name, or the callable itself."""
-    if isinstance(loss, str):
-        return loss_named(loss)
-    if not callable(loss) or isinstance(loss, type):
-        raise OperandError(f"a loss is a name or a callable loss(output, target); got {loss!r:.60}. Give an instance, as MSE()")
-    return loss
-
-
-def resolved_optimizer(optimizer: Any) -> Any:
-    """An optimizer by name, or the object itself."""
-    if isinstance(optimizer, str):
-        return optimizer_named(optimizer)
-    if isinstance(optimizer, type) or not hasattr(optimizer, "bind"):
-        raise OperandError(f"an optimizer is a name or an object such as hg.optim.SGD(lr=0.1); got {optimizer!r:.60}")
-    return optimizer

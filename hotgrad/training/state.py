@@ -35,18 +35,24 @@ class Snapshot:
         if isinstance(of, dict):
             self.tree = of
             return
+        optimizer = of.optimizer
         self.tree = {
-            "model": copied(dict(of.state_dict())),
-            "optimizer": None if of.optimizer is None else copied(of.optimizer.state_dict()),
+            "model": copied(of.state_dict()),
+            "optimizer": copied(optimizer.state_dict()) if optimizer is not None and optimizer.groups else None,
             "generator": None if of.generator is None else of.generator.get_state(),
             "epochs": of.epochs_done,
         }
 
     def restore(self, model: Any) -> None:
-        """Put the state back, in place."""
+        """Put the state back, in place. An optimizer that had no parameters yet is replaced by a fresh one."""
         model.load_state_dict(self.tree["model"])
-        if model.optimizer is not None and self.tree["optimizer"] is not None:
-            model.optimizer.load_state_dict(copied(self.tree["optimizer"]))
+        optimizer, saved = model.optimizer, self.tree["optimizer"]
+        if optimizer is not None and saved is not None:
+            if not optimizer.groups:
+                optimizer.bind(list(model.parameters()))
+            optimizer.load_state_dict(saved)
+        elif optimizer is not None and optimizer.groups:
+            model.optimizer = optimizer.fresh()
         if self.tree["generator"] is not None:
             if model.generator is None:
                 model.use_generator(torch.Generator())

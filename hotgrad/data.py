@@ -1,0 +1,105 @@
+"""Data: the disc problem, normalisation, one-hot targets, batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import DataError, DtypeError, SettingError, ShapeError
+from hotgrad.variable import as_tensor
+
+
+def disc(n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    """`n` points uniform in the unit square, and their labels: 1 inside the disc of radius 1/sqrt(2 pi) around (0.5, 0.5), else 0.
+
+    The disc covers half of the square. Returns x (n, 2), in torch's default dtype, and labels (n,), int64. Without a `seed`
+    torch's global generator is used.
+
+    >>> x, labels = hg.data.disc(1000, seed=0)
+    >>> x.shape, labels.shape
+    (torch.Size([1000, 2]), torch.Size([1000]))
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise SettingError(f"n must be a whole number of at least 1; got {n!r}")
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 2, generator=generator)
+    return x, ((x - 0.5).square().sum(1) < 1 / (2 * math.pi)).long()
+
+
+def normalize(train: Any, *others: Any) -> Any:
+    """`train` (n, ...) less its column means, over its column deviations; `others` by the same ones. One tensor or a tuple.
+
+    Deviations are those of the rows given (divided by n); a column that does not vary is only centred. Raises DataError for no
+    rows, ShapeError for other columns, DtypeError for integers.
+
+    >>> hg.data.normalize(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    tensor([[-1.,  0.],
+            [ 1.,  0.]])
+    """
+    tensors = [as_tensor(data) for data in (train, *others)]
+    first = tensors[0]
+    for i, tensor in enumerate(tensors):
+        if not tensor.is_floating_point():
+            raise DtypeError(f"normalize takes floats; argument {i} is {tensor.dtype}. Convert it with float()")
+        if not tensor.ndim or tensor.shape[1:] != first.shape[1:]:
+            raise ShapeError(f"normalize: all must have the columns of the first, {tuple(first.shape[1:])}; argument {i} has {tuple(tensor.shape)}")
+    if not len(first):
+        raise DataError("normalize: there are no rows to take means of")
+    mean, deviation = first.mean(0), first.std(0, correction=0)
+    deviation = torch.where((first == first[0]).all(0), 1.0, deviation)
+    scaled = tuple((tensor - mean) / deviation for tensor in tensors)
+    return scaled if others else scaled[0]
+
+
+def one_hot(labels: Any, classes: int | None = None) -> Tensor:
+    """Rows of 0s with a 1 at each label: labels (n,), integers from 0 on, give (n, classes), in torch's default dtype.
+
+    `classes`: how many columns, default the largest label and one. Raises DtypeError for labels that are no integers, DataError
+    for labels out of range.
+
+    >>> hg.data.one_hot([0, 2])
+    tensor([[1., 0., 0.],
+            [0., 0., 1.]])
+    """
+    tensor = as_tensor(labels)
+    if tensor.is_floating_point() or tensor.dtype is torch.bool:
+        raise DtypeError(f"one_hot: labels must be integers; got {tensor.dtype}. Convert them with long()")
+    if tensor.ndim != 1:
+        raise ShapeError(f"one_hot takes labels of shape (n,); got {tuple(tensor.shape)}")
+    if not len(tensor) and classes is None:
+        raise DataError("one_hot: no labels; give the number of classes")
+    columns = int(tensor.max()) + 1 if classes is None else classes
+    if len(tensor) and (int(tensor.min()) < 0 or int(tensor.max()) >= columns):
+        raise DataError(f"one_hot: labels must be from 0 to {columns - 1}; got {int(tensor.min())} to {int(tensor.max())}")
+    return (tensor.unsqueeze(1) == torch.arange(columns, device=tensor.device)).to(torch.get_default_dtype())
+
+
+def batches(
+    *tensors: Tensor, batch_size: int, shuffle: bool = False, generator: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """The rows of all `tensors` together, `batch_size` at a time; the last batch may be smaller.
+
+    `shuffle`: in an order drawn from `generator`, None for torch's global one. Raises DataError for lengths that differ,
+    SettingError for a batch_size that is no whole number of at least 1.
+
+    >>> [len(x) for x, y in hg.data.batches(torch.zeros(5, 2), torch.zeros(5), batch_size=2)]
+    [2, 2, 1]
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+    lengths = [len(tensor) for tensor in tensors]
+    if len(set(lengths)) != 1:
+        raise DataError(f"batches takes tensors with equally many rows; got {lengths}")
+    return _batches(tensors, batch_size, shuffle, generator)
+
+
+def _batches(tensors: tuple[Tensor, ...], size: int, shuffle: bool, generator: torch.Generator | None) -> Iterator[tuple[Tensor, ...]]:
+    rows = len(tensors[0])
+    order = torch.randperm(rows, generator=generator).to(tensors[0].device) if shuffle else None
+    for start in range(0, rows, size):
+        part = slice(start, start + size) if order is None else order[start : start + size]
+        yield tuple(tensor[part] for tensor in tensors)

@@ -1,0 +1,309 @@
+"""Functions of networks, composed from ops: they have no gradient code, and are differentiable to any order.
+
+Inputs are Variables or tensors; without a Variable among them the result is a plain tensor. `reduction` says what a loss does
+with its values: "mean" over all elements (over rows for cross_entropy), "sum", or "none" to return them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
+from hotgrad.explain import describe, nearest
+from hotgrad.ops.arithmetic import Abs, Where
+from hotgrad.ops.pointwise import Softplus
+from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
+from hotgrad.ops.shaping import Gather, Reshape
+from hotgrad.variable import Variable, as_tensor, wrap
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """`x @ weight + bias`; x (..., in), weight (in, out), bias (out,) or None, result (..., out).
+
+    >>> hg.functional.linear(torch.ones(1, 3), torch.ones(3, 2), torch.tensor([0.0, 1.0]))
+    tensor([[3., 4.]])
+    """
+    out = x @ weight
+    return out if bias is None else out + bias
+
+
+# --------------------------------------------------------------------------------------------------------------- losses
+
+
+def check_reduction(reduction: str) -> str:
+    """`reduction` if there is one of that name. Raises SettingError."""
+    if reduction not in REDUCTIONS:
+        raise SettingError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}{nearest(reduction, REDUCTIONS)}")
+    return reduction
+
+
+def _reduced(values: Any, reduction: str, output: Any, target: Any) -> Any:
+    """The loss from its values; a plain tensor if the caller gave no Variable."""
+    if reduction == "mean":
+        values = Mean.apply(values)
+    elif reduction == "sum":
+        values = Sum.apply(values)
+    else:
+        check_reduction(reduction)
+    return values if isinstance(output, Variable) or isinstance(target, Variable) else values.data
+
+
+def _operand(value: Any) -> Any:
+    """An output or a target as a Variable, which ops take fastest."""
+    if isinstance(value, Variable):
+        return value
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise OperandError(f"a tensor of shape {tuple(value.shape)} requires a torch gradient; wrap it in a Variable, or detach() it")
+    return wrap(as_tensor(value), None)
+
+
+def _pair(loss: str, output: Any, target: Any) -> tuple[Any, Any]:
+    """Output and target, of equal shape. Raises ShapeError for others: losses never broadcast."""
+    output, target = _operand(output), _operand(target)
+    if output.shape != target.shape:
+        raise ShapeError(
+            f"{loss}: the output has shape {tuple(output.shape)} and the target {tuple(target.shape)}; they must be equal, "
+            f"losses do not broadcast. {_remedy(output, target)}"
+        )
+    return output, target
+
+
+def _remedy(output: Any, target: Any) -> str:
+    if output.numel() == target.numel():
+        return f"Give target.reshape({', '.join(map(str, output.shape))})"
+    if target.ndim == output.ndim - 1 and not target.dtype.is_floating_point:
+        return "For labels use cross_entropy, or hg.data.one_hot(labels)"
+    return "The last layer must give as many columns as the target has"
+
+
+def mse(output: Any, target: Any, reduction: str = "mean") -> Any:
+    """Squared differences. Output and target of equal shape, else ShapeError.
+
+    >>> hg.functional.mse(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Variable(2.)
+    """
+    a, b = _pair("mse", output, target)
+    return _reduced((a - b) ** 2, reduction, output, target)
+
+
+def l1(output: Any, target: Any, reduction: str = "mean") -> Any:
+    """Absolute differences. Output and target of equal shape, else ShapeError.
+
+    >>> hg.functional.l1(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Variable(1.)
+    """
+    a, b = _pair("l1", output, target)
+    return _reduced(Abs.apply(a - b), reduction, output, target)
+
+
+def huber(output: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
+    """d^2 / 2 for differences up to `delta`, delta (|d| - delta / 2) beyond (Huber 1964). Shapes equal, else ShapeError.
+
+    >>> hg.functional.huber(hg.Variable([0.5, 4.0]), torch.zeros(2), "none")
+    Variable([0.1250, 3.5000])
+    """
+    a, b = _pair("huber", output, target)
+    size = Abs.apply(a - b)
+    return _reduced(Where.apply(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)), reduction, output, target)
+
+
+def cross_entropy(output: Any, target: Any, reduction: str = "mean") -> Any:
+    """-log of the probability that softmax over the last axis of `output` (n, classes) gives to each row's target.
+
+    `target`: integer labels (n,), or float probabilities (n, classes), whose cross-entropy with those of the output is taken.
+    "mean" averages over rows. Stable for logits of any size. Raises DataError for labels out of range, DtypeError for float
+    labels, ShapeError for other shapes.
+
+    >>> hg.functional.cross_entropy(hg.Variable([[0.0, 0.0], [1000.0, 0.0]]), torch.tensor([0, 0]))
+    Variable(0.3466)
+    """
+    a, b = _operand(output), _operand(target)
+    values = _chosen(a, b) if b.ndim == 1 and a.ndim == 2 else _expected(a, b)
+    if reduction == "none":
+        return _reduced(-values.reshape((-1,)), reduction, output, target)
+    return -_reduced(values, reduction, output, target)
+
+
+def _chosen(output: Any, labels: Any) -> Any:
+    """The log-probability of each row's label, (n, 1)."""
+    if labels.dtype.is_floating_point or labels.dtype is torch.bool:
+        raise DtypeError(
+            f"cross_entropy: labels must be integers; got {describe(labels.data)}. Give labels.long(), or for one column of 0/1 "
+            "targets use bce_with_logits"
+        )
+    if labels.shape[0] != output.shape[0]:
+        raise ShapeError(f"cross_entropy: the output has {output.shape[0]} rows and there are {labels.shape[0]} labels; they must be as many")
+    try:
+        return Gather.apply(LogSoftmax.apply(output, -1), Reshape.apply(labels, (-1, 1)), dim=1)
+    except HotgradError:
+        check_labels(labels.data, output.shape[1])
+        raise
+
+
+def _expected(output: Any, target: Any) -> Any:
+    """The log-probability that each row's target expects, (n, 1)."""
+    if output.shape != target.shape or output.ndim != 2:
+        raise ShapeError(
+            "cross_entropy takes an output (n, classes), and as target integer labels (n,) or probabilities (n, classes); "
+            f"got output {tuple(output.shape)} and target {tuple(target.shape)}"
+        )
+    if not target.dtype.is_floating_point:
+        raise DtypeError(f"cross_entropy: probabilities must be floats; got {describe(target.data)}. Give target.float()")
+    return Sum.apply(target * LogSoftmax.apply(output, -1), -1, True)
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises DataError unless all `labels` are in 0 .. classes - 1."""
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise DataError(
+            f"cross_entropy: labels must be from 0 to {classes - 1}, one for each of the output's {classes} columns; "
+            f"got {int(labels[first])} in row {first} ({int(wrong.sum())} rows are wrong)"
+        )
+
+
+def bce_with_logits(output: Any, target: Any, reduction: str = "mean") -> Any:
+    """Cross-entropy of float targets y in [0, 1] with sigmoid(x) of the logits x, of equal shape: (1 - y) x + log(1 + e^-x).
+
+    Stable for logits of any size. Raises ShapeError, or DtypeError for integer targets.
+
+    >>> hg.functional.bce_with_logits(hg.Variable([0.0, 1000.0]), torch.tensor([0.0, 1.0]))
+    Variable(0.3466)
+    """
+    x, y = _pair("bce_with_logits", output, target)
+    if not y.dtype.is_floating_point:
+        raise DtypeError(f"bce_with_logits: targets must be floats of 0 and 1; got {describe(y.data)}. Give target.float()")
+    # beyond 50, log(1 + e^x) is x in every dtype
+    return _reduced((1 - y) * x + Softplus.apply(-x, threshold=50.0), reduction, output, target)
+
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+
+def gelu(x: Any) -> Any:
+    """x times the normal distribution's cumulative probability at x (Hendrycks and Gimpel 2016).
+
+    >>> hg.functional.gelu(hg.Variable([0.0, 1.0]))
+    Variable([0.0000, 0.8413])
+    """
+    return x * (0.5 * ((x * math.sqrt(0.5)).erf() + 1))
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Generator | None = None) -> Any:
+    """Each element 0 with probability `p`, else divided by 1 - p; `x` itself unless `training` (Srivastava et al. 2014).
+
+    The mask is drawn on the host from `generator`, None for torch's global one.
+
+    >>> hg.functional.dropout(torch.ones(4), 0.5, generator=torch.Generator().manual_seed(0))
+    tensor([0., 2., 0., 0.])
+    """
+    if not 0 <= p <= 1:
+        raise SettingError(f"dropout: p must be between 0 and 1; got {p!r}")
+    if not training or p == 0:
+        return x
+    mask = torch.rand(x.shape, generator=generator) >= p
+    return Where.apply(mask.to(x.device), x * (1 / (1 - p) if p < 1 else 0.0), 0.0)
+
+
+def _normalized(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, eps: float) -> Any:
+    out = (x - mean) / (variance + eps).sqrt()
+    if weight is not None:
+        out = out * weight
+    return out if bias is None else out + bias
+
+
+def layer_norm(x: Any, normalized_shape: int | Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """`x` less its mean, over its deviation, each over the last axes, of shape `normalized_shape`; then times `weight`, plus `bias`.
+
+    Ba, Kiros and Hinton 2016. Raises ShapeError if the last axes are others.
+
+    >>> hg.functional.layer_norm(torch.tensor([[1.0, 3.0]]), 2)
+    tensor([[-1.0000,  1.0000]])
+    """
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or tuple(x.shape[-len(shape) :]) != shape:
+        raise ShapeError(f"layer_norm: the last axes must be {shape}; got shape {tuple(x.shape)}")
+    axes = tuple(range(-len(shape), 0))
+    return _normalized(x, x.mean(axes, True), x.var(axes, correction=0, keepdim=True), weight, bias, eps)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """`x` (n, features) less each column's mean, over its deviation; then times `weight`, plus `bias`.
+
+    With `training` the batch's own statistics are used, and the running ones, if given, move towards them in place by
+    `momentum`, the variance as the unbiased one; else the running ones are used. Ioffe and Szegedy 2015, algorithms 1 and 2.
+    Raises ShapeError for other shapes, DataError for training on one row.
+
+    >>> hg.functional.batch_norm(torch.tensor([[1.0], [3.0]]), None, None, training=True)
+    tensor([[-1.0000],
+            [ 1.0000]])
+    """
+    if x.ndim != 2:
+        raise ShapeError(f"batch_norm takes (n, features); got shape {tuple(x.shape)}")
+    if not training:
+        if running_mean is None or running_var is None:
+            raise OperandError("batch_norm: outside of training the running mean and variance are needed")
+        return _normalized(x, running_mean, running_var, weight, bias, eps)
+    n = x.shape[0]
+    if n < 2:
+        raise DataError(
+            "batch_norm: a batch of one row has no deviation to train with; choose a batch_size that does not leave a single row over, or use eval()"
+        )
+    mean, variance = x.mean(0), x.var(0, correction=0)
+    for running, batch in ((running_mean, mean), (running_var, variance * (n / (n - 1)))):
+        if running is not None:
+            value = batch.data if isinstance(batch, Variable) else batch
+            running.lerp_(value.to(running.dtype), momentum)
+    return _normalized(x, mean, variance, weight, bias, eps)
+
+
+def two_numbers(value: Any, name: str, least: int) -> tuple[int, int]:
+    """A whole number as a pair of it, or the pair given. Raises SettingError for anything else."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < least for n in pair):
+        raise SettingError(f"{name} must be a whole number of at least {least}, or two of them; got {value!r}")
+    return pair[0], pair[1]
+
+
+def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0) -> Any:
+    """Cross-correlation of images x (n, in, height, width) with kernels weight (out, in, h, w), plus bias (out,).
+
+    `stride` and `padding` (of zeros) are numbers or pairs (vertical, horizontal). The result is (n, out, height', width') with
+    height' = (height + 2 padding - h) // stride + 1. All patches as the rows of one matrix product. Raises ShapeError.
+
+    >>> hg.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(2, 1, 2, 2)).shape
+    torch.Size([1, 2, 2, 2])
+    """
+    (down, right), (above, left) = two_numbers(stride, "stride", 1), two_numbers(padding, "padding", 0)
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
+        raise ShapeError(
+            f"conv2d takes images (n, in, height, width) and kernels (out, in, h, w) with equal in; got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if above or left:
+        x = x.pad((left, left, above, above)) if isinstance(x, Variable) else torch.constant_pad_nd(x, (left, left, above, above))
+    n, channels, height, width = x.shape
+    out, _, h, w = weight.shape
+    if height < h or width < w:
+        raise ShapeError(f"conv2d: kernels of {h} x {w} do not fit into images of {height} x {width}, padding included")
+    patches = x.unfold(2, h, down).unfold(3, w, right)  # (n, in, height', width', h, w)
+    rows, columns = patches.shape[2:4]
+    matrix = patches.permute(0, 2, 3, 1, 4, 5).reshape(n * rows * columns, channels * h * w)
+    result = linear(matrix, weight.reshape(out, channels * h * w).mT, bias)
+    return result.reshape(n, rows, columns, out).permute(0, 3, 1, 2)

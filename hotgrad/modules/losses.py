@@ -1,0 +1,100 @@
+"""Losses as modules: `loss(output, target)` gives a scalar Variable. What they compute stands in `functional`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from hotgrad import functional
+from hotgrad.errors import DataError, SettingError
+from hotgrad.modules.module import Module
+from hotgrad.variable import Variable
+
+
+class Loss(Module):
+    """Base of the losses. `reduction`: "mean", "sum", or "none" for the values themselves.
+
+    A subclass sets `function(output, target, reduction)`.
+    """
+
+    function: ClassVar[Callable[..., Any]]
+
+    def __init__(self, reduction: str = "mean") -> None:
+        self.reduction = functional.check_reduction(reduction)
+
+    def forward(self, output: Any, target: Any) -> Any:
+        return type(self).function(output, target, self.reduction)
+
+    def check(self, output: Any, target: Any) -> None:
+        """Raise what fits for targets of the right shape that hold wrong values. `fit` calls this once with all targets."""
+
+    def extra_repr(self) -> str:
+        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
+
+
+class MSE(Loss):
+    """Mean of the squared differences; see `functional.mse`.
+
+    >>> hg.MSE()(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Variable(2.)
+    """
+
+    function = staticmethod(functional.mse)
+
+
+class L1(Loss):
+    """Mean of the absolute differences; see `functional.l1`."""
+
+    function = staticmethod(functional.l1)
+
+
+class Huber(Loss):
+    """Squared differences up to `delta`, linear beyond; see `functional.huber`. Raises SettingError unless delta is positive."""
+
+    def __init__(self, delta: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        if not delta > 0:
+            raise SettingError(f"Huber: delta must be positive; got {delta!r}")
+        self.delta = delta
+
+    def forward(self, output: Any, target: Any) -> Any:
+        return functional.huber(output, target, self.reduction, self.delta)
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, ("" if self.delta == 1 else f"delta={self.delta}", super().extra_repr())))
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy of logits (n, classes) with integer labels (n,) or float probabilities; see `functional.cross_entropy`.
+
+    >>> hg.CrossEntropy()(hg.Variable([[0.0, 1000.0]]), torch.tensor([1]))
+    Variable(-0.)
+    """
+
+    function = staticmethod(functional.cross_entropy)
+
+    def check(self, output: Any, target: Any) -> None:
+        """Raises DataError for labels out of range, and for probabilities that are negative or do not sum to 1."""
+        values = target.data if isinstance(target, Variable) else target
+        if values.ndim == 1:
+            functional.check_labels(values, output.shape[-1])
+            return
+        wrong = (values < 0).any(1) | ((values.sum(1) - 1).abs() > 1e-3)
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            raise DataError(
+                f"cross_entropy: each row of target probabilities must be at least 0 and sum to 1; row {first} is {values[first].tolist()}"
+            )
+
+
+class BCEWithLogits(Loss):
+    """Binary cross-entropy of logits with float targets 0 or 1, of equal shape; see `functional.bce_with_logits`."""
+
+    function = staticmethod(functional.bce_with_logits)
+
+    def check(self, output: Any, target: Any) -> None:
+        """Raises DataError for targets outside of 0 to 1."""
+        values = target.data if isinstance(target, Variable) else target
+        wrong = (values < 0) | (values > 1)
+        if wrong.any():
+            raise DataError(f"bce_with_logits: targets must be from 0 to 1; got {float(values[wrong][0])} ({int(wrong.sum())} are wrong)")

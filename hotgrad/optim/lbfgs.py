@@ -1,0 +1,308 @@
+"""L-BFGS: quasi-Newton steps from full batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import FileError, OperandError, SettingError, TapeError
+from hotgrad.optim.optimizer import Optimizer, clip_factor
+from hotgrad.optim.schedules import Schedule, positive, whole
+from hotgrad.variable import Variable
+
+
+def _nothing() -> dict[str, Any]:
+    """What is remembered at first. Later: pairs of a step and the change of the gradient over it, the last direction, the length
+    gone along it and the gradient before, the iterations done, and the positions of the parameters that all this is about.
+    """
+    return {"steps": [], "changes": [], "direction": None, "length": 0.0, "gradient": None, "iterations": 0, "active": []}
+
+
+class LBFGS(Optimizer):
+    """Limited-memory BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5), for full batches.
+
+    `step(closure)` runs up to `max_iter` iterations, evaluating the closure at most `max_eval` times (default 1.25 max_iter).
+    It stops where no gradient exceeds `tolerance_grad`, or where parameters or loss change by less than `tolerance_change`.
+    `history_size` pairs of steps and gradients model the curvature. `line_search_fn="strong_wolfe"` searches along each
+    direction (algorithms 3.5 and 3.6); None goes `lr` times the direction. One group of parameters; `clip_norm` only without
+    a line search.
+
+    >>> w = hg.Parameter([3.0, -2.0])
+    >>> optimizer = hg.optim.LBFGS([w], line_search_fn="strong_wolfe")
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = ((w - 1) ** 2).sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)
+    Variable(13., op=Sum)
+    >>> w.data
+    tensor([1., 1.])
+    """
+
+    needs_closure = True
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | Schedule = 1.0,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = None,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        if clip_norm is not None and line_search_fn is not None:
+            raise SettingError("clip_norm would mislead the line search; use one of the two")
+        self._memory = _nothing()
+        super().__init__(
+            params,
+            lr,
+            clip_norm=clip_norm,
+            max_iter=max_iter,
+            max_eval=max_eval,
+            tolerance_grad=tolerance_grad,
+            tolerance_change=tolerance_change,
+            history_size=history_size,
+            line_search_fn=line_search_fn,
+        )
+
+    def check(self, s: Any) -> None:
+        whole("max_iter", s.max_iter)
+        whole("history_size", s.history_size)
+        if s.max_eval is not None:
+            whole("max_eval", s.max_eval)
+        positive("tolerance_grad", s.tolerance_grad, zero=True)
+        positive("tolerance_change", s.tolerance_change, zero=True)
+        if s.line_search_fn not in (None, "strong_wolfe"):
+            raise SettingError(f"line_search_fn must be 'strong_wolfe' or None; got {s.line_search_fn!r}")
+
+    def bind(self, params: Any) -> None:
+        """As for every optimizer, but for one group only. Raises SettingError for more."""
+        before = self.groups
+        super().bind(params)
+        if len(self.groups) > 1:
+            self.groups = before
+            raise SettingError("LBFGS takes one group of parameters")
+
+    def fresh(self) -> Any:
+        out = super().fresh()
+        out._memory = _nothing()
+        return out
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Minimise. `closure()` clears gradients, computes the loss, calls backward and returns the loss, that of the first call
+        being returned here. Raises OperandError without a closure.
+        """
+        if closure is None:
+            raise OperandError("LBFGS evaluates the loss several times: give step(closure), which clears gradients, calls backward and returns the loss")
+        (group,) = self._bound()
+        group.settings.lr = group.lr
+        run = _Run(self, group.settings, closure)
+        first = run.minimise()
+        for schedule in self._schedules():
+            schedule.step_end()
+        return first
+
+    def state_dict(self) -> dict[str, Any]:
+        memory = {name: list(value) if isinstance(value, list) else value for name, value in self._memory.items() if value is not None}
+        return {**super().state_dict(), "memory": memory}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        memory = state.get("memory") if isinstance(state, dict) else None
+        if not isinstance(memory, dict) or not set(memory) <= set(_nothing()):
+            raise FileError("the optimizer state does not fit this LBFGS: it holds no memory of one")
+        super().load_state_dict(state)
+
+        def copied(value: Any) -> Any:
+            return [copied(item) for item in value] if isinstance(value, list) else value.clone() if isinstance(value, Tensor) else value
+
+        self._memory = {**_nothing(), **{name: copied(value) for name, value in memory.items()}}
+
+
+class _Run:
+    """One call of `step`: the parameters as one flat vector, and the closure as a function of it."""
+
+    def __init__(self, optimizer: LBFGS, settings: Any, closure: Callable[[], Any]) -> None:
+        self.s, self.closure, self.clip_norm, self.memory = settings, closure, optimizer.clip_norm, optimizer._memory
+        self.slots = [slot for slot in optimizer._slots() if slot.parameter.requires_grad]
+        active = [i for i, slot in enumerate(optimizer._slots()) if slot.parameter.requires_grad]
+        if active != self.memory["active"]:  # frozen or unfrozen meanwhile: what was learnt is of another space
+            self.memory.update(_nothing(), active=active)
+        self.evaluations = 0
+        self.limit = settings.max_eval or settings.max_iter * 5 // 4
+
+    def evaluate(self) -> tuple[Any, float, Tensor]:
+        """What the closure gives, as it is and as a number, and the gradient there."""
+        value = self.closure()
+        if not isinstance(value, (Variable, Tensor)) or value.numel() != 1:
+            raise OperandError(f"the closure must return the loss, one element; got {value!r:.60}")
+        self.evaluations += 1
+        pieces = []
+        for slot in self.slots:
+            g = slot.parameter.grad
+            pieces.append((torch.zeros_like(slot.parameter.data) if g is None else g.data if isinstance(g, Variable) else g).reshape(-1))
+        gradient = torch.cat(pieces)
+        if self.clip_norm is not None:
+            gradient = gradient * clip_factor([gradient.norm()], self.clip_norm)
+        return value, float(value), gradient
+
+    def move(self, by: Tensor) -> None:
+        """Add a flat vector to the parameters, in place."""
+        start = 0
+        for slot in self.slots:
+            data = slot.parameter.data
+            data.add_(by[start : start + data.numel()].view(data.shape))
+            start += data.numel()
+
+    def minimise(self) -> Any:
+        if not self.slots:
+            raise TapeError("LBFGS: no parameter requires a gradient; unfreeze() some")
+        s, memory = self.s, self.memory
+        first, loss, gradient = self.evaluate()
+        if not _largest(gradient) > s.tolerance_grad:
+            return first
+        for iteration in range(1, s.max_iter + 1):
+            if memory["iterations"]:
+                self.learn(gradient)
+                direction = self.newton(gradient)
+                length = float(s.lr)
+            else:
+                direction = -gradient
+                length = float(min(1.0, 1.0 / float(gradient.abs().sum())) * s.lr)
+            memory["iterations"] += 1
+            memory["gradient"], memory["direction"], before = gradient, direction, loss
+            slope = float(gradient.dot(direction))
+            memory["length"] = 0.0
+            if slope > -s.tolerance_change:
+                break
+            if s.line_search_fn:
+                length, loss, gradient = _strong_wolfe(self, direction, length, loss, gradient, slope)
+            else:
+                self.move(length * direction)
+                if iteration < s.max_iter:
+                    _, loss, gradient = self.evaluate()
+            memory["length"] = length
+            done = self.evaluations >= self.limit or not _largest(gradient) > s.tolerance_grad
+            if done or _largest(direction) * length <= s.tolerance_change or abs(loss - before) < s.tolerance_change:
+                break
+        for slot in self.slots:
+            slot.count += 1
+        return first
+
+    def learn(self, gradient: Tensor) -> None:
+        """Remember the last step and the change of the gradient over it, where the curvature is positive."""
+        memory = self.memory
+        change, step = gradient - memory["gradient"], memory["direction"] * memory["length"]
+        if float(change.dot(step)) > 1e-10:
+            memory["changes"].append(change)
+            memory["steps"].append(step)
+            del memory["changes"][: -self.s.history_size], memory["steps"][: -self.s.history_size]
+
+    def newton(self, gradient: Tensor) -> Tensor:
+        """Minus the inverse Hessian, as far as remembered, times the gradient: the two loops of algorithm 7.4."""
+        steps: list[Tensor] = self.memory["steps"]
+        changes: list[Tensor] = self.memory["changes"]
+        direction = -gradient
+        if not steps:
+            return direction
+        weights = []
+        for step, change in zip(reversed(steps), reversed(changes)):
+            weights.append(step.dot(direction) / change.dot(step))
+            direction = direction - weights[-1] * change
+        direction = direction * (changes[-1].dot(steps[-1]) / changes[-1].dot(changes[-1]))
+        for step, change in zip(steps, changes):
+            direction = direction + (weights.pop() - change.dot(direction) / change.dot(step)) * step
+        return direction
+
+
+def _largest(vector: Tensor) -> float:
+    return float(vector.abs().max()) if vector.numel() else 0.0
+
+
+class _Point:
+    """A point along the search direction: how far, the loss there, the gradient, and the slope."""
+
+    def __init__(self, t: float, loss: float, gradient: Tensor, slope: float) -> None:
+        self.t, self.loss, self.gradient, self.slope = t, loss, gradient, slope
+
+
+def _strong_wolfe(
+    run: _Run, direction: Tensor, t: float, loss: float, gradient: Tensor, slope: float, c1: float = 1e-4, c2: float = 0.9
+) -> tuple[float, float, Tensor]:
+    """A step length where the loss has fallen enough (c1) and the slope has flattened (c2); the parameters end there.
+
+    Nocedal and Wright 2006, algorithm 3.5 to bracket one, then 3.6 to close in on it. At most 25 evaluations.
+    """
+    start = _Point(0.0, loss, gradient, slope)
+    here = 0.0
+
+    def at(t: float) -> _Point:
+        nonlocal here
+        run.move((t - here) * direction)
+        here = t
+        _, loss, gradient = run.evaluate()
+        return _Point(t, loss if math.isfinite(loss) else math.inf, gradient, float(gradient.dot(direction)))
+
+    def fallen(point: _Point) -> bool:
+        return point.loss <= start.loss + c1 * point.t * start.slope
+
+    def flat(point: _Point) -> bool:
+        return abs(point.slope) <= -c2 * start.slope
+
+    before, point, left = start, at(t), 24
+    low, high = None, None
+    while left:
+        if not fallen(point) or (before is not start and point.loss >= before.loss):
+            low, high = before, point
+            break
+        if flat(point):
+            low = point
+            break
+        if point.slope >= 0:
+            low, high = point, before
+            break
+        ahead = _cubic(before, point, point.t + 0.01 * (point.t - before.t), 10 * point.t)
+        before, point, left = point, at(ahead), left - 1
+    if low is None:
+        low = min(before, point, key=lambda p: p.loss)
+    while high is not None and left and abs(high.t - low.t) * _largest(direction) > run.s.tolerance_change:
+        # a tenth of the interval is kept from both ends, so that it shrinks
+        near, far = sorted((low.t, high.t))
+        margin = 0.1 * (far - near)
+        point = at(_cubic(low, high, near + margin, far - margin))
+        left -= 1
+        if not fallen(point) or point.loss >= low.loss:
+            high = point
+        elif flat(point):
+            low = point
+            break
+        else:
+            if point.slope * (high.t - low.t) >= 0:
+                high = low
+            low = point
+    if here != low.t:
+        run.move((low.t - here) * direction)
+    return low.t, low.loss, low.gradient
+
+
+def _cubic(a: _Point, b: _Point, least: float, most: float) -> float:
+    """Where the cubic through two points and their slopes is least (equation 3.59), kept between two bounds; the middle of these
+    if there is no such place.
+    """
+    if math.isfinite(a.loss) and math.isfinite(b.loss) and a.t != b.t:
+        d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.t - b.t)
+        inside = d1 * d1 - a.slope * b.slope
+        if inside >= 0:
+            d2 = math.copysign(math.sqrt(inside), b.t - a.t)
+            below = b.slope - a.slope + 2 * d2
+            if below:
+                return min(max(b.t - (b.t - a.t) * (b.slope + d2 - d1) / below, least), most)
+    return (least + most) / 2

@@ -1,0 +1,303 @@
+"""The optimizer: which parameters a step changes, with which settings and state. The rule itself is a subclass's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import FileError, OperandError, SettingError
+from hotgrad.ops.arithmetic import Minimum
+from hotgrad.ops.reductions import Norm
+from hotgrad.ops.shaping import Stack
+from hotgrad.optim.lists import Each, assign
+from hotgrad.optim.schedules import Schedule, positive
+from hotgrad.variable import Parameter, Variable
+
+
+class Slot:
+    """What an optimizer keeps for one parameter: how many steps changed it, and the rule's state."""
+
+    __slots__ = ("parameter", "count", "state")
+
+    def __init__(self, parameter: Variable) -> None:
+        self.parameter = parameter
+        self.count = 0
+        self.state: dict[str, Tensor] = {}
+
+
+class Group:
+    """Parameters that share settings. `rate` is a number or a Schedule; `settings` holds the others, and the current `lr`."""
+
+    def __init__(self, slots: list[Slot], rate: float | Schedule, settings: dict[str, Any]) -> None:
+        self.slots = slots
+        self.rate = rate
+        self.settings = SimpleNamespace(lr=self.lr, **settings)
+
+    @property
+    def lr(self) -> float:
+        return self.rate.lr if isinstance(self.rate, Schedule) else self.rate
+
+
+class Optimizer:
+    """Base of the optimizers: `step()` changes every parameter that requires a gradient and has one, by the subclass's `rule`.
+
+    `params`: Parameters, or dicts `{"params": [...], "lr": ..., ...}` for groups with settings of their own; None to have them
+    bound later, by `fit` or `bind`. A parameter given twice counts once. `lr`: a number or a Schedule. `clip_norm`: gradients
+    are scaled down together so that their norm, over all parameters, is at most this.
+
+    A rule is an expression of a parameter `p`, its gradient `g`, its `state` by name, and the settings `s`, `s.lr` among them.
+    It returns the new parameter and puts new state into `state`; `state` starts at zero, with the names that `keeps` gives.
+
+    >>> class SignSGD(hg.optim.Optimizer):
+    ...     def rule(self, p, g, state, s):
+    ...         return p - s.lr * g.sign()
+    >>> w = hg.Parameter([1.0, 2.0])
+    >>> (w * w).sum().backward()
+    >>> SignSGD([w], lr=0.25).step()
+    >>> w.data
+    tensor([0.7500, 1.7500])
+    """
+
+    needs_closure = False
+
+    def __init__(self, params: Any = None, lr: float | Schedule = 0.01, *, clip_norm: float | None = None, **settings: Any) -> None:
+        self._defaults: dict[str, Any] = {"lr": lr, **settings}
+        self._check(self._defaults)
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.groups: list[Group] = []
+        if params is not None:
+            self.bind(params)
+
+    # ---- what a subclass defines
+
+    def rule(self, p: Any, g: Any, state: dict[str, Any], s: Any) -> Any:
+        """The new value of a parameter."""
+        raise OperandError(f"{type(self).__name__} defines no `rule`")
+
+    def keeps(self, s: Any) -> tuple[str, ...]:
+        """The names of the state that the rule keeps for each parameter, of its shape, zero at first."""
+        return ()
+
+    def scalars(self, s: Any, count: int) -> dict[str, float]:
+        """Numbers that differ from step to step, added to `s`: computed on the host, in double. `count`: the parameter's steps,
+        this one included. The rule must not branch on them, nor on `s.lr`.
+        """
+        return {}
+
+    def check(self, s: Any) -> None:
+        """Raises SettingError for settings out of range."""
+
+    # ---- parameters and settings
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        lr = settings["lr"]
+        if not isinstance(lr, Schedule):
+            positive("lr", lr, zero=True)
+        self.check(SimpleNamespace(**settings))
+
+    def bind(self, params: Any) -> None:
+        """Give an optimizer made without parameters those it is to change. The same ones again change nothing.
+
+        Raises SettingError for none, for settings it does not know, and if it has others already; OperandError for what is no leaf.
+        """
+        given = [params] if isinstance(params, Variable) else list(params) if isinstance(params, Iterable) else None
+        if given is None:
+            raise OperandError(f"params must be Parameters, such as model.parameters(), or dicts of groups; got {type(params).__name__}")
+        seen: set[int] = set()
+        groups = []
+        for entry in given if any(isinstance(item, dict) for item in given) else [{"params": given}]:
+            if not isinstance(entry, dict) or "params" not in entry:
+                raise OperandError(f"each group must be a dict with the key 'params'; got {entry!r:.60}")
+            settings = {**self._defaults, **{name: value for name, value in entry.items() if name != "params"}}
+            unknown = sorted(set(settings) - set(self._defaults))
+            if unknown:
+                raise SettingError(f"{type(self).__name__} has no settings {', '.join(unknown)}; it has {', '.join(self._defaults)}")
+            self._check(settings)
+            own = [entry["params"]] if isinstance(entry["params"], Variable) else list(entry["params"])
+            slots = []
+            for parameter in own:
+                if not isinstance(parameter, Variable) or not parameter.is_leaf:
+                    raise OperandError(f"params must be leaf Variables, such as model.parameters(); got {parameter!r:.60}")
+                if not isinstance(parameter, Parameter) and not parameter.requires_grad:
+                    raise OperandError(f"a Variable without requires_grad cannot be trained: {parameter!r:.60}")
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    slots.append(Slot(parameter))
+            groups.append(Group(slots, settings.pop("lr"), settings))
+        if not seen:
+            raise SettingError(f"{type(self).__name__}: there are no parameters to train")
+        if self.groups:
+            if seen == {id(parameter) for parameter in self.parameters}:
+                return
+            raise SettingError(f"this {type(self).__name__} already has other parameters; make a new one, or use fresh()")
+        self.groups = groups
+
+    def fresh(self) -> Any:
+        """An optimizer of the same settings, without parameters and state; schedules at their start."""
+        out = copy.copy(self)
+        out._defaults = copy.deepcopy(self._defaults)
+        out.groups = []
+        if isinstance(out._defaults["lr"], Schedule):
+            out._defaults["lr"] = out._defaults["lr"].fresh()
+        return out
+
+    @property
+    def parameters(self) -> list[Variable]:
+        """All parameters it may change, in the order that `state_dict` keeps."""
+        return [slot.parameter for slot in self._slots()]
+
+    @property
+    def lr(self) -> Any:
+        """The learning rate of the next step, that of the first group. Setting it, to a number or a Schedule, sets that of all."""
+        rate = self.groups[0].rate if self.groups else self._defaults["lr"]
+        return rate.lr if isinstance(rate, Schedule) else rate
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        self._check({**self._defaults, "lr": value})
+        self._defaults["lr"] = value
+        for group in self.groups:
+            group.rate = value
+
+    def _slots(self) -> list[Slot]:
+        return [slot for group in self.groups for slot in group.slots]
+
+    def _bound(self) -> list[Group]:
+        if not self.groups:
+            raise SettingError(f"this {type(self).__name__} has no parameters yet; give {type(self).__name__}(model.parameters()), or bind them")
+        return self.groups
+
+    # ---- steps
+
+    def zero_grad(self) -> None:
+        """Set the `grad` of all its parameters to None."""
+        for group in self._bound():
+            for slot in group.slots:
+                slot.parameter._leaf.grad = None
+
+    def step(self) -> None:
+        """Change each parameter that requires a gradient and has one; all others stay as they are, with their state.
+
+        Raises SettingError while there are no parameters.
+        """
+        work = []
+        for group in self._bound():
+            group.settings.lr = group.lr
+            slots = [slot for slot in group.slots if slot.parameter._link is not None and slot.parameter._leaf.grad is not None]
+            kinds = {(slot.count, slot.parameter._data.dtype) for slot in slots}
+            for kind in kinds:
+                alike = slots if len(kinds) == 1 else [slot for slot in slots if (slot.count, slot.parameter._data.dtype) == kind]
+                work.append((group.settings, alike, [_plain(slot.parameter._leaf.grad) for slot in alike]))
+        factor = None
+        if self.clip_norm is not None and work:
+            factor = clip_factor([norm for *_, gradients in work for norm in torch._foreach_norm(gradients)], self.clip_norm)
+        for settings, slots, gradients in work:
+            self._update(settings, slots, gradients, factor)
+        for schedule in self._schedules():
+            schedule.step_end()
+
+    def _update(self, settings: Any, slots: list[Slot], gradients: list[Tensor], factor: Tensor | None) -> None:
+        """One step of parameters of one dtype and count: one run of the rule over all of them."""
+        count = slots[0].count + 1
+        extra = self.scalars(settings, count)
+        if extra:
+            settings = SimpleNamespace(**vars(settings), **extra)
+        p, g = Each([slot.parameter._data for slot in slots]), Each(gradients)
+        kept: dict[str, Each] = {}
+        for name in self.keeps(settings):
+            for slot in slots:
+                if name not in slot.state:
+                    slot.state[name] = torch.zeros_like(slot.parameter._data)
+            kept[name] = Each([slot.state[name] for slot in slots])
+        state = dict(kept)
+        new = self.rule(p, g if factor is None else g * factor, state, settings)
+        assign([*((old, state[name]) for name, old in kept.items()), (p, new)])
+        for slot in slots:
+            slot.count = count
+
+    # ---- schedules
+
+    def _schedules(self) -> list[Schedule]:
+        return list({id(group.rate): group.rate for group in self.groups if isinstance(group.rate, Schedule)}.values())
+
+    def epoch_end(self, monitored: float | None = None) -> None:
+        """Tell the schedules that an epoch is over. `monitored`: its loss, which PlateauLR looks at."""
+        for schedule in self._schedules():
+            schedule.epoch_end(monitored)
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings, schedules, and per parameter its count and state, by position: dicts and lists of tensors, numbers and strings.
+
+        The tensors are the optimizer's own; clone them to keep them.
+        """
+        groups = []
+        for group in self.groups:
+            settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(group.settings).items() if name != "lr"}
+            rate = group.rate
+            saved = {"schedule": type(rate).__name__, **rate.state_dict()} if isinstance(rate, Schedule) else rate
+            groups.append({"parameters": len(group.slots), "settings": settings, "lr": saved})
+        state = [{"count": slot.count, **slot.state} for slot in self._slots()]
+        return {"optimizer": type(self).__name__, "clip_norm": self.clip_norm, "groups": groups, "state": state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, settings included. Tensors are copied, in the dtype and to the device of their parameter.
+
+        Raises FileError, with nothing changed, if it is of another optimizer or does not fit the parameters.
+        """
+        slots = self._slots()
+        wrong = self._misfits(state, slots)
+        if wrong:
+            raise FileError(f"the optimizer state does not fit this {type(self).__name__}:\n  " + "\n  ".join(wrong))
+        self.clip_norm = state["clip_norm"]
+        for group, saved in zip(self.groups, state["groups"]):
+            for name, value in saved["settings"].items():
+                setattr(group.settings, name, tuple(value) if isinstance(value, list) else value)
+            if isinstance(group.rate, Schedule):
+                group.rate.load_state_dict({name: value for name, value in saved["lr"].items() if name != "schedule"})
+            else:
+                group.rate = saved["lr"]
+        for slot, entry in zip(slots, state["state"]):
+            data = slot.parameter.data
+            slot.count = entry["count"]
+            slot.state = {name: value.to(dtype=data.dtype, device=data.device, copy=True) for name, value in entry.items() if name != "count"}
+
+    def _misfits(self, state: Any, slots: list[Slot]) -> list[str]:
+        if not isinstance(state, dict) or not {"optimizer", "clip_norm", "groups", "state"} <= set(state):
+            return ["it is no state of an optimizer"]
+        if state["optimizer"] != type(self).__name__:
+            return [f"it is of {state['optimizer']}"]
+        sizes, own = [group["parameters"] for group in state["groups"]], [len(group.slots) for group in self.groups]
+        if sizes != own or len(state["state"]) != len(slots):
+            return [f"it has groups of {sizes} parameters; here they have {own}"]
+        wrong = []
+        for i, (group, saved) in enumerate(zip(self.groups, state["groups"])):
+            here = type(group.rate).__name__ if isinstance(group.rate, Schedule) else "a number"
+            there = saved["lr"]["schedule"] if isinstance(saved["lr"], dict) else "a number"
+            if here != there:
+                wrong.append(f"group {i}: its lr is {there}; here it is {here}")
+        for i, (slot, entry) in enumerate(zip(slots, state["state"])):
+            for name, value in entry.items():
+                if name != "count" and tuple(value.shape) != tuple(slot.parameter.shape):
+                    wrong.append(f"parameter {i}: {name} has shape {tuple(value.shape)}; the parameter has {tuple(slot.parameter.shape)}")
+        return wrong
+
+    def __repr__(self) -> str:
+        settings = {**self._defaults, **({"clip_norm": self.clip_norm} if self.clip_norm is not None else {})}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+
+
+def _plain(g: Any) -> Tensor:
+    return g if type(g) is Tensor else g.data
+
+
+def clip_factor(norms: list[Any], limit: float) -> Any:
+    """What to multiply all gradients with so that their joint norm is at most `limit`: 1 if it is less (Pascanu et al. 2013)."""
+    total = Norm.apply(Stack.apply(*norms))
+    return Minimum.apply(limit / (total + 1e-6), 1.0)

@@ -1,0 +1,200 @@
+"""Learning rates that change: `lr=CosineLR(0.1, epochs=50)` in place of a number.
+
+A schedule holds the rate of the next step in `lr`. The optimizer calls `epoch_end(monitored)` after each epoch, or
+`step_end()` after each step, and the schedule sets `lr` anew. `state_dict` holds numbers only.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from hotgrad.errors import SettingError
+
+
+def positive(name: str, value: Any, zero: bool = False) -> float:
+    """`value` if it is a finite number above 0, or 0 if that is allowed. Raises SettingError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise SettingError(f"{name} must be a finite number {'of at least' if zero else 'above'} 0; got {value!r}")
+    return value
+
+
+def whole(name: str, value: Any) -> int:
+    """`value` if it is a whole number of at least 1. Raises SettingError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingError(f"{name} must be a whole number of at least 1; got {value!r}")
+    return value
+
+
+class Schedule:
+    """Base of the schedules: the rate after `count` epochs is `at(count)`, which a subclass defines.
+
+    `per`: "epoch", or "step" to count the optimizer's steps instead.
+
+    >>> class Halving(hg.optim.Schedule):
+    ...     def at(self, count):
+    ...         return self.base * 0.5**count
+    >>> schedule = Halving(0.1)
+    >>> schedule.epoch_end()
+    >>> schedule.lr
+    0.05
+    """
+
+    def __init__(self, lr: float = 0.01, per: str = "epoch") -> None:
+        self.base = positive("lr", lr, zero=True)
+        if per not in ("epoch", "step"):
+            raise SettingError(f"per must be 'epoch' or 'step'; got {per!r}")
+        self.per = per
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget where it stands."""
+        self.count = 0
+
+    def at(self, count: int) -> float:
+        """The rate after `count` epochs or steps."""
+        return self.base
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next step."""
+        return self.at(self.count)
+
+    def epoch_end(self, monitored: float | None = None) -> None:
+        """Called after each epoch, with the validation loss, or the training loss where there is none."""
+        if self.per == "epoch":
+            self.count += 1
+
+    def step_end(self) -> None:
+        """Called after each step of the optimizer."""
+        if self.per == "step":
+            self.count += 1
+
+    def fresh(self) -> Any:
+        """A schedule of the same settings, at its start."""
+        out = copy.deepcopy(self)
+        out.restart()
+        return out
+
+    def settings(self) -> dict[str, Any]:
+        """The numbers that describe it, apart from where it stands."""
+        return {name: value for name, value in vars(self).items() if name not in self.state_dict()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, as numbers."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for name in self.state_dict():
+            setattr(self, name, state[name])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.settings().items())})"
+
+
+class StepLR(Schedule):
+    """`lr` times `gamma` for every `step_size` epochs done.
+
+    >>> schedule = hg.optim.StepLR(0.1, step_size=30)
+    >>> schedule.at(29), schedule.at(30)
+    (0.1, 0.010000000000000002)
+    """
+
+    def __init__(self, lr: float, step_size: int, gamma: float = 0.1, per: str = "epoch") -> None:
+        super().__init__(lr, per)
+        self.step_size, self.gamma = whole("step_size", step_size), positive("gamma", gamma)
+
+    def at(self, count: int) -> float:
+        return float(self.base * self.gamma ** (count // self.step_size))
+
+
+class CosineLR(Schedule):
+    """Half a cosine from `lr` down to `minimum` within `epochs`, then `minimum` (Loshchilov and Hutter 2017, equation 5).
+
+    >>> schedule = hg.optim.CosineLR(0.1, epochs=10)
+    >>> schedule.at(0), round(schedule.at(5), 6), schedule.at(10), schedule.at(11)
+    (0.1, 0.05, 0.0, 0.0)
+    """
+
+    def __init__(self, lr: float, epochs: int, minimum: float = 0.0, per: str = "epoch") -> None:
+        super().__init__(lr, per)
+        self.epochs, self.minimum = whole("epochs", epochs), positive("minimum", minimum, zero=True)
+
+    def at(self, count: int) -> float:
+        done = min(count, self.epochs) / self.epochs
+        return self.minimum + (self.base - self.minimum) * (1 + math.cos(math.pi * done)) / 2
+
+
+class WarmupLR(Schedule):
+    """From `start_factor` times `lr` up to `lr`, in equal steps within `epochs`; then on with `lr`, a number or another schedule.
+
+    >>> schedule = hg.optim.WarmupLR(hg.optim.StepLR(0.1, 1, 0.5), epochs=4, start_factor=0.5)
+    >>> [round(schedule.at(n), 4) for n in range(6)]
+    [0.05, 0.0625, 0.075, 0.0875, 0.1, 0.05]
+    """
+
+    def __init__(self, lr: float | Schedule, epochs: int = 5, start_factor: float = 1 / 3, per: str = "epoch") -> None:
+        self.then = lr if isinstance(lr, Schedule) else None
+        if isinstance(lr, PlateauLR) or (isinstance(lr, Schedule) and lr.per != per):
+            raise SettingError(f"WarmupLR goes on with a number, or with a schedule that counts the same ({per!r}) and is no PlateauLR; got {lr!r}")
+        super().__init__(lr.base if isinstance(lr, Schedule) else lr, per)
+        self.epochs, self.start_factor = whole("epochs", epochs), positive("start_factor", start_factor, zero=True)
+
+    def at(self, count: int) -> float:
+        if count >= self.epochs:
+            return self.then.at(count - self.epochs) if self.then else self.base
+        return self.base * (self.start_factor + (1 - self.start_factor) * count / self.epochs)
+
+
+class PlateauLR(Schedule):
+    """`lr`, times `factor` whenever the monitored loss has not fallen for more than `patience` epochs; never below `minimum`.
+
+    It has fallen if it is less than the best one before by the share `threshold` of that. After a change, `cooldown` epochs
+    pass before epochs are counted again.
+
+    >>> schedule = hg.optim.PlateauLR(0.1, patience=1)
+    >>> for loss in (1.0, 1.0, 1.0):
+    ...     schedule.epoch_end(loss)
+    >>> schedule.lr
+    0.010000000000000002
+    """
+
+    def __init__(
+        self, lr: float, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, cooldown: int = 0, minimum: float = 0.0
+    ) -> None:
+        super().__init__(lr)
+        self.factor = positive("factor", factor)
+        if factor >= 1:
+            raise SettingError(f"factor must be less than 1; got {factor!r}")
+        self.patience, self.cooldown = positive("patience", patience, zero=True), positive("cooldown", cooldown, zero=True)
+        self.threshold, self.minimum = positive("threshold", threshold, zero=True), positive("minimum", minimum, zero=True)
+
+    def restart(self) -> None:
+        super().restart()
+        self.rate = self.base
+        self.best = math.inf  # the lowest loss so far
+        self.bad = 0  # epochs since
+        self.rest = 0  # epochs that do not count yet
+
+    def at(self, count: int) -> float:
+        return self.rate
+
+    def epoch_end(self, monitored: float | None = None) -> None:
+        """Raises SettingError without a value to look at."""
+        if monitored is None:
+            raise SettingError("PlateauLR needs the loss of the epoch: call epoch_end(loss)")
+        super().epoch_end()
+        better = monitored < self.best * (1 - self.threshold) if self.best > 0 else monitored < self.best * (1 + self.threshold)
+        if better:
+            self.best, self.bad = monitored, 0
+        else:
+            self.bad += 1
+        if self.rest:
+            self.rest, self.bad = self.rest - 1, 0
+        if self.bad > self.patience:
+            self.rate, self.rest, self.bad = max(self.rate * self.factor, self.minimum), int(self.cooldown), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "rate": self.rate, "best": self.best, "bad": self.bad, "rest": self.rest}

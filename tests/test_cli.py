@@ -1,0 +1,151 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hotgrad import experiments
+from hotgrad.__main__ import main
+from hotgrad.errors import DataError
+from hotgrad.modules import Linear, ReLU
+from hotgrad.training import Sequential
+
+Capture = pytest.CaptureFixture[str]
+
+
+def accuracies(text: str) -> dict[str, float]:
+    return {line.split()[0]: float(line.split()[2]) for line in text.splitlines() if line.startswith(("train ", "test "))}
+
+
+def test_the_reference_experiment(capsys: Capture) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert accuracies(printed)["test"] >= 0.975
+    for part in ("1,000 training", "15,000 steps", "MatMul", "Tanh", "Mean"):
+        assert part in printed
+    assert len(printed.splitlines()) < 45
+
+
+def test_options_without_a_command_are_those_of_disc(capsys: Capture) -> None:
+    assert main(["--epochs", "3", "--loss", "cross-entropy", "--seed", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "cross-entropy on labels" in printed
+    assert "LogSoftmax" in printed
+
+
+def test_runs(capsys: Capture) -> None:
+    assert main(["disc", "--runs", "2", "--epochs", "4", "--momentum", "0.9", "--cosine"]) == 0
+    printed = capsys.readouterr().out
+    assert "momentum 0.9, cosine" in printed
+    assert "mean" in printed
+    assert "2 runs in" in printed
+
+
+def test_baselines(capsys: Capture) -> None:
+    pytest.importorskip("sklearn")
+    assert main(["disc", "--epochs", "3", "--baselines"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("logistic regression", "k-NN", "random forest", "torch.nn"):
+        assert name in printed
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["disc", "--epochs", "3", "--plot", str(tmp_path / "disc.png")]) == 0
+    assert (tmp_path / "disc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits(capsys: Capture) -> None:
+    pytest.importorskip("sklearn")
+    assert main(["digits", "--epochs", "5"]) == 0
+    assert accuracies(capsys.readouterr().out)["test"] > 0.9
+
+
+def write(path: Path, rows: list[list[Any]]) -> str:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return str(path)
+
+
+def table(kind: str) -> list[list[Any]]:
+    g = torch.Generator().manual_seed(0)
+    rows: list[list[Any]] = [["size", "colour", "id", "y"]]
+    for i in range(80):
+        size, red = float(torch.randn((), generator=g)), i % 2
+        value: Any = 2 * size + red
+        if kind != "number":
+            value = {"words": ("no", "yes"), "labels": (3, 7)}[kind][value > 0.5]
+        rows.append([f"{size:.4f}" if i % 17 else "", "red" if red else "blue", f"n{i}", value])
+    return rows
+
+
+@pytest.mark.parametrize(("kind", "says"), [("words", "2 classes (no, yes)"), ("labels", "2 classes (3, 7)"), ("number", "a number")])
+def test_a_table_of_ones_own(kind: str, says: str, tmp_path: Path, capsys: Capture) -> None:
+    path = write(tmp_path / "table.csv", table(kind))
+    assert main(["csv", path, "--target", "y", "--epochs", "30"]) == 0
+    printed = capsys.readouterr().out
+    assert says in printed
+    assert "column 'id' is left out" in printed
+    assert accuracies(printed)["train"] > 0.8
+    model = Sequential(Linear(3, 64), ReLU(), Linear(64, 64), ReLU(), Linear(64, 1 if kind == "number" else 2))
+    model.load(tmp_path / "table.hotgrad")
+    assert main(["csv", path, "--target", "y", "--epochs", "1", "--save", str(tmp_path / "other")]) == 0
+    assert (tmp_path / "other").exists()
+
+
+BAD: dict[str, tuple[list[list[Any]], str]] = {
+    "no such column": ([["a", "b"], [1, 2]] * 3, "no column 'y'; it has a, b"),
+    "only a header": ([["a", "y"]], "rows below it"),
+    "a short row": ([["a", "y"], [1, 2], [3]], "row 3: 1 cells, but the header has 2"),
+    "a name twice": ([["a", "a", "y"], [1, 2, 3]], "names a column twice"),
+    "one class": ([["a", "y"], *([i, "x"] for i in range(9))], "only one value"),
+    "gaps in the target": ([["a", "y"], *([i, i / 7 if i else ""] for i in range(9))], "1 values missing"),
+    "no features": ([["y"], *([i] for i in range(9))], "no column besides"),
+    "too few rows": ([["a", "y"], [1, 2], [3, 4]], "too few"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables(case: str, tmp_path: Path, capsys: Capture) -> None:
+    rows, says = BAD[case]
+    assert main(["csv", write(tmp_path / "t.csv", rows), "--target", "y"]) == 2
+    assert says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_bad_commands(capsys: Capture) -> None:
+    assert main(["csv", "nowhere.csv", "--target", "y"]) == 2
+    assert "nowhere.csv" in capsys.readouterr().err
+    for arguments in (["dics"], ["disc", "--epochs", "0"], ["csv", "x.csv"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+
+
+def test_check(capsys: Capture) -> None:
+    pytest.importorskip("hotgrad.testing.cli")
+    assert main(["check", "Mul"]) == 0
+    assert capsys.readouterr().out
+
+
+def test_gaps_are_filled_with_the_mean() -> None:
+    x, names = experiments.features({"a": ["1", "", "3", "NA"], "b": ["x", "y", "x", "x"]})
+    assert names == ["a", "b=x", "b=y"]
+    assert x.tolist() == [[1, 1, 0], [2, 0, 1], [3, 1, 0], [2, 1, 0]]
+    with pytest.raises(DataError):
+        experiments.targets(["1", ""], "y")
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "hotgrad", "disc", "--epochs", "1"], capture_output=True, text=True, check=True)
+    assert "engine eager" in done.stdout

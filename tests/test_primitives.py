@@ -1,0 +1,60 @@
+"""Every registered primitive: values and gradients against torch's and against differences, orders 1 and 2, in all graph contexts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import hotgrad as hg
+from hotgrad.testing import GradientError, check_op
+from hotgrad.testing.conventions import ORACLES, oracle_of
+
+BUILT_IN = {name: op for name, op in hg.primitives().items() if op.__module__.startswith("hotgrad.")}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_primitive(name: str, count: Callable[[int, int], int]) -> None:
+    op = BUILT_IN[name]
+    report = check_op(op, max_examples=count(15, 300), oracle=oracle_of(op))
+    assert report.examples > 0.9 * count(15, 300)
+    if op.differentiable and not op.plain:
+        assert report.compared > 2 * report.examples, "hardly a slope was compared"
+        assert report.unresolved < report.compared
+
+
+def test_every_primitive_is_compared_with_torch() -> None:
+    assert [name for name in BUILT_IN if name not in ORACLES] == []
+
+
+@pytest.mark.parametrize("name", [name for name, op in BUILT_IN.items() if op.differentiable and op.rules and name != "Sign"])
+def test_the_check_can_fail(name: str) -> None:
+    """A canary: the same op with every rule off by a thousandth."""
+    real = BUILT_IN[name]
+
+    def off(rule: Any) -> Any:
+        if rule is None:
+            return None
+
+        @functools.wraps(rule)
+        def wrong(*args: Any, **options: Any) -> Any:
+            return rule(*args, **options) * 1.001
+
+        return wrong
+
+    class Wrong(real, register=False):  # type: ignore[valid-type, misc]
+        vjps = tuple(map(off, real.vjps))
+
+    with pytest.raises(GradientError, match="Wrong"):
+        check_op(Wrong, shrink=False)
+
+
+def test_float32_detours_show_against_torch() -> None:
+    class Detour(hg.ops.Mul, register=False):  # type: ignore[misc, name-defined]
+        forward = staticmethod(lambda a, b: (a.float() * b).double() if a.ndim else a * b)
+
+    with pytest.raises(GradientError):
+        check_op(Detour, oracle=torch.mul, shrink=False)

@@ -1,0 +1,77 @@
+"""The estimators: scikit-learn's own checks, pipelines, grid searches."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import hotgrad as hg
+from hotgrad import optim
+from hotgrad.modules import Linear, Tanh
+from hotgrad.sklearn import HotClassifier, HotRegressor
+from hotgrad.training import EarlyStopping, Sequential
+
+
+@pytest.mark.filterwarnings("default")
+@parametrize_with_checks([HotClassifier((16,), epochs=40, optimizer=optim.Adam(lr=0.01)), HotRegressor((16,), epochs=40, optimizer=optim.Adam(lr=0.01))])
+def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def test_in_a_pipeline_and_a_grid_search() -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    pipe = make_pipeline(StandardScaler(), HotClassifier(epochs=10, random_state=0))
+    assert cross_val_score(pipe, x, y, cv=3).mean() > 0.94
+    grid = {"hotclassifier__hidden": [(), (8,)], "hotclassifier__optimizer": ["rmsprop", optim.Adam(lr=0.01)]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(x, y)
+    assert search.best_score_ > 0.93
+
+
+def test_regression() -> None:
+    x, y = load_diabetes(return_X_y=True)
+    x, test_x, y, test_y = train_test_split(x, y, random_state=0)
+    pipe = make_pipeline(StandardScaler(), HotRegressor((16,), epochs=20, random_state=0)).fit(x, y)
+    assert pipe.score(test_x, test_y) > 0.3
+    both = np.stack([y, -y], 1)
+    found = HotRegressor(epochs=2, random_state=0).fit(x, both).predict(x)
+    assert found.shape == both.shape
+
+
+def test_settings() -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    x = StandardScaler().fit_transform(x)
+    names = np.where(y == 1, "benign", "malignant")
+
+    def network(features: int, outputs: int) -> Sequential:
+        return Sequential(Linear(features, 5), Tanh(), Linear(outputs))
+
+    first = HotClassifier(
+        network=network, epochs=8, optimizer=optim.SGD(lr=0.1), class_weight={"malignant": 2.0}, random_state=1, callbacks=[EarlyStopping("loss")]
+    )
+    one, two = clone(first).fit(x, names), clone(first).fit(x, names)
+    assert (one.predict_proba(x) == two.predict_proba(x)).all()
+    assert one.model_[1].__class__ is Tanh
+    assert one.score(x, names) > 0.9
+    assert set(one.predict(x)) == {"benign", "malignant"}
+    one.network = None  # a local function
+    assert pickle.loads(pickle.dumps(one)).score(x, names) == one.score(x, names)
+    assert one.model_[0].weight.dtype is torch.float64
+    assert clone(first).fit(x.astype("float32"), names).model_[0].weight.dtype is torch.float32
+    assert clone(first).set_params(class_weight="balanced").fit(x, names).classes_.tolist() == ["benign", "malignant"]
+    with pytest.raises(hg.errors.SettingError, match="epochs"):
+        HotClassifier(epochs=0).fit(x, names)
+    with pytest.raises(ValueError, match="adam"):
+        HotClassifier(optimizer="adan").fit(x, names)
