@@ -1,51 +1,82 @@
-"""hotgrad: a small autodiff engine on torch tensors, with a tape that is a program."""
+"""hotgrad: a small autodiff engine on torch tensors.
 
-from hotgrad import errors, ops
+Elementary ops record themselves on a tape; walking it backwards gives gradients, of any order. On it: a gradient checker
+(`hotgrad.testing`), networks (`hg.nn`), optimizers (`hg.optim`) and `Sequential.fit`.
+"""
+
+from hotgrad import data, errors, functional, nn, ops, optim
 from hotgrad.errors import (
     AxisError,
+    DataError,
     DeclarationError,
     DeviceError,
     DtypeError,
+    FileError,
     HotgradError,
     NoLossError,
+    NonFiniteLossError,
     OperandError,
     RuleError,
+    SettingError,
     ShapeError,
     TapeError,
 )
+from hotgrad.nn import MSE, CrossEntropy, Linear, Module, Parameter, ReLU, Sequential, Tanh
 from hotgrad.ops import *  # noqa: F403
 from hotgrad.primitive import Booleans, Integers, Interval, Primitive, primitives, zero
 from hotgrad.records import Record, Tape, enable_grad, no_grad, tape
-from hotgrad.variable import Parameter, Variable, gradients
+from hotgrad.show import graph_repr, to_dot, to_mermaid
+from hotgrad.training import EarlyStopping, History
+from hotgrad.variable import Variable, gradients
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MSE",
     "AxisError",
     "Booleans",
+    "CrossEntropy",
+    "DataError",
     "DeclarationError",
     "DeviceError",
     "DtypeError",
+    "EarlyStopping",
+    "FileError",
+    "History",
     "HotgradError",
     "Integers",
     "Interval",
+    "Linear",
+    "Module",
     "NoLossError",
+    "NonFiniteLossError",
     "OperandError",
     "Parameter",
     "Primitive",
+    "ReLU",
     "Record",
     "RuleError",
+    "Sequential",
+    "SettingError",
     "ShapeError",
+    "Tanh",
     "Tape",
     "TapeError",
     "Variable",
+    "data",
     "enable_grad",
     "errors",
+    "functional",
     "gradients",
+    "graph_repr",
+    "nn",
     "no_grad",
     "ops",
+    "optim",
     "primitives",
     "tape",
+    "to_dot",
+    "to_mermaid",
     "zero",
     *ops.__all__,
 ]

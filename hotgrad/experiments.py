@@ -152,7 +152,7 @@ def _torch_network(x: Tensor, y: Tensor, loss: str, epochs: int, seed: int, mome
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) if cosine else None
     criterion: Any = nn.MSELoss() if loss == "mse" else nn.CrossEntropyLoss()
     for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=generator).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x), generator=generator), BATCH):
             optimizer.zero_grad()
             criterion(network(x.index_select(0, rows)), y.index_select(0, rows)).backward()
             optimizer.step()

@@ -21,6 +21,7 @@ from hotgrad.modules import (
     Softmax,
     Tanh,
 )
+from hotgrad.training import Sequential
 from hotgrad.variable import Parameter
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Residual",
+    "Sequential",
     "Sigmoid",
     "Softmax",
     "Tanh",

@@ -35,8 +35,7 @@ def graph_repr(x: Any, example: Any = None) -> str:
     """
     if isinstance(x, Module) and example is None:
         return repr(x)
-    root, items = _expression(x, example)
-    return "\n".join(_lines(root, items))
+    return "\n".join(_lines(_expression(x, example)))
 
 
 def to_mermaid(x: Any, example: Any = None) -> str:
@@ -49,7 +48,7 @@ def to_mermaid(x: Any, example: Any = None) -> str:
         n0(["x ()"])
         n0 --> n1
     """
-    root, items = _expression(x, example)
+    items = _expression(x, example)
     lines = ["flowchart TD"]
     numbers = {key: f"n{len(items) - 1 - i}" for i, key in enumerate(items)}
     for key, item in items.items():
@@ -70,7 +69,7 @@ def to_dot(x: Any, example: Any = None) -> str:
       n0 -> n1
     }
     """
-    root, items = _expression(x, example)
+    items = _expression(x, example)
     numbers = {key: f"n{len(items) - 1 - i}" for i, key in enumerate(items)}
     lines = ["digraph {"]
     for key, item in items.items():
@@ -88,8 +87,8 @@ def _shape(value: Any) -> str:
     return "(" + ", ".join(map(str, value.shape)) + ")"
 
 
-def _expression(x: Any, example: Any) -> tuple[int, dict[int, _Item]]:
-    """The key of the result, and all items by key, the newest first, leaves last."""
+def _expression(x: Any, example: Any) -> dict[int, _Item]:
+    """All records and leaves by key: the result first, then the newest first, leaves last."""
     names: dict[int, str] = {}
     if isinstance(x, Module):
         if example is None:
@@ -123,14 +122,14 @@ def _expression(x: Any, example: Any) -> tuple[int, dict[int, _Item]]:
             items[id(node)] = _Item(label, False, list(inside), extras)
         else:
             items[id(node)] = _Item(f"{names.get(id(node)) or node.name or 'leaf'} {_shape(node)}", True, [], [])
-    return id(x._link), items
+    return items
 
 
 def _constant(value: Any) -> str:
     return f"constant {_shape(value)}" if isinstance(value, Node) or hasattr(value, "shape") else repr(value)
 
 
-def _lines(root: int, items: dict[int, _Item]) -> list[str]:
+def _lines(items: dict[int, _Item]) -> list[str]:
     """The text of an expression, without recursion: branches still to be written wait on a stack with their prefixes."""
     uses: dict[int, int] = {}
     for item in items.values():
@@ -138,7 +137,7 @@ def _lines(root: int, items: dict[int, _Item]) -> list[str]:
             uses[parent] = uses.get(parent, 0) + (not items[parent].leaf)
     numbers: dict[int, int] = {}
     lines: list[str] = []
-    stack = [(root, "", "")]  # what to write, the prefix of its first line, the prefix of the lines below
+    stack = [(next(iter(items)), "", "")]  # what to write, the prefix of its first line, the prefix of the lines below
     while stack:
         key, first, below = stack.pop()
         item = items[key]

@@ -8,6 +8,7 @@ come so, else float64. Fitted attributes: `model_` (the Sequential), `history_`,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
         else:
             sizes = [x.shape[1], *self.hidden]
             layers: list[Any] = []
-            for size, following in zip(sizes, sizes[1:]):
+            for size, following in pairwise(sizes):
                 layers += [Linear(size, following), ReLU()]
             model = Sequential(*layers, Linear(sizes[-1], outputs))
         model.to(torch.float32 if x.dtype == np.float32 else torch.float64)

@@ -220,7 +220,7 @@ def test_an_exception_leaves_the_last_completed_epoch_in_the_file(tmp_path: Path
     with pytest.raises(Stop):
         run(tmp_path / "c", 9, callbacks=[raising_after(4)])
     whole, _ = run(None, 9)
-    resumed, history = run(tmp_path / "c", 9, make(seed=9))
+    resumed, _ = run(tmp_path / "c", 9, make(seed=9))
     assert same(state(whole), state(resumed))
     assert len(torch.load(tmp_path / "c")["history"]) == 9
 

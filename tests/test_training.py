@@ -185,8 +185,7 @@ def test_without_shuffling_rows_come_in_order() -> None:
     seen: list[torch.Tensor] = []
 
     def spy(v: Any) -> Any:
-        if hg.tape() and v.shape[0] == 4 or v.shape[0] == 2:
-            seen.append(v.data.clone())
+        seen.append(v.data.clone())
         return v
 
     Sequential(spy, Linear(3, 2), loss="cross_entropy", optimizer="sgd").fit(x, y, batch_size=4, shuffle=False, verbose=0)
@@ -413,7 +412,7 @@ def test_a_last_step_that_overflows_is_noticed() -> None:
     x, y = problem("mse", 8, torch.float32)
     model = net("mse", optim.SGD(lr=1e38))
     before = weights(model)
-    with pytest.raises(hg.errors.NonFiniteLossError, match="a parameter became .* epoch 1"):
+    with pytest.raises(hg.errors.NonFiniteLossError, match=r"a parameter became .* epoch 1"):
         model.fit(x, 1e10 * y, verbose=0)
     assert same(weights(model), before)
 

@@ -188,26 +188,22 @@ class Optimizer:
         work = []
         for group in self._bound():
             group.settings.lr = group.lr
-            slots = [slot for slot in group.slots if slot.parameter._link is not None and slot.parameter._leaf.grad is not None]
-            kinds = {(slot.count, slot.parameter._data.dtype) for slot in slots}
-            for kind in kinds:
-                alike = slots if len(kinds) == 1 else [slot for slot in slots if (slot.count, slot.parameter._data.dtype) == kind]
-                work.append((group.settings, alike, [_plain(slot.parameter._leaf.grad) for slot in alike]))
+            work += [(group.settings, *alike) for alike in _ready(group)]
         factor = None
         if self.clip_norm is not None and work:
             factor = clip_factor([norm for *_, gradients in work for norm in torch._foreach_norm(gradients)], self.clip_norm)
-        for settings, slots, gradients in work:
-            self._update(settings, slots, gradients, factor)
+        for settings, slots, tensors, gradients in work:
+            self._update(settings, slots, tensors, gradients, factor)
         for schedule in self._schedules():
             schedule.step_end()
 
-    def _update(self, settings: Any, slots: list[Slot], gradients: list[Tensor], factor: Tensor | None) -> None:
+    def _update(self, settings: Any, slots: list[Slot], tensors: list[Tensor], gradients: list[Tensor], factor: Tensor | None) -> None:
         """One step of parameters of one dtype and count: one run of the rule over all of them."""
         count = slots[0].count + 1
         extra = self.scalars(settings, count)
         if extra:
             settings = SimpleNamespace(**vars(settings), **extra)
-        p, g = Each([slot.parameter._data for slot in slots]), Each(gradients)
+        p, g = Each(tensors), Each(gradients)
         kept: dict[str, Each] = {}
         for name in self.keeps(settings):
             for slot in slots:
@@ -216,7 +212,7 @@ class Optimizer:
             kept[name] = Each([slot.state[name] for slot in slots])
         state = dict(kept)
         new = self.rule(p, g if factor is None else g * factor, state, settings)
-        assign([*((old, state[name]) for name, old in kept.items()), (p, new)])
+        assign([*[(old, state[name]) for name, old in kept.items()], (p, new)])
         for slot in slots:
             slot.count = count
 
@@ -293,8 +289,23 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
 
 
-def _plain(g: Any) -> Tensor:
-    return g if type(g) is Tensor else g.data
+def _ready(group: Group) -> Iterable[tuple[list[Slot], list[Tensor], list[Tensor]]]:
+    """The slots of a group that can be changed now, with parameters and gradients: those of one count and dtype together."""
+    found: dict[Any, tuple[list[Slot], list[Tensor], list[Tensor]]] = {}
+    count = dtype = None
+    for slot in group.slots:
+        p = slot.parameter
+        g = p._leaf.grad
+        if g is None or p._link is None:
+            continue
+        data = p._data
+        if slot.count != count or data.dtype is not dtype:
+            count, dtype = slot.count, data.dtype
+            slots, tensors, gradients = found.setdefault((count, dtype), ([], [], []))
+        slots.append(slot)
+        tensors.append(data)
+        gradients.append(g if type(g) is Tensor else g.data)
+    return found.values()
 
 
 def clip_factor(norms: list[Any], limit: float) -> Any:

@@ -86,7 +86,7 @@ class _Run:
         self.op, self.order, self.report, self.oracle = op, order, report, oracle
 
     def __call__(self, drawn: tuple[tuple[Tensor, ...], dict[str, Any], Tensor]) -> None:
-        op, (values, options, g) = self.op, drawn
+        values, options, g = drawn
         problems = self.problems(values, options, g)
         if problems:
             raise failure(problems, self.code(values, options, g), sum(v.numel() for v in values))
@@ -176,7 +176,7 @@ def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's, on degenerate draws
-                wrapped()
+                wrapped()  # type: ignore[no-untyped-call]
         except GradientError as error:
             raise error.with_traceback(None) from None
         except Flaky:

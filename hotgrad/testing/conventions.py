@@ -88,7 +88,7 @@ def check(op: type[Primitive]) -> list[Problem]:
         except Exception as error:
             return [Problem("raised", f"{op.name}({call}): differentiating raised {type(error).__name__}: {error}")]
         for name, leaf, right in zip(op.operand_names, leaves, wanted):
-            if right is None:
+            if right is None or not isinstance(leaf, Variable):
                 continue
             got = torch.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
             exact = torch.tensor(right, dtype=torch.float64)

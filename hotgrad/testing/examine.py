@@ -39,7 +39,8 @@ class Subject:
         """The result as a plain tensor."""
         with no_grad():
             out = self.call(values)
-        return out.data if isinstance(out, Variable) else out
+        data: Tensor = out.data if isinstance(out, Variable) else out
+        return data
 
     def leaves(self, values: Sequence[Any], wanted: Sequence[int]) -> list[Any]:
         """The operands, those of `wanted` as Variables that require gradients."""
@@ -146,7 +147,7 @@ def _first_backward(subject: Subject, g: Tensor) -> list[Tensor]:
         raise Failed(problems)
     first = [grad.clone() for grad in grads]
     out.backward(g)
-    for i, grad, once in zip(subject.checked, grads, first):
+    for i, once in zip(subject.checked, first):
         now = leaves[i].grad
         if now is not None and not (near(now, 2 * once, 1e-13) and same(now.isfinite(), once.isfinite())):
             problems.append(Problem("accumulate", f"{subject.name}: two backwards must give twice the gradient of {subject.names[i]}; got {now.tolist()} after {once.tolist()}"))
@@ -266,7 +267,7 @@ def _gradient_problems(subject: Subject, claimed: Any, g: Tensor, found: Slopes,
     low, high, _, _ = found.weighted(weights)
     middle = (low + high) / 2
     sums = ((found.low + found.high) / 2).sum(1)
-    problems = []
+    problems: list[Problem] = []
     for row, got, lo, hi, tol in wrong:
         kinked = lo != hi
         numeric = f"a slope between {lo:.10g} and {hi:.10g}" if kinked else f"{lo:.12g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,11 +38,12 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: i
     report = Report(name, orders=order)
     values, checked, names = _inputs(inputs)
     held: list[Parameter] = []
+    module: Any = f
     if hasattr(f, "named_parameters"):
         with no_grad():
             f(*(Variable(v.float() if v.dtype.is_floating_point else v) for v in values)) if _lazy(f) else None
-        f = copy.deepcopy(f).to(torch.float64)  # type: ignore[attr-defined]
-        for at, parameter in f.named_parameters():
+        f = module = copy.deepcopy(module).to(torch.float64)
+        for at, parameter in module.named_parameters():
             held.append(parameter)
             if parameter.requires_grad:
                 checked.append(len(values))

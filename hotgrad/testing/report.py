@@ -78,7 +78,7 @@ def tensor_code(t: Tensor) -> str:
         return f"torch.tensor({_nested(t[:1].tolist())}{kind}).expand{tuple(t.shape)}"
     if t.ndim > 1 and t.mT.is_contiguous() and t.storage_offset() == 0:
         return f"torch.tensor({_nested(t.mT.tolist())}{kind}).mT"
-    whole = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())  # type: ignore[no-untyped-call]
+    whole = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
     return f"torch.tensor({_nested(whole.tolist())}{kind}).as_strided({tuple(t.shape)}, {t.stride()}, {t.storage_offset()})"
 
 

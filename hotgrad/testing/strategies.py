@@ -42,7 +42,8 @@ def shapes(draw: Any, min_dims: int = 0, max_dims: int = 3, max_side: int = 4) -
     ndim = draw(st.integers(min(max(min_dims, 1), max_dims), max_dims))
     if 4 <= kind < 8 and max_dims > 1:  # square
         ndim = max(ndim, 2)
-        return (draw(st.integers(2, max(2, int(_MOST ** (1 / ndim))))),) * ndim
+        side: int = draw(st.integers(2, max(2, int(_MOST ** (1 / ndim)))))
+        return (side,) * ndim
     sizes: list[int] = []
     for _ in range(ndim):
         sizes.append(draw(st.integers(1, max(1, min(max_side, _MOST // max(1, math.prod(sizes)))))))

@@ -40,7 +40,7 @@ def forward(model: Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """
     outputs = []
     with evaluating(model):
-        for piece in x.split(batch_size or PIECE):
+        for piece in torch.split(x, batch_size or PIECE):
             output = model(wrap(piece, None))
             if not isinstance(output, (Variable, Tensor)):
                 raise OperandError(f"the model must give a Variable; got {type(output).__name__} ({output!r:.60})")
@@ -70,7 +70,7 @@ def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor,
     each = copy.copy(loss)
     each.reduction = "none"  # type: ignore[attr-defined]
 
-    def call(output: Any, y: Tensor, weights: Tensor | None) -> Variable:
+    def call(output: Any, y: Tensor, weights: Any) -> Variable:
         values = each(output, y)
         rows = values if values.ndim == 1 else values.reshape((len(y), -1))
         if rows.ndim == 2:

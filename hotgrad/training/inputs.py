@@ -114,7 +114,7 @@ def pair(x: Any, y: Any, name: str = "") -> tuple[Any, Any, int | None]:
                 return *_stack(pairs), None
             return torch.cat([torch.as_tensor(a) for a, b in pairs]), torch.cat([torch.as_tensor(b) for a, b in pairs]), size
         x = x.dataset
-    items = x if isinstance(x, IterableDataset) else (x[i] for i in range(len(x)))  # type: ignore[arg-type]
+    items = x if isinstance(x, IterableDataset) else (x[i] for i in range(len(x)))
     pairs = [_two(item, name) for item in items]
     if not pairs:
         raise DataError(f"{name}x is empty: the Dataset has no items")
@@ -137,10 +137,15 @@ def _stack(pairs: list[tuple[Any, Any]]) -> tuple[Any, Any]:
     return column([a for a, b in pairs]), column([b for a, b in pairs])
 
 
+def check_filled(x: Tensor, name: str) -> None:
+    """Raises DataError for no rows or no columns."""
+    if not x.numel():
+        raise DataError(f"{name} is empty: its shape is {tuple(x.shape)}; at least one row and one column are needed")
+
+
 def check_lengths(x: Tensor, y: Tensor, name: str = "") -> None:
     """Raises DataError for empty data and for lengths that differ."""
-    if not len(x) or not x.numel():
-        raise DataError(f"{name}x is empty: its shape is {tuple(x.shape)}; at least one row and one column are needed")
+    check_filled(x, f"{name}x")
     if len(x) != len(y):
         raise DataError(f"{name}x has {len(x)} rows and {name}y has {len(y)}; every row of x needs one row of y")
 

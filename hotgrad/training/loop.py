@@ -134,7 +134,8 @@ def train(model: Any, job: Job) -> History:
                     moment.restore()
                     break
                 history.append(row)
-                stopped = any([bool(callback(model, history)) for callback in callbacks])
+                answers = [bool(callback(model, history)) for callback in callbacks]
+                stopped = any(answers)
                 progress.epoch(row, stopped or len(history) == job.epochs)
                 moment = _Moment(model, history, callbacks)
                 if checkpoint is not None:
@@ -178,7 +179,7 @@ def _epoch(model: Any, job: Job, step: Step, interrupt: Interrupt) -> dict[str, 
     order = torch.randperm(rows, generator=model.generator) if job.shuffle else torch.arange(rows)
     model.train()
     total, right, batch = 0.0, 0, 0
-    for part in order.to(data.x.device).split(job.batch_size * _batches_per_block(job)):
+    for part in torch.split(order.to(data.x.device), job.batch_size * _batches_per_block(job)):
         losses, outputs, sizes = [], [], []
         for x, y, weights in _batches(data, part, job.batch_size):
             if interrupt.requested:
@@ -217,11 +218,11 @@ def _batches_per_block(job: Job) -> int:
 
 
 def _batches(data: Data, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    xs = data.x.index_select(0, rows).split(size)
-    ys = data.y.index_select(0, rows).split(size)
+    xs = torch.split(data.x.index_select(0, rows), size)
+    ys = torch.split(data.y.index_select(0, rows), size)
     if data.weights is None:
         return ((x, y, None) for x, y in zip(xs, ys))
-    return zip(xs, ys, data.weights.index_select(0, rows).split(size))
+    return zip(xs, ys, torch.split(data.weights.index_select(0, rows), size))
 
 
 def measured(model: Any, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None) -> dict[str, float]:

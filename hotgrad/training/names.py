@@ -30,7 +30,7 @@ def loss_of(loss: Any) -> Callable[..., Any]:
         return _named("loss", loss, LOSSES)  # type: ignore[no-any-return]
     if not callable(loss) or isinstance(loss, type):
         raise OperandError(f"a loss is a name or a callable loss(output, target); got {loss!r:.60}. Give an instance, such as hg.MSE()")
-    return loss
+    return loss  # type: ignore[no-any-return]
 
 
 def optimizer_of(optimizer: Any) -> Any:

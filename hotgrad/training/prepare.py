@@ -16,7 +16,7 @@ from hotgrad.modules import Module, Sigmoid
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.files import digest
-from hotgrad.training.inputs import check_lengths, pair, row_weights, to_tensor, whole_number
+from hotgrad.training.inputs import check_filled, check_lengths, pair, row_weights, to_tensor, whole_number
 from hotgrad.training.loop import Data
 from hotgrad.training.metrics import columns_of, labels_of
 from hotgrad.variable import Variable, wrap
@@ -71,16 +71,15 @@ def home(model: Module) -> tuple[torch.dtype, torch.device]:
 def inputs_for(model: Module, x: Any, name: str) -> Tensor:
     """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
     dtype, device = home(model)
-    x = to_tensor(x, name, dtype).to(device)
-    if not len(x) or not x.numel():
-        raise DataError(f"{name} is empty: its shape is {tuple(x.shape)}; at least one row and one column are needed")
-    if not x.is_floating_point():
+    tensor = to_tensor(x, name, dtype).to(device)
+    check_filled(tensor, name)
+    if not tensor.is_floating_point():
         stand_in = copy.deepcopy(model)
         try:
-            forward(stand_in, x[:2])
+            forward(stand_in, tensor[:2])
         except HotgradError:
-            return x.to(dtype)
-    return x
+            return tensor.to(dtype)
+    return tensor
 
 
 @contextlib.contextmanager
@@ -130,7 +129,7 @@ def split_data(x: Any, y: Any, validation_data: Any) -> tuple[Any, Any, int | No
         if isinstance(validation_data, (tuple, list)):
             if len(validation_data) != 2:
                 raise DataError(f"validation_data must be a pair (x, y), a Dataset or a DataLoader; got {len(validation_data)} items")
-            validation_data = pair(*validation_data, "validation ")[:2]
+            validation_data = pair(validation_data[0], validation_data[1], "validation ")[:2]
         else:
             validation_data = pair(validation_data, None, "validation ")[:2]
     return x, y, size, validation_data

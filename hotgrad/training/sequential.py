@@ -18,7 +18,7 @@ from hotgrad.training.evaluation import forward, score
 from hotgrad.training.files import read, write
 from hotgrad.training.folds import folds
 from hotgrad.training.history import History
-from hotgrad.training.inputs import to_tensor, whole_number
+from hotgrad.training.inputs import check_lengths, to_tensor, whole_number
 from hotgrad.training.loop import Data, Job, measured, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
@@ -187,7 +187,7 @@ class Sequential(Module):
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         stand_in = copy.deepcopy(self)
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight)
-        validation = None if validation_data is None else prepare.data_for(stand_in, new_loss, *validation_data, "validation ")
+        validation = None if validation_data is None else prepare.data_for(stand_in, new_loss, validation_data[0], validation_data[1], "validation ")
         rows = len(data.x)
         batch_size = min(rows, batch_size or rows)
         if new_optimizer.needs_closure and batch_size < rows:
@@ -212,7 +212,7 @@ class Sequential(Module):
         found = self.loss if loss is None else loss_of(loss)
         if found is None:
             raise NoLossError('no loss is set: give one to Sequential or to fit, for example loss="mse" or loss="cross_entropy"')
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _given_optimizer(self, optimizer: Any) -> Any:
         found = self.optimizer if optimizer is None else optimizer_of(optimizer)
@@ -250,7 +250,7 @@ class Sequential(Module):
         x, y, _, _ = prepare.split_data(x, y, None)
         y = to_tensor(y, "y", prepare.home(self)[0])
         x = prepare.inputs_for(self, x, "x")
-        prepare.check_lengths(x, y)
+        check_lengths(x, y)
         output = self.predict(x, batch_size)
         return score(output, y.to(output.device), prepare.threshold_of(self))
 
