@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 import hotgrad as hg
 from hotgrad.modules import BatchNorm1d, Linear, Module, ReLU
@@ -100,7 +100,8 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
     "source",
     [TensorDataset(*rows()), Items(*rows()), Stream(), DataLoader(TensorDataset(*rows()), batch_size=3),
      DataLoader(TensorDataset(*rows()), batch_size=3, shuffle=True), DataLoader(Stream(), batch_size=3),
-     DataLoader(TensorDataset(*rows()), batch_size=None)],
+     DataLoader(TensorDataset(*rows()), batch_size=None), DataLoader(TensorDataset(*rows()), batch_sampler=[[0, 1], [2, 3, 4, 5], [6]]),
+     DataLoader(TensorDataset(*rows()), batch_size=3, shuffle=True, collate_fn=lambda items: tuple(map(torch.stack, zip(*items))))],
 )  # fmt: skip
 def test_datasets(source: Any) -> None:
     size = None if isinstance(source, DataLoader) and source.batch_size else 3
@@ -117,6 +118,13 @@ def test_a_sampler_of_its_own_is_obeyed() -> None:
     got, _, size = pair(loader, None)
     assert size == 2
     assert torch.equal(got, x[3].expand(5, 3))
+
+
+def test_drawing_with_replacement_is_obeyed() -> None:
+    x, y = rows()
+    loader = DataLoader(TensorDataset(x, y), batch_size=2, sampler=RandomSampler(range(7), replacement=True, num_samples=30))
+    got, _, _ = pair(loader, None)
+    assert got.shape == (30, 3)
 
 
 def test_float64_models_get_lists_in_full_precision() -> None:

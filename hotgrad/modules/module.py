@@ -61,7 +61,7 @@ class Module:
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly in it, each once."""
         seen: set[int] = {id(self)}
-        for name, value in _held(self):
+        for name, value in held(self):
             if isinstance(value, Module) and id(value) not in seen:
                 seen.add(id(value))
                 yield name, value
@@ -74,10 +74,10 @@ class Module:
         """All Parameters by dotted name, frozen ones included, each once."""
         seen: set[int] = set()
         for prefix, module in self.named_modules():
-            for name, value in _held(module):
+            for name, value in held(module):
                 if isinstance(value, Parameter) and id(value) not in seen:
                     seen.add(id(value))
-                    yield _joined(prefix, name), value
+                    yield joined(prefix, name), value
 
     def parameters(self) -> Iterator[Parameter]:
         """All Parameters, frozen ones included, each once.
@@ -97,7 +97,7 @@ class Module:
         """All buffers by dotted name."""
         for prefix, module in self.named_modules():
             for name in module._buffers:
-                yield _joined(prefix, name), getattr(module, name)
+                yield joined(prefix, name), getattr(module, name)
 
     # ---- modes
 
@@ -143,7 +143,7 @@ class Module:
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """Draw new first values for this module's own parameters and buffers; layers with any define it. See `reset_parameters`."""
-        own = [name for name, value in _held(self) if isinstance(value, Parameter)]
+        own = [name for name, value in held(self) if isinstance(value, Parameter)]
         if own or self._buffers:
             raise OperandError(
                 f"{type(self).__name__} has state of its own ({', '.join((*own, *self._buffers))}) but no method `initialize(generator)` "
@@ -261,7 +261,7 @@ class Module:
         rows, seen = [], set()
         for path, module in self.named_modules():
             shapes, count = [], 0
-            for name, value in _held(module):
+            for name, value in held(module):
                 if isinstance(value, Parameter):
                     shapes.append(f"{name} {pattern(value)}{'' if value.requires_grad else ' frozen'}{' shared' if id(value) in seen else ''}")
                     if id(value) not in seen and not isinstance(value, LazyParameter):
@@ -293,7 +293,7 @@ class Module:
         return f"<table><caption>{escape(type(self).__name__)}: {self._total()}</caption><tr>{head}</tr>{body}</table>"
 
 
-def _held(owner: Module) -> Iterator[tuple[str, Parameter | Module]]:
+def held(owner: Module) -> Iterator[tuple[str, Parameter | Module]]:
     """The Parameters and Modules in a module's attributes, and in lists, tuples and dicts there, by dotted name."""
     return _found(vars(owner), "", ())
 
@@ -309,10 +309,11 @@ def _found(container: Any, prefix: str, around: tuple[Any, ...]) -> Iterator[tup
 def _modules(name: str, module: Module, seen: set[int]) -> Iterator[tuple[str, Module]]:
     seen.add(id(module))
     yield name, module
-    for inner, value in _held(module):
+    for inner, value in held(module):
         if isinstance(value, Module) and id(value) not in seen:
-            yield from _modules(_joined(name, inner), value, seen)
+            yield from _modules(joined(name, inner), value, seen)
 
 
-def _joined(prefix: str, name: str) -> str:
+def joined(prefix: str, name: str) -> str:
+    """A dotted name."""
     return f"{prefix}.{name}" if prefix else name

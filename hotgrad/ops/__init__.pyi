@@ -63,11 +63,13 @@ from hotgrad.ops.shaping import Cat as Cat
 from hotgrad.ops.shaping import Expand as Expand
 from hotgrad.ops.shaping import Flip as Flip
 from hotgrad.ops.shaping import Fold as Fold
+from hotgrad.ops.shaping import Gather as Gather
 from hotgrad.ops.shaping import GetItem as GetItem
 from hotgrad.ops.shaping import Pad as Pad
 from hotgrad.ops.shaping import Permute as Permute
 from hotgrad.ops.shaping import PutItem as PutItem
 from hotgrad.ops.shaping import Reshape as Reshape
+from hotgrad.ops.shaping import ScatterAdd as ScatterAdd
 from hotgrad.ops.shaping import Stack as Stack
 from hotgrad.ops.shaping import Unfold as Unfold
 from hotgrad.primitive import Primitive
@@ -189,6 +191,12 @@ def getitem(a: Variable, index: Any) -> Variable: ...
 def getitem(a: Raw, index: Any) -> Tensor: ...
 def cat(tensors: Sequence[Any], dim: int = ...) -> Any: ...
 def stack(tensors: Sequence[Any], dim: int = ...) -> Any: ...
+@overload
+def gather(a: Variable, index: Operand, dim: int) -> Variable: ...
+@overload
+def gather(a: Raw, index: Variable, dim: int) -> Variable: ...
+@overload
+def gather(a: Raw, index: Raw, dim: int) -> Tensor: ...
 @overload
 def sum(a: Variable, dim: Any = ..., keepdim: bool = ...) -> Variable: ...
 @overload
@@ -353,6 +361,7 @@ __all__ = [
     "getitem",
     "cat",
     "stack",
+    "gather",
     "sum",
     "mean",
     "var",

@@ -24,7 +24,7 @@ from hotgrad.variable import Variable
 
 _REFUSALS = (HotgradError, ValueError, RuntimeError, IndexError, TypeError, ZeroDivisionError)
 _SEED = st.sampled_from([1.0, 0.0, -1.0, 0.0, *(k / 10 for k in range(-19, 20) if k)])  # of the cotangent
-_LAYOUT = st.sampled_from([0, 0, 0, 1, 2, 4])
+_LAYOUT = st.sampled_from([0, 0, 1, 1, 2, 4])
 
 
 def check_op(

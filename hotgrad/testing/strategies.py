@@ -40,15 +40,15 @@ def shapes(draw: Any, min_dims: int = 0, max_dims: int = 3, max_side: int = 4) -
     if kind == 0 and min_dims == 0:
         return ()
     ndim = draw(st.integers(min(max(min_dims, 1), max_dims), max_dims))
-    if 4 <= kind < 8 and max_dims > 1:  # square
+    if 5 <= kind < 9 and max_dims > 1:  # square
         ndim = max(ndim, 2)
         side: int = draw(st.integers(2, max(2, int(_MOST ** (1 / ndim)))))
         return (side,) * ndim
     sizes: list[int] = []
     for _ in range(ndim):
         sizes.append(draw(st.integers(1, max(1, min(max_side, _MOST // max(1, math.prod(sizes)))))))
-    if kind in (1, 2, 3) and sizes:
-        sizes[draw(st.integers(0, ndim - 1))] = 0 if kind == 1 else 1
+    if 1 <= kind < 5 and sizes:
+        sizes[draw(st.integers(0, ndim - 1))] = 0 if kind < 3 else 1
     return tuple(sizes)
 
 
@@ -216,6 +216,6 @@ def _signature_shapes(draw: Any, signature: str) -> tuple[Shape, ...]:
     batch: Sequence[Shape] = draw(broadcastable_shapes(len(terms), max_dims=1)) if draw(st.integers(0, 2)) == 1 else ((),) * len(terms)
     letters = {letter for term in terms for letter in term}
     kind = draw(_KIND)
-    square = draw(st.integers(2, 3)) if 4 <= kind < 8 else None
-    sizes = {letter: square or draw(st.integers(0 if kind == 1 else 1, 3)) for letter in sorted(letters)}
+    square = draw(st.integers(2, 3)) if 5 <= kind < 9 else None
+    sizes = {letter: square or draw(st.integers(0 if kind in (1, 2) else 1, 3)) for letter in sorted(letters)}
     return tuple((*lead, *(sizes[letter] for letter in term)) for lead, term in zip(batch, terms))

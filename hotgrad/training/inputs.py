@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.variable import Variable, as_tensor
@@ -92,8 +93,8 @@ def check_finite(tensor: Tensor, name: str) -> None:
 def pair(x: Any, y: Any, name: str = "") -> tuple[Any, Any, int | None]:
     """Data and targets out of `x` and `y`, and the batch size that a DataLoader brings.
 
-    `x` may be a torch Dataset or DataLoader of (input, target) pairs, with `y` None. It is read once, into memory, in its own
-    order; a sampler that does more than shuffle is obeyed. Raises DataError without a `y`.
+    `x` may be a torch Dataset or DataLoader of (input, target) pairs, with `y` None. It is read once, into memory: a DataLoader
+    that shuffles in the order of its Dataset, one with a sampler of its own in the sampler's. Raises DataError without a `y`.
     """
     if not isinstance(x, (Dataset, DataLoader)):
         if y is None:
@@ -101,24 +102,18 @@ def pair(x: Any, y: Any, name: str = "") -> tuple[Any, Any, int | None]:
         return x, y, None
     if y is not None:
         raise DataError(f"{name}x is a {type(x).__name__}, which brings its own targets; leave {name}y out")
-    size = None
-    if isinstance(x, DataLoader):
-        size = x.batch_size
-        if size is None or isinstance(x.dataset, IterableDataset) or type(x.sampler) not in (SequentialSampler, RandomSampler):
-            state = torch.get_rng_state()
-            pairs = [_two(item, name) for item in x]
-            torch.set_rng_state(state)
-            if not pairs:
-                raise DataError(f"{name}x is empty: the DataLoader gave no batch")
-            if size is None:
-                return *_stack(pairs), None
-            return torch.cat([torch.as_tensor(a) for a, b in pairs]), torch.cat([torch.as_tensor(b) for a, b in pairs]), size
-        x = x.dataset
-    items = x if isinstance(x, IterableDataset) else (x[i] for i in range(len(x)))
-    pairs = [_two(item, name) for item in items]
-    if not pairs:
-        raise DataError(f"{name}x is empty: the Dataset has no items")
-    return *_stack(pairs), size
+    if not isinstance(x, DataLoader):
+        items = x if isinstance(x, IterableDataset) else (x[i] for i in range(len(x)))  # type: ignore[arg-type]
+        return *_joined([_two(item, name) for item in items], torch.stack, name), None
+    loader = x
+    if type(x.sampler) is RandomSampler and not x.sampler.replacement and x.batch_size is not None:
+        loader = DataLoader(x.dataset, x.batch_size, collate_fn=x.collate_fn, num_workers=x.num_workers)
+    state = torch.get_rng_state()
+    try:
+        pairs = [_two(item, name) for item in loader]
+    finally:
+        torch.set_rng_state(state)
+    return *_joined(pairs, torch.stack if x.batch_sampler is None else torch.cat, name), x.batch_size
 
 
 def _two(item: Any, name: str) -> tuple[Any, Any]:
@@ -127,14 +122,14 @@ def _two(item: Any, name: str) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def _stack(pairs: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-    def column(values: list[Any]) -> Any:
-        try:
-            return torch.stack([torch.as_tensor(value) for value in values])
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ShapeError(f"the items of the Dataset must be numbers of equal shapes ({error})") from None
-
-    return column([a for a, b in pairs]), column([b for a, b in pairs])
+def _joined(pairs: list[tuple[Any, Any]], join: Callable[[list[Tensor]], Tensor], name: str) -> tuple[Tensor, Tensor]:
+    if not pairs:
+        raise DataError(f"{name}x is empty: it gave no (input, target) pair")
+    try:
+        inputs, outputs = (join([torch.as_tensor(value) for value in column]) for column in zip(*pairs))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ShapeError(f"the items of {name}x must be numbers of equal shapes ({error})") from None
+    return inputs, outputs
 
 
 def check_filled(x: Tensor, name: str) -> None:

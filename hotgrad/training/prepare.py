@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -74,9 +73,8 @@ def inputs_for(model: Module, x: Any, name: str) -> Tensor:
     tensor = to_tensor(x, name, dtype).to(device)
     check_filled(tensor, name)
     if not tensor.is_floating_point():
-        stand_in = copy.deepcopy(model)
         try:
-            forward(stand_in, tensor[:2])
+            forward(model, tensor[:2])
         except HotgradError:
             return tensor.to(dtype)
     return tensor
