@@ -72,6 +72,8 @@ def one_hot(labels: Any, classes: int | None = None) -> Tensor:
         raise ShapeError(f"one_hot takes labels of shape (n,); got {tuple(tensor.shape)}")
     if not len(tensor) and classes is None:
         raise DataError("one_hot: no labels; give the number of classes")
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
+        raise SettingError(f"one_hot: classes must be a whole number of at least 1; got {classes!r}")
     columns = int(tensor.max()) + 1 if classes is None else classes
     if len(tensor) and (int(tensor.min()) < 0 or int(tensor.max()) >= columns):
         raise DataError(f"one_hot: labels must be from 0 to {columns - 1}; got {int(tensor.min())} to {int(tensor.max())}")

@@ -54,6 +54,10 @@ def disc_targets(labels: Tensor, loss: str) -> Tensor:
 
 def disc(epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, seed: int, momentum: float, cosine: bool) -> None:
     """The reference experiment: 1,000 + 1,000 points in the unit square, label 1 inside the disc of radius 1/sqrt(2 pi)."""
+    if runs > 1 and (baselines or plot):
+        raise SettingError("--runs is for accuracies alone; leave out --baselines and --plot")
+    if plot:
+        _figure_class()  # rather now than after the training
     torch.set_num_threads(1)  # fastest at this size
     head = "2-25-25-25-2, ReLU x3" + (", Tanh; MSE on -1/+1" if loss == "mse" else "; cross-entropy on labels")
     recipe = "SGD 0.01" + (f", momentum {momentum:g}" if momentum else "") + (", cosine schedule" if cosine else "")
@@ -161,13 +165,17 @@ def _torch_network(x: Tensor, y: Tensor, loss: str, epochs: int, seed: int, mome
     return network
 
 
-def _plot(path: str, history: History, model: Sequential, x: Tensor, labels: Tensor) -> None:
-    """Decision regions with the test points, and the curves of the training, as one picture."""
+def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise SettingError("--plot needs matplotlib: pip install 'hotgrad[plot]'") from None
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    return Figure
+
+
+def _plot(path: str, history: History, model: Sequential, x: Tensor, labels: Tensor) -> None:
+    """Decision regions with the test points, and the curves of the training, as one picture."""
+    figure = _figure_class()(figsize=(13, 4), layout="constrained")
     regions, loss, accuracy = figure.subplots(1, 3)
     low, high = x.min(0).values - 0.1, x.max(0).values + 0.1
     across, up = torch.linspace(float(low[0]), float(high[0]), 200), torch.linspace(float(low[1]), float(high[1]), 200)

@@ -62,6 +62,19 @@ def test_plot(tmp_path: Path) -> None:
     assert (tmp_path / "disc.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_the_optional_packages(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    for name in ("sklearn.ensemble", "sklearn.datasets", "matplotlib.figure", "hotgrad.testing"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["disc", "--epochs", "1", "--plot", "x.png"]) == 2
+    assert "hotgrad[plot]" in capsys.readouterr().err
+    assert main(["digits"]) == 2
+    assert "hotgrad[sklearn]" in capsys.readouterr().err
+    assert main(["check"]) == 2
+    assert "hotgrad[test]" in capsys.readouterr().err
+    assert main(["disc", "--epochs", "1", "--baselines"]) == 0
+    assert "not installed" in capsys.readouterr().out
+
+
 def test_digits(capsys: Capture) -> None:
     pytest.importorskip("sklearn")
     assert main(["digits", "--epochs", "5"]) == 0
@@ -123,6 +136,8 @@ def test_bad_tables(case: str, tmp_path: Path, capsys: Capture) -> None:
 def test_bad_commands(capsys: Capture) -> None:
     assert main(["csv", "nowhere.csv", "--target", "y"]) == 2
     assert "nowhere.csv" in capsys.readouterr().err
+    assert main(["disc", "--runs", "2", "--plot", "x.png"]) == 2
+    assert "--runs" in capsys.readouterr().err
     for arguments in (["dics"], ["disc", "--epochs", "0"], ["csv", "x.csv"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)

@@ -182,6 +182,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "batch_size 2.0": ({"batch_size": 2.0}, hg.errors.SettingError, "batch_size .* got 2.0"),
     "epochs 0": ({"epochs": 0}, hg.errors.SettingError, "epochs .* got 0"),
     "epochs 1.5": ({"epochs": 1.5}, hg.errors.SettingError, "epochs .* got 1.5"),
+    "seed": ({"seed": "x"}, hg.errors.SettingError, "seed .* got 'x'"),
     "epochs True": ({"epochs": True}, hg.errors.SettingError, "epochs .* got True"),
     "loss name": ({"loss": "cross_entropi"}, ValueError, "cross_entropy"),
     "optimizer name": ({"optimizer": "adan"}, ValueError, "adam"),
@@ -267,6 +268,60 @@ def test_bad_input_leaves_lazy_layers_unsized() -> None:
         made.fit(X, Y[:, 0], verbose=0)
     made.fit(torch.zeros(6, 9), torch.zeros(6, 2), verbose=0)
     assert made.state_dict()["0.weight"].shape == (9, 4)
+
+
+def test_nothing_to_train_and_parameters_of_others() -> None:
+    with pytest.raises(hg.errors.SettingError, match="none requires a gradient"):
+        Sequential(Linear(3, 2).freeze(), loss="mse", optimizer="sgd").fit(X, Y)
+    other = model()
+    other.fit(X, Y, verbose=0)
+    with pytest.raises(hg.errors.SettingError, match="another model"):
+        model().fit(X, Y, optimizer=other.optimizer)
+
+
+def test_an_optimizer_of_some_parameters_trains_those() -> None:
+    made = model()
+    before = {name: t.clone() for name, t in made.state_dict().items()}
+    made.fit(X, Y, optimizer=SGD(made[2].parameters(), lr=0.1), verbose=0)
+    assert [name for name, t in made.state_dict().items() if not torch.equal(t, before[name])] == ["2.weight", "2.bias"]
+
+
+def test_outputs_that_do_not_fit() -> None:
+    for layer, says in ((lambda v: v.sum(), "one row per row"), (lambda v: 3, "must give a Variable")):
+        with pytest.raises(hg.HotgradError, match=says):
+            Sequential(Linear(3, 2), layer, loss="mse", optimizer="sgd").fit(X, Y)
+    with pytest.raises(hg.ShapeError, match="labels need an output"):
+        Sequential(lambda v: v.reshape(7, 3, 1), Linear(1, 1)).classify(X)
+    with pytest.raises(hg.OperandError):
+        model()[0] = 3
+
+
+def test_errors_of_a_users_own_come_out_as_they_are() -> None:
+    class Own(hg.HotgradError):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+    def loss(output: Any, target: Any) -> Any:
+        raise Own(3)
+
+    with pytest.raises(Own) as caught:
+        model(loss).fit(X, Y)
+    assert caught.value.number == 3
+
+
+def test_datasets_that_cannot_be_read() -> None:
+    class Ragged(Items):
+        def __getitem__(self, i: int) -> Any:
+            return list(range(i)), 0.0
+
+    for source in (Ragged(X, Y), DataLoader(TensorDataset(X, Y), batch_size=2, sampler=[])):
+        with pytest.raises(ValueError, match="equal shapes|empty"):
+            model().fit(source)
+
+
+def test_validation_from_a_dataset() -> None:
+    history = model().fit(X, Y, validation_data=TensorDataset(X, Y), verbose=0)
+    assert "val_loss" in history[0]
 
 
 def test_text_columns_are_named() -> None:

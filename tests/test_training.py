@@ -513,6 +513,8 @@ def test_nothing_is_recorded_and_modes_stay() -> None:
         model.classify(X)
         assert len(tape) == 0
     assert [module.training for module in model.modules()] == modes
+    model.fit(X, Y, batch_size=8, verbose=0)
+    assert [module.training for module in model.modules()] == modes
     before = weights(model)
     assert torch.equal(model.predict(X), model.predict(X)), "no dropout"
     assert same(weights(model), before), "no statistics"
@@ -594,6 +596,12 @@ def test_cross_validate() -> None:
     assert all(0 <= value <= 1 for values in scores.values() for value in values)
     assert same(weights(model), before)
     assert model.cross_validate(X, Y, n_splits=5, seed=1, epochs=4, batch_size=8) == scores
+    with pytest.raises(hg.errors.SettingError, match="checkpoint"):
+        model.cross_validate(X, Y, checkpoint="x")
+    with pytest.raises(hg.errors.SettingError, match="class_weight"):
+        model.cross_validate(X, Y, sample_weight=torch.ones(40))
+    regression = net("mse", outputs=1).cross_validate(X, X.sum(1, keepdim=True), n_splits=2, optimizer=optim.SGD(lr=0.1), epochs=20)
+    assert min(regression["test_score"]) > 0
     for n_splits in (1, 41, 2.0):
         with pytest.raises(hg.errors.SettingError):
             model.cross_validate(X, Y, n_splits=n_splits)  # type: ignore[arg-type]

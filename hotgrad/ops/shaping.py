@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import AxisError, OperandError, ShapeError
-from hotgrad.ops.axes import normal_axis
+from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.primitive import Primitive
 from hotgrad.variable import Variable, as_tensor
 
@@ -102,7 +102,7 @@ class Flip(Primitive):
     """
 
     collects = True
-    forward = staticmethod(lambda a, *, dims: a.flip(dims))
+    forward = staticmethod(lambda a, *, dims: a.flip(() if dims == () else normal_axes(dims, a.ndim)))
     operands = staticmethod(
         lambda: [
             ((shape,), {"dims": dims})

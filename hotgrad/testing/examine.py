@@ -237,17 +237,17 @@ def _compare_first(subject: Subject, claimed: list[Tensor], g: Tensor) -> Known:
 
 
 def _disagreements(
-    report: Report, f: Any, values: Any, directions: Any, reach: Any, found: Slopes, g: Tensor, claimed: dict[int, Tensor], terms: float = 0.0, skip_kinks: bool = False
+    report: Report, f: Any, values: Any, directions: Any, reach: Any, found: Slopes, g: Tensor, claimed: dict[int, Tensor], terms: float = 0.0, second: bool = False, zeros: bool = False
 ) -> list[tuple[int, float, float, float, float]]:  # fmt: skip
     """(row, claimed, low, high, tolerance) of each direction along which the gradient and the slopes disagree."""
     low, high, tolerance, resolved = found.weighted(g)
     wrong = []
     for row, direction in enumerate(directions):
-        if not bool(resolved[row]) or (skip_kinks and bool((found.kinked[row] & (g != 0)).any())):
+        if not bool(resolved[row]) or (second and bool((found.kinked[row] & (g != 0)).any())):
             report.unresolved += 1
             continue
         got = sum(float((claimed[i][d != 0] * d[d != 0]).sum()) for i, d in enumerate(direction) if d is not None and i in claimed)
-        if not math.isfinite(got) and not bool(found.resolved[row].all()):
+        if not math.isfinite(got) and (zeros or not bool(found.resolved[row].all())):
             continue  # 0 * inf, where the slope of an output that the cotangent leaves out is infinite
         report.compared += 1
         lo, hi, tol = float(low[row]), float(high[row]), float(tolerance[row])
@@ -364,30 +364,36 @@ def _contexts(subject: Subject, claimed: list[Tensor], g: Tensor, size: float) -
 
 
 def _constants(subject: Subject, claimed: list[Tensor], g: Tensor, size: float) -> None:
-    """Each operand alone as a Variable that needs a gradient, the others constants: Variables, tensors, numbers."""
+    """Each operand alone as a Variable that needs a gradient; the others are constants."""
+    values = subject.values
     for k, i in enumerate(subject.checked):
-        leaf = Variable(subject.values[i], requires_grad=True)
-        for kind in ("Variables", "numbers"):
-            operands: list[Any] = [
-                leaf if j == i else Variable(v) if kind == "Variables" else v.item() if not v.ndim and leaf.ndim else v
-                for j, v in enumerate(subject.values)
-            ]
-            if kind == "numbers" and not any(isinstance(x, (bool, int, float)) for x in operands):
-                continue
-            leaf.grad = None
-            try:
-                out = subject.call(operands)
-            except (TypeError, ValueError, RuntimeError):  # not every op takes numbers
-                if kind == "numbers":
-                    continue
-                raise
-            if tuple(out.shape) != tuple(g.shape) or out.dtype != g.dtype:
-                continue
-            out.backward(g)
-            got = torch.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
-            _agree(subject, f"with {subject.names[i]} alone requiring it and {kind} for the others", [got], [claimed[k]], [i], size)
+        for others in ("Variables", "tensors"):
+            leaf = Variable(values[i], requires_grad=True)
+            operands: list[Any] = [leaf if j == i else Variable(v) if others == "Variables" else v for j, v in enumerate(values)]
+            (got,) = collect(subject.call(operands), [leaf], g)
+            _agree(subject, f"with {subject.names[i]} alone requiring it, the others being {others},", [got], [claimed[k]], [i], size)
             if any(isinstance(x, Variable) and x is not leaf and x.grad is not None for x in operands):
                 raise Failed([Problem("constant", f"{subject.name}: a constant operand got a gradient")])
+        if len(values) == 2 and values[1 - i].numel() and values[1 - i].dtype.is_floating_point:
+            _beside_number(subject, i, values[1 - i].reshape(-1)[0].item(), size)
+
+
+def _beside_number(subject: Subject, i: int, number: Any, size: float) -> None:
+    """A Python number as the other operand gives what a 0-d tensor of that value gives."""
+
+    def beside(other: Any) -> Tensor:
+        leaf = Variable(subject.values[i], requires_grad=True)
+        out = subject.call((leaf, other) if i == 0 else (other, leaf))
+        (found,) = collect(out, [leaf], pattern(out.shape, 4).to(out.dtype))
+        return found
+
+    constant = torch.tensor(number, dtype=subject.values[1 - i].dtype)
+    try:
+        subject.plain((subject.values[i], number) if i == 0 else (number, subject.values[i]))
+        subject.plain((subject.values[i], constant) if i == 0 else (constant, subject.values[i]))
+    except (TypeError, ValueError, RuntimeError, IndexError):  # not every op takes numbers
+        return
+    _agree(subject, f"with the number {number} for {subject.names[1 - i]}", [beside(number)], [beside(constant)], [i], size)
 
 
 def _repeated(subject: Subject, g: Tensor, size: float) -> None:
@@ -500,7 +506,7 @@ def _second_order(subject: Subject, claimed: list[Tensor], g: Tensor, known: Kno
 
     slopes_ = slopes(flat, values, directions, reach, terms=known.size)
     weight = torch.cat([w.reshape(-1) for w in weights]).double()
-    wrong = _disagreements(subject.report, flat, values, directions, reach, slopes_, weight, dict(zip((*checked, len(values) - 1), second)), known.size, True)
+    wrong = _disagreements(subject.report, flat, values, directions, reach, slopes_, weight, dict(zip((*checked, len(values) - 1), second)), known.size, True, bool((g == 0).any()))
     if wrong:
         row, got, low, _, tolerance = wrong[0]
         names = (*subject.names, "the cotangent")

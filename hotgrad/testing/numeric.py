@@ -110,7 +110,8 @@ def _at_scale(
     side = (4 * second - first) / 3
     height = torch.maximum(found.abs().nan_to_num(0, 0, 0).amax((1, 2)), y.abs()).clamp_min(sizes[1])
     noise = 64 * eps * (height + one.abs().nan_to_num(0, 0, 0).amax((1, 2)) * sizes[0]) / h[:, :, 0, 0]
-    noise = torch.where((found == y).all(2).all(1), 0.0, noise)  # constant along this direction
+    # constant along this direction, or so nearly that rounding hides it
+    noise = torch.where((found == y).all(2).all(1), (64 * eps * height).clamp_max(1e-11), noise)
     side_error = (side - second).abs() + 4 * noise.unsqueeze(1)
     # central: errors of order h^2
     middle = one.mean(1)

@@ -102,7 +102,7 @@ def _make_numbers(domain: Domain, special: bool) -> Strategy:
             grid = [x for step in steps for x in (step, -step)]
     grid.sort(key=lambda x: (abs(x - 1), x))  # hypothesis shrinks towards the first
     if special:
-        marks = [x for x in (*_SPECIAL, low, high) if low <= x <= high and math.isfinite(x)]
+        marks = [x for x in (0.0, 0.0, 0.0, *_SPECIAL, low, high) if low <= x <= high and math.isfinite(x)]
         return st.one_of(st.sampled_from(grid), st.sampled_from(marks))
     return st.sampled_from(grid)
 

@@ -83,8 +83,8 @@ class EarlyStopping:
 
 
 class Progress:
-    """What `verbose` asks for: nothing (0), a line each k-th epoch (k, True being 1), or "auto": a bar on a terminal or in a
-    notebook, else about ten lines. Raises SettingError for anything else.
+    """What a checked `verbose` asks for: nothing (0), a line each k-th epoch (k, True being 1), or "auto": a bar on a terminal or
+    in a notebook, else about ten lines.
     """
 
     def __init__(self, verbose: int | bool | str, epochs: int, done: int) -> None:
@@ -95,10 +95,8 @@ class Progress:
             if sys.stderr.isatty() or "ipykernel" in sys.modules:
                 self.every = 0
                 self.bar = tqdm(total=epochs, initial=done, unit="epoch", leave=True)
-        elif isinstance(verbose, str):
-            raise SettingError(f"verbose must be 0, True, a whole number k for a line each k-th epoch, or 'auto'; got {verbose!r}")
         else:
-            self.every = whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
+            self.every = int(verbose)
 
     def epoch(self, row: dict[str, float], last: bool) -> None:
         """Show one finished epoch."""

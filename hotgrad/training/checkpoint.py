@@ -50,7 +50,7 @@ class Checkpoint:
             return
         before = Snapshot(model)
         try:
-            rows = [{str(name): float(value) for name, value in row.items()} for row in stored["history"]]
+            rows = [{str(name): value if name == "epoch" else float(value) for name, value in row.items()} for row in stored["history"]]
             Snapshot(stored["state"]).restore(model)
             restore_states(callbacks, stored["callbacks"])
         except Exception as error:

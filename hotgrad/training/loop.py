@@ -126,6 +126,7 @@ def train(model: Any, job: Job) -> History:
     interrupt = Interrupt()
     progress = Progress(job.verbose, job.epochs, len(history))
     moment = _Moment(model, history, callbacks)
+    modes = [(module, module.training) for module in model.modules()]
     try:
         with interrupt.watching():
             while len(history) < job.epochs and not stopped and not interrupt.requested:
@@ -148,6 +149,8 @@ def train(model: Any, job: Job) -> History:
         raise
     finally:
         progress.close()
+        for module, training in modes:
+            module.training = training
     if checkpoint is not None:
         checkpoint.write(moment.snapshot, history, moment.states)
     for callback in callbacks:

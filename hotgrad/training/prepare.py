@@ -53,7 +53,7 @@ def check_parameters(model: Module, optimizer: Any) -> None:
     """Raises SettingError if there is nothing to train, or if the optimizer has parameters of another model."""
     parameters = list(model.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
-        raise SettingError(f"there is nothing to train: all {len(parameters)} parameters of the model are frozen; unfreeze() some")
+        raise SettingError(f"there is nothing to train: of the model's {len(parameters)} Parameters none requires a gradient; unfreeze() some")
     own = {id(parameter) for parameter in parameters}
     if any(id(parameter) not in own for parameter in optimizer.parameters):
         raise SettingError(f"this {type(optimizer).__name__} has parameters of another model; make a new one, or give optimizer.fresh()")
@@ -120,17 +120,16 @@ def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sa
     return Data(x, y, labels, weights)
 
 
-def split_data(x: Any, y: Any, validation_data: Any) -> tuple[Any, Any, int | None, Any]:
-    """Inputs and targets, the batch size a DataLoader brings, and the validation pair or None."""
-    x, y, size = pair(x, y)
-    if validation_data is not None:
-        if isinstance(validation_data, (tuple, list)):
-            if len(validation_data) != 2:
-                raise DataError(f"validation_data must be a pair (x, y), a Dataset or a DataLoader; got {len(validation_data)} items")
-            validation_data = pair(validation_data[0], validation_data[1], "validation ")[:2]
-        else:
-            validation_data = pair(validation_data, None, "validation ")[:2]
-    return x, y, size, validation_data
+def held_out_pair(validation_data: Any) -> tuple[Any, Any] | None:
+    """What `fit` measures after each epoch, as a pair (x, y). Raises DataError for anything but a pair, a Dataset or a DataLoader."""
+    if validation_data is None:
+        return None
+    x, y = validation_data, None
+    if isinstance(validation_data, (tuple, list)):
+        if len(validation_data) != 2:
+            raise DataError(f"validation_data must be a pair (x, y), a Dataset or a DataLoader; got {len(validation_data)} items")
+        x, y = validation_data
+    return pair(x, y, "validation ")[:2]
 
 
 def threshold_of(model: Any) -> float:

@@ -18,7 +18,7 @@ from hotgrad.training.evaluation import forward, score
 from hotgrad.training.files import read, write
 from hotgrad.training.folds import folds
 from hotgrad.training.history import History
-from hotgrad.training.inputs import check_lengths, to_tensor, whole_number
+from hotgrad.training.inputs import check_lengths, pair, to_tensor, whole_number
 from hotgrad.training.loop import Data, Job, measured, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
@@ -177,17 +177,19 @@ class Sequential(Module):
         <History of 3 epochs, eager: epoch 3  loss ...>
         """
         epochs = whole_number("epochs", epochs)
+        seed = None if seed is None else whole_number("seed", seed, 0)
         ran = prepare.check_engine(engine)
         prepare.check_verbose(verbose)
         callbacks = prepare.check_callbacks(callbacks)
         new_loss = self._given_loss(loss)
         new_optimizer = self._given_optimizer(optimizer)
         prepare.check_parameters(self, new_optimizer)
-        x, y, brought, validation_data = prepare.split_data(x, y, validation_data)
+        x, y, brought = pair(x, y)
+        held_out = prepare.held_out_pair(validation_data)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         stand_in = copy.deepcopy(self)
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight)
-        validation = None if validation_data is None else prepare.data_for(stand_in, new_loss, validation_data[0], validation_data[1], "validation ")
+        validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
         rows = len(data.x)
         batch_size = min(rows, batch_size or rows)
         if new_optimizer.needs_closure and batch_size < rows:
@@ -247,18 +249,19 @@ class Sequential(Module):
 
     def score(self, x: Any, y: Any = None, batch_size: int | None = None) -> float:
         """Accuracy where `y` holds labels, one-hot rows or -1/+1, else R2, the coefficient of determination."""
-        x, y, _, _ = prepare.split_data(x, y, None)
+        size = None if batch_size is None else whole_number("batch_size", batch_size)
+        x, y, _ = pair(x, y)
         y = to_tensor(y, "y", prepare.home(self)[0])
         x = prepare.inputs_for(self, x, "x")
         check_lengths(x, y)
-        output = self.predict(x, batch_size)
+        output = forward(self, x, size)
         return score(output, y.to(output.device), prepare.threshold_of(self))
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
         """`loss`, and `accuracy` where `y` holds labels, over all rows in eval mode. Raises NoLossError without a loss."""
         loss = self._given_loss(None)
         size = None if batch_size is None else whole_number("batch_size", batch_size)
-        x, y, _, _ = prepare.split_data(x, y, None)
+        x, y, _ = pair(x, y)
         return measured(self, loss, prepare.data_for(self, loss, x, y, ""), prepare.threshold_of(self), size)
 
     def cross_validate(self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, **settings: Any) -> dict[str, list[float]]:
@@ -277,7 +280,7 @@ class Sequential(Module):
             raise SettingError("cross_validate takes no validation_data and no checkpoint: each fold is its own training")
         if settings.get("sample_weight") is not None:
             raise SettingError("cross_validate takes no sample_weight; use class_weight")
-        x, y, brought, _ = prepare.split_data(x, y, None)
+        x, y, brought = pair(x, y)
         settings.setdefault("batch_size", brought)
         settings.setdefault("verbose", 0)
         stand_in = copy.deepcopy(self)
