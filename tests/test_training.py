@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from hotgrad import optim
 from hotgrad.data import disc
 from hotgrad.modules import BatchNorm1d, Dropout, Linear, Module, ReLU, Sigmoid, Tanh
 from hotgrad.training import EarlyStopping, History, Sequential
-from hotgrad.training.folds import folds
+from hotgrad.training.folds import stratified
 from hotgrad.training.metrics import labels_of, r2
 
 Count = Callable[[int, int], int]
@@ -419,7 +418,7 @@ def test_a_last_step_that_overflows_is_noticed() -> None:
 
 @pytest.mark.parametrize("at", [1, 8, 10])
 def test_ctrl_c_ends_between_steps(at: int) -> None:
-    model, peer = sabotaged(at, lambda: os.kill(os.getpid(), signal.SIGINT))
+    model, peer = sabotaged(at, lambda: signal.raise_signal(signal.SIGINT))
     history = model.fit(X, Y, epochs=5, batch_size=8, seed=2, verbose=0)
     done = at // 5
     assert len(history) == model.epochs_done == done
@@ -432,8 +431,8 @@ def test_ctrl_c_ends_between_steps(at: int) -> None:
 
 def test_ctrl_c_twice_raises() -> None:
     def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     model, _ = sabotaged(7, twice)
     with pytest.raises(KeyboardInterrupt):
@@ -446,7 +445,7 @@ def test_a_programs_own_handler_stays() -> None:
     caught: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
     try:
-        model, _ = sabotaged(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        model, _ = sabotaged(2, lambda: signal.raise_signal(signal.SIGINT))
         assert len(model.fit(X, Y, epochs=2, batch_size=8, verbose=0)) == 2
     finally:
         signal.signal(signal.SIGINT, before)
@@ -610,7 +609,7 @@ def test_cross_validate() -> None:
 @pytest.mark.parametrize("rows", [20, 23])
 def test_folds_are_stratified(rows: int) -> None:
     labels = (torch.arange(rows) % 5 == 0).long()
-    pairs = folds(rows, 4, labels, torch.Generator().manual_seed(0))
+    pairs = stratified(rows, 4, labels, torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat([test for _, test in pairs]).sort().values, torch.arange(rows))
     for train, test in pairs:
         assert not set(train.tolist()) & set(test.tolist())

@@ -194,10 +194,14 @@ class Module:
           wrong shape: weight is (2, 2), expected (3, 2)
         """
         own = self._state()
-        given = {name: value.data if isinstance(value, Variable) else torch.as_tensor(value) for name, value in state.items()}
-        wrong = []
+        wrong, given = [], {}
+        for name, value in state.items():
+            if isinstance(value, (Tensor, Variable)):
+                given[name] = value.data if isinstance(value, Variable) else value
+            else:
+                wrong.append(f"no tensor: {name} is {type(value).__name__}")
         if strict:
-            wrong += [f"missing: {name}" for name in own if name not in given]
+            wrong += [f"missing: {name}" for name in own if name not in state]
             wrong += [f"unexpected: {name}" for name in given if name not in own]
         for name, value in own.items():
             if name in given:

@@ -92,7 +92,7 @@ class Progress:
         self.bar: Any = None
         if verbose == "auto":
             self.every = max(1, epochs // 10)
-            if sys.stderr.isatty() or "ipykernel" in sys.modules:
+            if (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules:
                 self.every = 0
                 self.bar = tqdm(total=epochs, initial=done, unit="epoch", leave=True)
         else:

@@ -8,13 +8,13 @@ from torch import Tensor
 from hotgrad.errors import SettingError
 
 
-def folds(rows: int, n_splits: int, labels: Tensor | None, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+def stratified(rows: int, n_splits: int, labels: Tensor | None, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     """`n_splits` pairs of (training rows, test rows); every row is tested once. Test sets differ by at most one row in size.
 
     With `labels` (rows,) each test set has each label in the same share, as nearly as whole rows allow. Raises SettingError
     for more splits than rows.
 
-    >>> pairs = folds(4, 2, torch.tensor([0, 0, 1, 1]), torch.Generator().manual_seed(0))
+    >>> pairs = stratified(4, 2, torch.tensor([0, 0, 1, 1]), torch.Generator().manual_seed(0))
     >>> [sorted(torch.tensor([0, 0, 1, 1])[test].tolist()) for train, test in pairs]
     [[0, 1], [0, 1]]
     """

@@ -16,7 +16,7 @@ from hotgrad.training import prepare
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.evaluation import forward, score
 from hotgrad.training.files import read, write
-from hotgrad.training.folds import folds
+from hotgrad.training.folds import stratified
 from hotgrad.training.history import History
 from hotgrad.training.inputs import check_lengths, pair, to_tensor, whole_number
 from hotgrad.training.loop import Data, Job, measured, train
@@ -243,12 +243,21 @@ class Sequential(Module):
 
     def classify(self, x: Any, batch_size: int | None = None) -> Tensor:
         """The label of each row of `x`, int64 (n,): the column with the largest output; for one column 1 where the logit is
-        positive (above 0.5 after a Sigmoid), else 0.
+        positive (above 0.5 after a Sigmoid), else 0. Raises ShapeError for outputs of more than two axes.
+
+        >>> Sequential(hg.nn.Linear(2, 3)).classify([[0.0, 0.0]])
+        tensor([0])
         """
         return chosen(self.predict(x, batch_size), prepare.threshold_of(self))
 
     def score(self, x: Any, y: Any = None, batch_size: int | None = None) -> float:
-        """Accuracy where `y` holds labels, one-hot rows or -1/+1, else R2, the coefficient of determination."""
+        """Accuracy where `y` holds labels, one-hot rows or -1/+1, else R2, the coefficient of determination.
+
+        Raises DataError for bad data, ShapeError for targets of another shape than the output.
+
+        >>> Sequential(hg.nn.Linear(2, 3)).score([[0.0, 0.0], [0.0, 0.0]], [0, 1])
+        0.5
+        """
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         x, y, _ = pair(x, y)
         y = to_tensor(y, "y", prepare.home(self)[0])
@@ -258,7 +267,11 @@ class Sequential(Module):
         return score(output, y.to(output.device), prepare.threshold_of(self))
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
-        """`loss`, and `accuracy` where `y` holds labels, over all rows in eval mode. Raises NoLossError without a loss."""
+        """`loss`, and `accuracy` where `y` holds labels, over all rows in eval mode. Raises NoLossError without a loss.
+
+        >>> Sequential(hg.nn.Linear(2, 2), loss="mse").evaluate([[0.0, 0.0]], [[0.5, 1.5]])
+        {'loss': 1.25}
+        """
         loss = self._given_loss(None)
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         x, y, _ = pair(x, y)
@@ -288,7 +301,7 @@ class Sequential(Module):
         generator = self._seeded(seed)
         optimizer = self._given_optimizer(settings.pop("optimizer", None))
         scores: dict[str, list[float]] = {"train_score": [], "test_score": []}
-        for kept, held_out in folds(len(data.x), n_splits, data.labels, generator):
+        for kept, held_out in stratified(len(data.x), n_splits, data.labels, generator):
             model = copy.deepcopy(self)
             model.reset(int(torch.randint(2**63 - 1, (), generator=generator)))
             model.fit(data.x[kept], data.y[kept], optimizer=optimizer.fresh(), **settings)
@@ -312,7 +325,15 @@ class Sequential(Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, buffers, the optimizer's state, the number of epochs done and the generator's state to `path`.
 
-        The file appears whole or not at all.
+        The file appears whole or not at all. Raises TapeError while a lazy layer is not sized, OSError if it cannot be written.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Sequential(hg.nn.Linear(2, 3)).save(folder + "/model")
+        ...     model = Sequential(hg.nn.Linear(3)).load(folder + "/model")
+        >>> model
+        Sequential: 9 parameters
+          0  Linear(2, 3)  weight (2, 3), bias (3,)  9
         """
         name = None if self.optimizer is None else type(self.optimizer).__name__
         write(path, "model", {"state": Snapshot(self).tree, "optimizer": name})

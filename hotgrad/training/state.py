@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def copied(tree: Any) -> Any:
-    """Nested dicts, lists and tuples with every tensor cloned.
+    """Nested dicts, lists and tuples, with every tensor cloned.
 
     >>> copied({"a": [torch.ones(1), 2]})
     {'a': [tensor([1.]), 2]}
