@@ -46,7 +46,9 @@ def normalize(train: Any, *others: Any) -> Any:
         if not tensor.is_floating_point():
             raise DtypeError(f"normalize takes floats; argument {i} is {tensor.dtype}. Convert it with float()")
         if not tensor.ndim or tensor.shape[1:] != first.shape[1:]:
-            raise ShapeError(f"normalize: all must have the columns of the first, {tuple(first.shape[1:])}; argument {i} has {tuple(tensor.shape)}")
+            raise ShapeError(
+                f"normalize: all must have the columns of the first, {tuple(first.shape[1:])}; argument {i} has {tuple(tensor.shape)}"
+            )
     if not len(first):
         raise DataError("normalize: there are no rows to take means of")
     mean, deviation = first.mean(0), first.std(0, correction=0)

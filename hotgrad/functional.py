@@ -40,7 +40,9 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 def check_reduction(reduction: str) -> str:
     """`reduction` if there is one of that name. Raises SettingError."""
     if reduction not in REDUCTIONS:
-        raise SettingError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}{nearest(reduction, REDUCTIONS)}")
+        raise SettingError(
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}{nearest(reduction, REDUCTIONS)}"
+        )
     return reduction
 
 
@@ -139,7 +141,9 @@ def _chosen(output: Any, labels: Any) -> Any:
             "targets use bce_with_logits"
         )
     if labels.shape[0] != output.shape[0]:
-        raise ShapeError(f"cross_entropy: the output has {output.shape[0]} rows and there are {labels.shape[0]} labels; they must be as many")
+        raise ShapeError(
+            f"cross_entropy: the output has {output.shape[0]} rows and there are {labels.shape[0]} labels; they must be as many"
+        )
     try:
         return Gather.apply(LogSoftmax.apply(output, -1), Reshape.apply(labels, (-1, 1)), dim=1)
     except HotgradError:

@@ -39,7 +39,7 @@ _LAYERS: list[tuple[type[Module], type[nn.Module], Callable[..., Any], Callable[
     (modules.Tanh, nn.Tanh, lambda a: nn.Tanh(), lambda b: modules.Tanh()),
     (modules.Sigmoid, nn.Sigmoid, lambda a: nn.Sigmoid(), lambda b: modules.Sigmoid()),
     (modules.GELU, nn.GELU, lambda a: nn.GELU(), lambda b: _only(b, approximate="none") and modules.GELU()),
-    (modules.Softmax, nn.Softmax, lambda a: nn.Softmax(a.dim), lambda b: modules.Softmax(b.dim)),
+    (modules.Softmax, nn.Softmax, lambda a: nn.Softmax(a.dim), lambda b: modules.Softmax(_numbers(b, "dim"))),
     (modules.Dropout, nn.Dropout, lambda a: nn.Dropout(a.p), lambda b: modules.Dropout(b.p)),
     (modules.Flatten, nn.Flatten, lambda a: nn.Flatten(a.start_dim, a.end_dim), lambda b: modules.Flatten(b.start_dim, b.end_dim)),
     (
@@ -58,15 +58,17 @@ _LAYERS: list[tuple[type[Module], type[nn.Module], Callable[..., Any], Callable[
         modules.BatchNorm1d,
         nn.BatchNorm1d,
         lambda a: nn.BatchNorm1d(a.num_features, a.eps, a.momentum, a.weight is not None),
-        lambda b: _only(b, track_running_stats=True) and modules.BatchNorm1d(b.num_features, b.eps, b.momentum, b.affine),
+        lambda b: _only(b, track_running_stats=True) and modules.BatchNorm1d(b.num_features, b.eps, _numbers(b, "momentum"), b.affine),
     ),
     (
         modules.Conv2d,
         nn.Conv2d,
-        lambda a: nn.Conv2d(a.weight.shape[1], a.weight.shape[0], a.kernel_size, a.stride, a.padding, bias=a.bias is not None, device="meta"),
+        lambda a: nn.Conv2d(
+            a.weight.shape[1], a.weight.shape[0], a.kernel_size, a.stride, a.padding, bias=a.bias is not None, device="meta"
+        ),
         lambda b: (
             _only(b, dilation=(1, 1), groups=1, padding_mode="zeros")
-            and _undrawn(modules.Conv2d, b.in_channels, b.out_channels, b.kernel_size, b.stride, b.padding, b.bias is not None)
+            and _undrawn(modules.Conv2d, b.in_channels, b.out_channels, b.kernel_size, b.stride, _numbers(b, "padding"), b.bias is not None)
         ),
     ),
     (
@@ -93,6 +95,14 @@ def _only(layer: nn.Module, **settings: Any) -> bool:
         if getattr(layer, name) != value:
             raise OperandError(f"from_torch: {layer} has {name}={getattr(layer, name)!r}; hotgrad's has only {value!r}")
     return True
+
+
+def _numbers(layer: nn.Module, name: str) -> Any:
+    """A setting of a torch layer that may be None or a word there, but is numbers here. Raises OperandError."""
+    value = getattr(layer, name)
+    if value is None or isinstance(value, str):
+        raise OperandError(f"from_torch: {layer} has {name}={value!r}; hotgrad's takes numbers")
+    return value
 
 
 def _undrawn(kind: Any, *settings: Any) -> Any:
@@ -135,7 +145,10 @@ def to_torch_state(model: Module) -> dict[str, Tensor]:
     torch.Size([2, 3])
     """
     turned = _matrices(model)
-    return {name: (value.mT if turned[name] else value).clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
+    return {
+        name: (value.mT if turned[name] else value).clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
 
 
 def from_torch_state(model: Module, state: Mapping[str, Tensor], strict: bool = True) -> None:

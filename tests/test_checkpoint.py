@@ -354,6 +354,25 @@ def test_loading_an_untrained_model_forgets_the_optimizers_state(tmp_path: Path)
     assert same(state(model), state(fresh))
 
 
+def test_functions_as_layers_and_callbacks_are_known_again(tmp_path: Path) -> None:
+    class Counter:
+        seen = 0
+
+        def __call__(self, model: Any, history: Any) -> None:
+            self.seen += 1
+
+        def state_dict(self) -> dict[str, int]:
+            return {"seen": self.seen}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.seen = state["seen"]
+
+    for epochs in (2, 4):
+        counter = Counter()
+        run(tmp_path / "c", epochs, make().append(lambda v: v * 2).append(hg.tanh), callbacks=[counter])
+        assert counter.seen == epochs
+
+
 def test_all_differences_are_listed(tmp_path: Path) -> None:
     run(tmp_path / "c", 2)
     with pytest.raises(FileError) as caught:
@@ -385,7 +404,7 @@ torch.save({"state": model.state_dict(), "rows": len(history), "losses": history
 def test_killed_at_random_moments(tmp_path: Path, count: Count) -> None:
     """SIGKILL whenever it pleases, resume, until the run is through: the same weights and History as undisturbed."""
     (tmp_path / "run.py").write_text(SCRIPT)
-    kills, epochs = count(3, 10), count(60, 300)
+    kills, epochs = count(2, 10), count(40, 300)
     rng = random.Random(0)
 
     def start(name: str, kill_after: float | None = None) -> tuple[float, int]:

@@ -16,7 +16,8 @@ from hotgrad.errors import DataError, DtypeError, SettingError, ShapeError
 def test_disc() -> None:
     x, labels = disc(20000, seed=1)
     assert (x.shape, labels.shape, x.dtype, labels.dtype) == ((20000, 2), (20000,), torch.float32, torch.int64)
-    assert 0 <= x.min() and x.max() < 1
+    assert float(x.min()) >= 0
+    assert float(x.max()) < 1
     inside = (x - 0.5).norm(dim=1) < 1 / math.sqrt(2 * math.pi)
     assert torch.equal(labels, inside.long())
     assert labels.double().mean() == pytest.approx(0.5, abs=0.015)  # the disc covers half of the square
@@ -107,7 +108,10 @@ def test_batches() -> None:
 
 def test_shuffled_batches_keep_rows_together() -> None:
     x = torch.arange(100).float().unsqueeze(1)
-    drawn = [torch.cat([a for a, b in batches(x, x * 2, batch_size=7, shuffle=True, generator=torch.Generator().manual_seed(seed))]) for seed in (0, 0, 1)]
+    drawn = [
+        torch.cat([a for a, b in batches(x, x * 2, batch_size=7, shuffle=True, generator=torch.Generator().manual_seed(seed))])
+        for seed in (0, 0, 1)
+    ]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[0].sort(0).values, x)
@@ -117,7 +121,12 @@ def test_shuffled_batches_keep_rows_together() -> None:
 
 @pytest.mark.parametrize(
     ("tensors", "size", "error"),
-    [([torch.zeros(3), torch.zeros(4)], 2, DataError), ([torch.zeros(3)], 0, SettingError), ([torch.zeros(3)], 1.5, SettingError), ([], 2, DataError)],
+    [
+        ([torch.zeros(3), torch.zeros(4)], 2, DataError),
+        ([torch.zeros(3)], 0, SettingError),
+        ([torch.zeros(3)], 1.5, SettingError),
+        ([], 2, DataError),
+    ],
 )
 def test_batches_refuse_at_once(tensors: Any, size: Any, error: Any) -> None:
     with pytest.raises(error):

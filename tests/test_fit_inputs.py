@@ -315,7 +315,7 @@ def test_datasets_that_cannot_be_read() -> None:
             return list(range(i)), 0.0
 
     for source in (Ragged(X, Y), DataLoader(TensorDataset(X, Y), batch_size=2, sampler=[])):
-        with pytest.raises(ValueError, match="equal shapes|empty"):
+        with pytest.raises(ValueError, match=r"equal shapes|empty"):
             model().fit(source)
 
 

@@ -136,7 +136,14 @@ def test_state_that_does_not_fit_lists_everything_and_changes_nothing() -> None:
     state |= {"wrong": torch.zeros(1), "odd": torch.zeros(1), "first.weight": torch.zeros(4, 3), "shifts.0": torch.zeros(())}
     with pytest.raises(ShapeError) as caught:
         net.load_state_dict(state)
-    for line in ("missing: scale", "missing: seen", "unexpected: wrong", "unexpected: odd", "first.weight is (4, 3), expected (3, 4)", "shifts.0 is (), expected (1,)"):
+    for line in (
+        "missing: scale",
+        "missing: seen",
+        "unexpected: wrong",
+        "unexpected: odd",
+        "first.weight is (4, 3), expected (3, 4)",
+        "shifts.0 is (), expected (1,)",
+    ):
         assert line in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     with pytest.raises(ShapeError, match="wrong shape"):
@@ -200,7 +207,7 @@ def test_copies_keep_what_is_shared(duplicate: Any) -> None:
     assert other.again is other.first
     assert other.shifts[1] is other.scale
     assert other.scale is not net.scale
-    assert other.scale.data_ptr() != net.scale.data_ptr()
+    assert other.scale.data.data_ptr() != net.scale.data.data_ptr()
     assert isinstance(other.lazy.weight, LazyParameter)
     assert not other.lazy.weight.requires_grad
     assert torch.equal(other(torch.ones(2, 3)).data, net(torch.ones(2, 3)).data)
@@ -214,7 +221,13 @@ def test_repr_and_table() -> None:
     net.lazy = hg.Linear(2)  # type: ignore[attr-defined]
     text = repr(net)
     assert text.startswith("Net: 56 parameters (16 frozen, 1 not sized yet)")
-    for part in ("weight (3, 4) frozen", "blocks.1.deep.0  Linear(4, 4, bias=False)", "scale (1,), shifts.0 (1,), shifts.1 (1,) shared", "Linear(?, 2)", "weight (?, 2)"):
+    for part in (
+        "weight (3, 4) frozen",
+        "blocks.1.deep.0  Linear(4, 4, bias=False)",
+        "scale (1,), shifts.0 (1,), shifts.1 (1,) shared",
+        "Linear(?, 2)",
+        "weight (?, 2)",
+    ):
         assert part in text
     table = net._repr_html_()
     assert table.count("<tr>") == len(text.splitlines())
@@ -395,12 +408,16 @@ def test_layers_equal_torch(make: Any, shape: tuple[int, ...], training: bool) -
         order = {name: i for i, (name, _) in enumerate(theirs.named_parameters(), 1)}
         aligned = [other[0], *(other[order[name]] for name, _ in layer.named_parameters())]
         for (name, _), g, tg in zip([("x", x), *layer.named_parameters()], ours, aligned):
-            assert torch.allclose(g.data.mT if g.shape != tg.shape else g.data, tg, rtol=1e-9, atol=1e-11) or torch.allclose(g.data.mT, tg, rtol=1e-9, atol=1e-11), name
+            assert torch.allclose(g.data.mT if g.shape != tg.shape else g.data, tg, rtol=1e-9, atol=1e-11) or torch.allclose(
+                g.data.mT, tg, rtol=1e-9, atol=1e-11
+            ), name
         (second,) = hg.gradients((ours[0] ** 2).sum(), x, allow_unused=True) if ours[0].requires_grad else (None,)
         th = torch.autograd.grad((other[0] ** 2).sum(), t, allow_unused=True)[0] if other[0].requires_grad else None
         zero = torch.zeros(shape, dtype=F64)
         assert torch.allclose(zero if second is None else second.data, zero if th is None else th, rtol=1e-8, atol=1e-10)
-    for (name, ours_buffer), (_, their_buffer) in zip(layer.named_buffers(), [b for b in theirs.named_buffers() if "num_batches" not in b[0]]):
+    for (name, ours_buffer), (_, their_buffer) in zip(
+        layer.named_buffers(), [b for b in theirs.named_buffers() if "num_batches" not in b[0]]
+    ):
         assert torch.allclose(ours_buffer, their_buffer, rtol=1e-12), name
 
 

@@ -309,7 +309,10 @@ def trained(cls: Any, settings: dict[str, Any], steps: range, optimizer: Any = N
     return optimizer, ours
 
 
-@pytest.mark.parametrize(("cls", "settings"), [*CASES, (SGD, {"lr": CosineLR(0.1, 9), "momentum": 0.9}), (Adam, {"lr": PlateauLR(0.1, patience=1), "clip_norm": 1.0})])
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [*CASES, (SGD, {"lr": CosineLR(0.1, 9), "momentum": 0.9}), (Adam, {"lr": PlateauLR(0.1, patience=1), "clip_norm": 1.0})],
+)
 def test_state_goes_through_a_file(cls: Any, settings: dict[str, Any]) -> None:
     """Stopping, saving and going on equals going on, bit for bit; the file loads without executing anything."""
     optimizer, ours = trained(cls, copy.deepcopy(settings), range(5))
@@ -350,7 +353,7 @@ def test_loaded_state_is_a_copy_in_the_parameters_dtype() -> None:
     ],
 )
 def test_state_that_does_not_fit(change: Any, message: str) -> None:
-    optimizer, ours = trained(Adam, {}, range(2))
+    optimizer, _ = trained(Adam, {}, range(2))
     state = copy.deepcopy(optimizer.state_dict())
     before = copy.deepcopy(optimizer.state_dict())
     change(state)
@@ -575,7 +578,10 @@ def test_lbfgs_state_goes_through_a_file() -> None:
     assert restored.fresh()._memory["iterations"] == 0
 
 
-@pytest.mark.parametrize(("closure", "message"), [(None, r"step\(closure\)"), (lambda: 3.0, "must return the loss"), (lambda: hg.Variable([1.0, 2.0]), "one element")])
+@pytest.mark.parametrize(
+    ("closure", "message"),
+    [(None, r"step\(closure\)"), (lambda: 3.0, "must return the loss"), (lambda: hg.Variable([1.0, 2.0]), "one element")],
+)
 def test_lbfgs_needs_a_closure(closure: Any, message: str) -> None:
     with pytest.raises(OperandError, match=message):
         LBFGS([hg.Parameter([1.0])]).step(closure)
@@ -614,12 +620,19 @@ def _apply(op: str, a: Any, b: Any) -> Any:
 
 @settings(max_examples=300)
 @given(
-    program=st.lists(st.tuples(st.sampled_from(BINARY + UNARY), st.integers(0, 9), st.one_of(st.integers(0, 9), st.sampled_from([0.5, -2.0, 3]))), max_size=8),
+    program=st.lists(
+        st.tuples(st.sampled_from(BINARY + UNARY), st.integers(0, 9), st.one_of(st.integers(0, 9), st.sampled_from([0.5, -2.0, 3]))),
+        max_size=8,
+    ),
     targets=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 11)), max_size=3, unique_by=lambda pair: pair[0]),
 )
 def test_lists_compute_what_tensors_compute(program: Any, targets: Any) -> None:
     """Any expressions, assigned to any of the given lists at once: the same as with plain tensors and old values."""
-    data = [[torch.tensor([1.5, -0.5]), torch.tensor(2.0)], [torch.tensor([-1.0, 4.0]), torch.tensor(0.25)], [torch.tensor([3.0, 0.75]), torch.tensor(-1.25)]]
+    data = [
+        [torch.tensor([1.5, -0.5]), torch.tensor(2.0)],
+        [torch.tensor([-1.0, 4.0]), torch.tensor(0.25)],
+        [torch.tensor([3.0, 0.75]), torch.tensor(-1.25)],
+    ]
     lists: list[Any] = [Each([t.double() for t in tensors]) for tensors in data]
     plain: list[Any] = [[t.double() for t in tensors] for tensors in data]
     untouched = [list(each.tensors) for each in lists]
@@ -630,7 +643,7 @@ def test_lists_compute_what_tensors_compute(program: Any, targets: Any) -> None:
         lists.append(_apply(op, lists[a], b if number else lists[b]))
         plain.append([_apply(op, t, b if number else plain[b][k]) for k, t in enumerate(plain[a])])
     assign([(lists[target], lists[value % len(lists)]) for target, value in targets])
-    expected = dict((target, plain[value % len(lists)]) for target, value in targets)
+    expected = {target: plain[value % len(lists)] for target, value in targets}
     for k in range(3):
         assert [t.data_ptr() for t in lists[k].tensors] == memory[k]
         for got, wanted in zip(untouched[k], expected.get(k, plain[k])):

@@ -26,7 +26,7 @@ from hotgrad.training import EarlyStopping, Sequential
 
 
 @pytest.mark.filterwarnings("default")
-@parametrize_with_checks([HotClassifier((16,), epochs=40, optimizer=optim.Adam(lr=0.01)), HotRegressor((16,), epochs=40, optimizer=optim.Adam(lr=0.01))])
+@parametrize_with_checks([HotClassifier((16,), epochs=25, optimizer=optim.Adam(lr=0.01)), HotRegressor((16,), epochs=25, optimizer=optim.Adam(lr=0.01))])
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 

@@ -320,6 +320,18 @@ def test_early_stopping_without_restoring_and_at_the_end() -> None:
     assert stop.best_epoch
 
 
+def test_early_stopping_takes_nan_for_no_improvement() -> None:
+    stop = EarlyStopping("loss", patience=2, restore_best=False)
+    values = [float("nan"), 1.0, float("nan"), 0.5, float("nan"), 0.6]
+    history = History()
+    answers = []
+    for epoch, value in enumerate(values, 1):
+        history.append({"epoch": epoch, "loss": value})
+        answers.append(stop(None, history))
+    assert answers == [False, False, False, False, False, True]
+    assert (stop.best, stop.best_epoch) == (0.5, 4)
+
+
 @pytest.mark.parametrize("monitor", ["val_loss", "los"])
 def test_early_stopping_on_what_is_not_measured(monitor: str) -> None:
     x, y = blobs()

@@ -267,7 +267,9 @@ class Module:
             shapes, count = [], 0
             for name, value in held(module):
                 if isinstance(value, Parameter):
-                    shapes.append(f"{name} {pattern(value)}{'' if value.requires_grad else ' frozen'}{' shared' if id(value) in seen else ''}")
+                    shapes.append(
+                        f"{name} {pattern(value)}{'' if value.requires_grad else ' frozen'}{' shared' if id(value) in seen else ''}"
+                    )
                     if id(value) not in seen and not isinstance(value, LazyParameter):
                         count += value.numel()
                     seen.add(id(value))

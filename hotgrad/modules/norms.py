@@ -24,7 +24,9 @@ class LayerNorm(Module):
     tensor([[-1.0000,  1.0000]])
     """
 
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True) -> None:
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+    ) -> None:
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape = tuple(check_size("LayerNorm", "normalized_shape", size) for size in shape)
         self.eps = eps
@@ -131,5 +133,9 @@ class Conv2d(Module):
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
     def extra_repr(self) -> str:
-        extra = "".join(f", {name}={value}" for name, value, usual in (("stride", self.stride, (1, 1)), ("padding", self.padding, (0, 0))) if value != usual)
+        extra = "".join(
+            f", {name}={value}"
+            for name, value, usual in (("stride", self.stride, (1, 1)), ("padding", self.padding, (0, 0)))
+            if value != usual
+        )
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, {self.kernel_size}{extra}{', bias=False' if self.bias is None else ''}"

@@ -71,7 +71,9 @@ def initializer(init: str | Initializer) -> Initializer:
         return init
     if init not in INITIALIZERS:
         known = ", ".join(map(repr, INITIALIZERS))
-        raise SettingError(f"unknown initialiser {init!r}; known are {known}, or a function (shape, generator){nearest(init, INITIALIZERS)}")
+        raise SettingError(
+            f"unknown initialiser {init!r}; known are {known}, or a function (shape, generator){nearest(init, INITIALIZERS)}"
+        )
     return INITIALIZERS[init]
 
 

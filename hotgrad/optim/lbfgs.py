@@ -102,7 +102,9 @@ class LBFGS(Optimizer):
         being returned here. Raises OperandError without a closure.
         """
         if closure is None:
-            raise OperandError("LBFGS evaluates the loss several times: give step(closure), which clears gradients, calls backward and returns the loss")
+            raise OperandError(
+                "LBFGS evaluates the loss several times: give step(closure), which clears gradients, calls backward and returns the loss"
+            )
         (group,) = self._bound()
         group.settings.lr = group.lr
         run = _Run(self, group.settings, closure)

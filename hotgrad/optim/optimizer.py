@@ -169,7 +169,9 @@ class Optimizer:
 
     def _bound(self) -> list[Group]:
         if not self.groups:
-            raise SettingError(f"this {type(self).__name__} has no parameters yet; give {type(self).__name__}(model.parameters()), or bind them")
+            raise SettingError(
+                f"this {type(self).__name__} has no parameters yet; give {type(self).__name__}(model.parameters()), or bind them"
+            )
         return self.groups
 
     # ---- steps
@@ -235,7 +237,9 @@ class Optimizer:
         """
         groups = []
         for group in self.groups:
-            settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(group.settings).items() if name != "lr"}
+            settings = {
+                name: list(value) if isinstance(value, tuple) else value for name, value in vars(group.settings).items() if name != "lr"
+            }
             rate = group.rate
             saved = {"schedule": type(rate).__name__, **rate.state_dict()} if isinstance(rate, Schedule) else rate
             groups.append({"parameters": len(group.slots), "settings": settings, "lr": saved})
@@ -262,7 +266,9 @@ class Optimizer:
         for slot, entry in zip(slots, state["state"]):
             data = slot.parameter.data
             slot.count = entry["count"]
-            slot.state = {name: value.to(dtype=data.dtype, device=data.device, copy=True) for name, value in entry.items() if name != "count"}
+            slot.state = {
+                name: value.to(dtype=data.dtype, device=data.device, copy=True) for name, value in entry.items() if name != "count"
+            }
 
     def _misfits(self, state: Any, slots: list[Slot]) -> list[str]:
         if not isinstance(state, dict) or not {"optimizer", "clip_norm", "groups", "state"} <= set(state):

@@ -138,7 +138,9 @@ class WarmupLR(Schedule):
     def __init__(self, lr: float | Schedule, epochs: int = 5, start_factor: float = 1 / 3, per: str = "epoch") -> None:
         self.then = lr if isinstance(lr, Schedule) else None
         if isinstance(lr, PlateauLR) or (isinstance(lr, Schedule) and lr.per != per):
-            raise SettingError(f"WarmupLR goes on with a number, or with a schedule that counts the same ({per!r}) and is no PlateauLR; got {lr!r}")
+            raise SettingError(
+                f"WarmupLR goes on with a number, or with a schedule that counts the same ({per!r}) and is no PlateauLR; got {lr!r}"
+            )
         super().__init__(lr.base if isinstance(lr, Schedule) else lr, per)
         self.epochs, self.start_factor = whole("epochs", epochs), positive("start_factor", start_factor, zero=True)
 

@@ -156,6 +156,8 @@ def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int
         try:
             run(example)
         except GradientError as error:
+            if found and error.kind != found[0].kind:
+                return  # shrinking must not slip from one mistake to another
             found.append(error)
             raise
 

@@ -43,6 +43,7 @@ class Slopes(NamedTuple):
         low, high, error = self.low[:, used], self.high[:, used], self.error[:, used]
         ends = torch.stack((g[used] * low, g[used] * high))
         size = torch.maximum(low.abs(), high.abs())
+        error = torch.where(self.resolved[:, used], error, error + size)
         tolerance = (3 * error + 1e-9 * size) @ g[used].abs()
         resolved = tolerance.isfinite() & (tolerance <= RESOLVED * (1e-3 + size @ g[used].abs()))
         return ends.amin(0).sum(1), ends.amax(0).sum(1), tolerance, resolved

@@ -130,7 +130,7 @@ def diagnose(claimed: Tensor, wanted: Tensor, others: Sequence[Tensor], ignoring
                     return f"a constant factor of {name}: divided by the wrong count, or a broadcast (or a reduction) is not undone by a sum"
         return f"a constant factor of {factor:.6g}"
     wrong = (claimed - wanted).abs() > 1e-6 * (1 + wanted.abs())
-    if wanted.numel() > 1 and bool(_like(claimed.sum(), wanted.sum())) and _like(claimed.sort().values, wanted.sort().values):
+    if wanted.numel() > 1 and bool(_like(claimed.sum(), wanted.sum())) and _like(claimed.flatten().sort().values, wanted.flatten().sort().values):
         return "the right numbers in wrong places: permuted, flipped or shifted"
     if claimed.numel() > 2 and int(wrong.sum()) == 1:
         return "one element only is wrong"

@@ -2,11 +2,12 @@
 
 A callback is any callable `callback(model, history)`; returning True ends training. It may also have `begin(model)` and
 `end(model, history)`, called before the first and after the last epoch, and `state_dict()` with `load_state_dict(state)`,
-through which a checkpoint and the return to an epoch's start cover it.
+through which a checkpoint and the return to an epoch's start cover it; its state is of tensors, numbers, strings, lists, dicts.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -55,7 +56,7 @@ class EarlyStopping:
             raise SettingError(f"EarlyStopping watches {self.monitor!r}, but the History has only {', '.join(row)}{remedy}")
         value = row[self.monitor]
         sign = -1 if "accuracy" in self.monitor else 1
-        if self.best is None or sign * (self.best - value) > self.min_delta:
+        if not math.isnan(value) and (self.best is None or sign * (self.best - value) > self.min_delta):
             self.best, self.best_epoch, self.waited = value, int(row["epoch"]), 0
             if self.restore_best:
                 self._snapshot = Snapshot(model)

@@ -17,7 +17,9 @@ from hotgrad.training.inputs import check_rows
 from hotgrad.training.metrics import chosen, columns_of, labels_of, r2
 from hotgrad.variable import Variable, wrap
 
-PIECE = 4096  # rows per forward pass where no batch_size is given
+# Where no batch_size is given: at most so many rows, and so many elements of input, per forward pass.
+ROWS = 4096
+ELEMENTS = 2**22
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def forward(model: Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """
     outputs = []
     with evaluating(model):
-        for piece in torch.split(x, batch_size or PIECE):
+        for piece in torch.split(x, batch_size or max(1, min(ROWS, ELEMENTS // x[0].numel()))):
             output = model(wrap(piece, None))
             if not isinstance(output, (Variable, Tensor)):
                 raise OperandError(f"the model must give a Variable; got {type(output).__name__} ({output!r:.60})")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.explain import nearest
-from hotgrad.modules import Module, Sigmoid
+from hotgrad.modules import Loss, Module, Sigmoid
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.files import digest
@@ -21,7 +21,7 @@ from hotgrad.training.metrics import columns_of, labels_of
 from hotgrad.variable import Variable, wrap
 
 ENGINES = ("auto", "eager")
-PIECE = 2**16  # targets checked by one call of the loss
+ELEMENTS = 2**22  # of the outputs against which one call of the loss checks targets
 
 
 def check_engine(engine: Any) -> str:
@@ -75,7 +75,7 @@ def inputs_for(model: Module, x: Any, name: str) -> Tensor:
     if not tensor.is_floating_point():
         try:
             forward(model, tensor[:2])
-        except HotgradError:
+        except Exception:  # whatever is wrong with it beside the dtype is raised again for the floats
             return tensor.to(dtype)
     return tensor
 
@@ -107,15 +107,14 @@ def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sa
     weights = row_weights(sample_weight, class_weight, y, labels, output.dtype)
     call = row_loss(loss, weights is not None)
     with no_grad, _about(f"{name}y, of shape {tuple(y.shape)} and {y.dtype}"):
-        for start in range(0, len(y), PIECE):
-            targets = y[start : start + PIECE]
+        for targets in torch.split(y, max(1, ELEMENTS // output[:1].numel())):
             ones = torch.ones(len(targets), dtype=output.dtype, device=output.device)
             value = call(wrap(output[:1].expand(len(targets), *output.shape[1:]), None), targets, ones)
             if not isinstance(value, Variable):
                 raise OperandError(f"the loss must give a Variable; got {type(value).__name__} ({value!r:.60})")
             if value.numel() != 1:
                 raise ShapeError(f"the loss must give a scalar; got shape {tuple(value.shape)}. Average it, for example with mean()")
-        if hasattr(loss, "check"):
+        if isinstance(loss, Loss):
             loss.check(output, y)
     return Data(x, y, labels, weights)
 
@@ -149,7 +148,7 @@ def fingerprint(model: Any, loss: Any, optimizer: Any, data: Data, validation: D
         for name, p in model.named_parameters()
     ]
     return {
-        "layers": [f"{name}: {layer!r}" for name, layer in model.named_layers()],
+        "layers": [f"{name}: {described(layer)}" for name, layer in model.named_layers()],
         "parameters": parameters,
         "loss": described(loss),
         "optimizer": described(optimizer),
@@ -163,7 +162,7 @@ def fingerprint(model: Any, loss: Any, optimizer: Any, data: Data, validation: D
 
 
 def described(thing: Any) -> str:
-    """A loss or an optimizer as text that is the same in every process."""
+    """A layer, loss, optimizer or callback as text that is the same in every process."""
     if hasattr(thing, "__qualname__"):
         return f"{thing.__module__}.{thing.__qualname__}"
     text = repr(thing)

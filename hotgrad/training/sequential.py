@@ -196,7 +196,7 @@ class Sequential(Module):
             raise SettingError(f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out")
         file = None
         if checkpoint is not None:
-            settings = {"batch size": batch_size, "shuffle": bool(shuffle), "seed": seed, "callbacks": [repr(c) for c in callbacks if hasattr(c, "state_dict")]}
+            settings = {"batch size": batch_size, "shuffle": bool(shuffle), "seed": seed, "callbacks": [prepare.described(c) for c in callbacks if hasattr(c, "state_dict")]}
             file = Checkpoint(checkpoint, prepare.fingerprint(stand_in, new_loss, new_optimizer, data, validation, settings), ran)
         self.use_generator(self._seeded(seed))
         forward(self, data.x[:2])  # sizes lazy layers
