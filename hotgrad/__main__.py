@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif args.command == "csv":
             experiments.own_table(args.file, args.target, args.epochs, args.seed, args.save)
         else:
-            from hotgrad.testing import cli  # needs hypothesis, which is optional
+            from hotgrad.testing.cli import main as check  # needs hypothesis, which is optional
 
-            return int(cli.main(args.name, args.power) or 0)
+            return int(check(args.name, args.power) or 0)
     except (HotgradError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hotgrad import data
 from hotgrad.errors import DataError, SettingError
@@ -144,8 +144,6 @@ def _baselines(
 
 def _torch_network(x: Tensor, y: Tensor, loss: str, epochs: int, seed: int, momentum: float, cosine: bool) -> Any:
     """The same network, initialisation and budget in torch.nn and torch.optim."""
-    from torch import nn
-
     generator = torch.Generator().manual_seed(seed)
     layers: list[Any] = [nn.Linear(2, 25), nn.ReLU(), nn.Linear(25, 25), nn.ReLU(), nn.Linear(25, 25), nn.ReLU(), nn.Linear(25, 2)]
     for layer in layers[::2]:

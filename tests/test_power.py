@@ -31,10 +31,11 @@ def test_no_mistake_is_registered_or_left_in_the_engine() -> None:
 
 
 def test_power(count: Callable[[int, int], int]) -> None:
-    """97 % at 25 examples, over five seeds in the thorough run; every class caught; no false alarm."""
-    found = power(25, range(count(1, 5)), false_alarms=count(0, 1) == 1)
+    """97 % at 25 examples: a third of the mistakes; in the thorough run all, over five seeds, every class caught, no false alarm."""
+    found = power(25, range(count(1, 5)), false_alarms=count(0, 1) == 1, thin=count(3, 1))
+    assert len(found.planted) >= 25
     assert found.share >= 0.97, str(found)
-    assert all(found.caught[kind] for kind in found.planted), str(found)
+    assert all(found.caught.values()), str(found)
     assert not found.false_alarms, str(found)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -120,7 +120,7 @@ class Naive:
             return self.apply("scale", self.apply("mul", self.apply("mul", g, args[0]), args[1]), option=(-2.0,))
         if op == "fragile":
             if self.break_rules:
-                raise Broken
+                raise Broken("told to")
             return g
         if op == "neg":
             return self.apply("neg", g)
@@ -135,9 +135,14 @@ class Naive:
     def fit(self, g: int, shape: tuple[int, ...]) -> int:
         return g if tuple(self.nodes[g]["value"].shape) == shape else self.apply("shrink", g, option=(shape,))
 
-    def leads(self, number: int, wanted: set[int]) -> bool:
-        node = self.nodes[number]
-        return node["op"] is not None and (node["freed"] or any(a in wanted or self.leads(a, wanted) for a in node["args"] if self.nodes[a]["needs"]))
+    def leading(self, root: int, wanted: set[int]) -> set[int]:
+        """The records from which a wanted node is reached by at least one step, and the freed ones."""
+        found: set[int] = set()
+        for number in range(root + 1):
+            node = self.nodes[number]
+            if node["op"] and (node["freed"] or any(self.nodes[a]["needs"] and (a in wanted or a in found) for a in node["args"])):
+                found.add(number)
+        return found
 
     def walk(self, root: int, seed: int, wanted: set[int] | None, retain: bool, create: bool) -> dict[int, int]:
         self.recording.append(create)
@@ -148,6 +153,7 @@ class Naive:
 
     def walk_down(self, root: int, seed: int, wanted: set[int] | None, retain: bool) -> dict[int, int]:
         arrived, found = {root: seed}, {}
+        leading = None if wanted is None else self.leading(root, wanted)
         for number in range(root, -1, -1):
             node = self.nodes[number]
             if number not in arrived:
@@ -162,14 +168,14 @@ class Naive:
             if wanted is not None:
                 if number in wanted:
                     found[number] = g
-                if not self.leads(number, wanted):
+                if leading is not None and number not in leading:
                     continue
             elif node["kept"]:
                 found[number] = g
             if any(cell["version"] != version for cell, version in node["guards"]):
                 raise Written
             for i, a in enumerate(node["args"]):
-                if not self.nodes[a]["needs"] or (wanted is not None and a not in wanted and not self.leads(a, wanted)):
+                if not self.nodes[a]["needs"] or (wanted is not None and leading is not None and a not in wanted and a not in leading):
                     continue
                 gi = self.rule(node, number, i, g)
                 arrived[a] = self.apply("add", arrived[a], gi) if a in arrived else gi
@@ -214,8 +220,6 @@ def close(value: torch.Tensor, expected: torch.Tensor) -> None:
 class Machine(RuleBasedStateMachine):
     """Every step is done with hotgrad and with the naive engine, and both must say the same."""
 
-    longest = 0
-
     def __init__(self) -> None:
         super().__init__()
         self.naive = Naive()
@@ -232,7 +236,7 @@ class Machine(RuleBasedStateMachine):
 
         def backward_rule(g: Any, out: Any, a: Any) -> Any:
             if self.naive.break_rules:
-                raise Broken
+                raise Broken("told to")
             return g
 
         fields = {"forward": staticmethod(forward), "vjps": (backward_rule,), "reads": ""}
@@ -300,7 +304,7 @@ class Machine(RuleBasedStateMachine):
         a, _ = self.choose(i)
         mistakes: list[tuple[type[Exception], Callable[[], Any]]] = [
             (hg.AxisError, lambda: a.sum(7)),
-            (hg.ShapeError, lambda: a + torch.ones(5, 5, 5, dtype=torch.float64)),
+            (hg.ShapeError, lambda: a @ torch.ones(5, 7, dtype=torch.float64)),
             (hg.OperandError, lambda: a * "text"),
             (hg.ShapeError, lambda: a.reshape(17)),
         ]
@@ -339,7 +343,7 @@ class Machine(RuleBasedStateMachine):
         try:
             expected = naive()
         except (Freed, Written, Broken) as error:
-            meant = {Freed: "freed by an earlier backward", Written: "written to in place", Broken: ""}[type(error)]
+            meant = {Freed: "freed by an earlier backward", Written: "written to in place", Broken: "told to"}[type(error)]
             with pytest.raises(Broken if isinstance(error, Broken) else hg.TapeError, match=meant):
                 ours()
             return None
@@ -451,13 +455,16 @@ class Machine(RuleBasedStateMachine):
         self.modes.pop().__exit__(None, None, None)
         self.naive.recording.pop()
 
-    @rule()
-    def check_tapes(self) -> None:
+    @rule(now=st.integers(0, 5))
+    def check_tapes(self, now: int) -> None:
         """Without graphs of gradients the tapes hold exactly what the held Variables reach; with them, at least that, and little more."""
+        if now != 3:  # looking through all objects is slow
+            return
         if self.graphs:
             gc.collect()  # a leaf's `grad` that is a Variable makes a circle
         held = [m for _, m in self.held]
-        lengths = [len(tape) for tape in self.all_tapes]
+        records = [list(tape) for tape in self.all_tapes]
+        lengths = [len(tape) for tape in records]
         expected = [self.naive.alive(held, number)[0] for number in range(len(self.all_tapes))]
         if self.graphs:
             programs, everything = self.naive.alive(held)
@@ -465,7 +472,7 @@ class Machine(RuleBasedStateMachine):
             assert all(length >= least for length, least in zip(lengths, expected))
         else:
             assert lengths == expected
-        for tape in self.all_tapes:
+        for tape in records:
             sequence = [record.sequence for record in tape]
             assert sequence == sorted(set(sequence))
 
@@ -491,5 +498,6 @@ def in_thread(f: Callable[[], Any]) -> Callable[[], Any]:
     return call
 
 
-def test_random_programs(count: Callable[[int, int], int]) -> None:
-    run_state_machine_as_test(Machine, settings=settings(max_examples=count(40, 3_000), stateful_step_count=count(40, 80), deadline=None))
+def test_random_programs(count: Callable[[int, int], int], thorough: bool) -> None:
+    phases = [Phase.generate, Phase.shrink] if thorough else [Phase.generate]  # shrinking takes minutes
+    run_state_machine_as_test(Machine, settings=settings(max_examples=count(40, 2_000), stateful_step_count=count(40, 80), phases=phases))

@@ -17,9 +17,10 @@ from torch import Tensor
 from hotgrad.errors import HotgradError, OperandError
 from hotgrad.primitive import Primitive, primitives
 from hotgrad.testing import conventions
-from hotgrad.testing.examine import Subject, examine
+from hotgrad.testing.examine import examine
 from hotgrad.testing.report import GradientError, Problem, Report, option_code, tensor_code
 from hotgrad.testing.strategies import domain_of, laid_out, operands
+from hotgrad.testing.subject import Subject
 from hotgrad.variable import Variable
 
 _REFUSALS = (HotgradError, ValueError, RuntimeError, IndexError, TypeError, ZeroDivisionError)
@@ -74,7 +75,15 @@ def check_op(
 
     report.examples = explore(drawn(), run, max_examples, seed, shrink)
     if report.refused > 8 * max(report.examples, 1):
-        raise failure([Problem("refused", f"{op.name}: forward refused {report.refused} draws and took {report.examples}; make `domain`, `options` or `operands()` say what it takes")], "")
+        raise failure(
+            [
+                Problem(
+                    "refused",
+                    f"{op.name}: forward refused {report.refused} draws and took {report.examples}; make `domain`, `options` or `operands()` say what it takes",
+                )
+            ],
+            "",
+        )
     report.seconds = time.perf_counter() - started
     return report
 
@@ -174,11 +183,11 @@ def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int
     rounds = 0
     while len(seen) < max_examples and rounds < 2 + max_examples // 3:
         rounds += 1
-        wrapped = hypothesis.seed(rounds + 1_000_000 * (seed or 0))(settings(hypothesis.given(drawn)(test)))
+        wrapped: Callable[[], None] = hypothesis.seed(rounds + 1_000_000 * (seed or 0))(settings(hypothesis.given(drawn)(test)))  # type: ignore[no-untyped-call]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's, on degenerate draws
-                wrapped()  # type: ignore[no-untyped-call]
+                wrapped()
         except GradientError as error:
             raise error.with_traceback(None) from None
         except Flaky:

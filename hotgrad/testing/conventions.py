@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hotgrad.primitive import Primitive, primitives
-from hotgrad.testing.examine import Subject, near, same
 from hotgrad.testing.report import Problem, option_code
+from hotgrad.testing.subject import Subject, near, same
 from hotgrad.variable import Variable
 
 # name: (operands, options, cotangent, the gradient of each operand or None where it is not looked at)
@@ -116,7 +116,13 @@ def probe_overflow(subject: Subject, g: Tensor) -> list[Problem]:
                 return [Problem("overflow", f"{where}its value is not finite: {subject.plain(values).tolist()}")]
             for i, grad in zip(subject.checked, subject.pull(values, g.to(dtype))):
                 if not bool(grad.isfinite().all()):
-                    return [Problem("overflow", f"{where}the gradient of {subject.names[i]} is {grad.tolist()}", "something on the way overflows though the result does not")]
+                    return [
+                        Problem(
+                            "overflow",
+                            f"{where}the gradient of {subject.names[i]} is {grad.tolist()}",
+                            "something on the way overflows though the result does not",
+                        )
+                    ]
     return []
 
 
@@ -130,7 +136,12 @@ def compare(oracle: Callable[..., Tensor], subject: Subject, options: dict[str, 
         theirs = oracle(*leaves, **options)
     ours = subject.plain(subject.values)
     size = max((float(v.abs().max()) for v in subject.values if v.numel() and v.dtype.is_floating_point), default=0.0)
-    if theirs.shape != ours.shape or theirs.dtype != ours.dtype or not near(ours, theirs.detach(), 1e-11, size) or not same(ours.isnan(), theirs.isnan()):
+    if (
+        theirs.shape != ours.shape
+        or theirs.dtype != ours.dtype
+        or not near(ours, theirs.detach(), 1e-11, size)
+        or not same(ours.isnan(), theirs.isnan())
+    ):
         return [Problem("oracle", f"{subject.name}: the value is {ours.tolist()}; torch's is {theirs.tolist()}")]
     if g is None or not theirs.requires_grad:
         return []
@@ -139,10 +150,14 @@ def compare(oracle: Callable[..., Tensor], subject: Subject, options: dict[str, 
     for i, got, right in zip(subject.checked, subject.pull(subject.values, g), wanted):
         right = torch.zeros_like(got) if right is None else right
         if not near(got, right, 1e-11, size * factor):
-            return [Problem("oracle", f"{subject.name}: the gradient of {subject.names[i]} is {got.tolist()}; torch's is {right.tolist()}", "right to some digits only: somewhere it is computed in float32" if near(got, right, 1e-5) else "")]
+            return [
+                Problem(
+                    "oracle",
+                    f"{subject.name}: the gradient of {subject.names[i]} is {got.tolist()}; torch's is {right.tolist()}",
+                    "right to some digits only: somewhere it is computed in float32" if near(got, right, 1e-5) else "",
+                )
+            ]
     return []
-
-
 
 
 def _put(g: Tensor, shape: tuple[int, ...], index: Any) -> Tensor:

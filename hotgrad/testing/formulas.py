@@ -34,6 +34,11 @@ def _second(name: str, rule: Any) -> Fields:
     return {"vjps": (CLASSES[name].vjps[0], rule)}
 
 
+def _right(name: str, operand: int) -> Any:
+    """The right rule."""
+    return CLASSES[name].vjps[operand]
+
+
 def _equal(a: Any, out: Any, dim: Any, keepdim: bool) -> Any:
     return a == kept(out, a, dim, keepdim)
 
@@ -74,7 +79,7 @@ FORMULAS: list[tuple[str, str, Fields]] = [
     (_WRONG, "Erf", _one(lambda g, out, a: g * (-a * a).exp())),
     (_WRONG, "Softplus", _one(lambda g, out, a, beta, threshold: g * hg.tanh(a * beta))),
     (_WRONG, "TanhGrad", _second("TanhGrad", lambda h, res, g, out: -(h * g * out))),
-    (_WRONG, "MatMul", _first("MatMul", lambda g, out, a, b: g @ b if b.ndim > 1 and b.shape[-1] == b.shape[-2] else CLASSES["MatMul"].vjps[0](g, out, a, b))),
+    (_WRONG, "MatMul", _first("MatMul", lambda g, out, a, b: g @ b if b.ndim > 1 and b.shape[-1] == b.shape[-2] else _right("MatMul", 0)(g, out, a, b))),
     (_WRONG, "Softmax", _one(lambda g, out, a, dim: out * g)),
     (_WRONG, "Softmax", _one(lambda g, out, a, dim: out * (g - g.mean(dim, True)))),
     (_WRONG, "LogSoftmax", _one(lambda g, out, a, dim: g - out.exp() * g)),
@@ -85,8 +90,8 @@ FORMULAS: list[tuple[str, str, Fields]] = [
     ("wrong count", "Mean", _one(lambda g, out, a, dim, keepdim: kept(g, a, dim, keepdim).expand(tuple(a.shape)) / max(a.numel(), 1))),
     ("wrong count", "Mean", _one(lambda g, out, a, dim, keepdim: kept(g, a, dim, keepdim).expand(tuple(a.shape)))),
     ("wrong count", "Mean", _one(lambda g, out, a, dim, keepdim: kept(g, a, dim, keepdim).expand(tuple(a.shape)) / (a.shape[0] if a.ndim else 1))),
-    ("wrong count", "Var", _one(lambda g, out, a, dim, correction, keepdim: CLASSES["Var"].vjps[0](g, out, a, dim, 1, keepdim))),
-    ("wrong count", "Std", _one(lambda g, out, a, dim, correction, keepdim: CLASSES["Std"].vjps[0](g, out, a, dim, 0, keepdim))),
+    ("wrong count", "Var", _one(lambda g, out, a, dim, correction, keepdim: _right("Var", 0)(g, out, a, dim, 1, keepdim))),
+    ("wrong count", "Std", _one(lambda g, out, a, dim, correction, keepdim: _right("Std", 0)(g, out, a, dim, 0, keepdim))),
     ("wrong count", "Sum", _one(lambda g, out, a, dim, keepdim: kept(g, a, dim, keepdim).expand(tuple(a.shape)) / (1 + len(a.shape) // 3))),
     (_TIES, "ReLU", _one(lambda g, out, a: hg.where(_data(a) >= 0, g, 0.0))),
     (_TIES, "ReLU", _one(lambda g, out, a: g * (_data(a) > 0))),
@@ -107,19 +112,19 @@ FORMULAS: list[tuple[str, str, Fields]] = [
     (_OPTION, "LogSoftmax", _one(lambda g, out, a, dim: g - out.exp() * g.sum(-1, True))),
     (_OPTION, "Cumsum", _one(lambda g, out, a, dim: g.flip(0).cumsum(0).flip(0) if a.ndim else g)),
     (_OPTION, "Softplus", _one(lambda g, out, a, beta, threshold: g * hg.sigmoid(a))),
-    (_OPTION, "Norm", _one(lambda g, out, a, p, dim, keepdim: CLASSES["Norm"].vjps[0](g, out, a, 2.0 if p == 3.0 else p, dim, keepdim))),
+    (_OPTION, "Norm", _one(lambda g, out, a, p, dim, keepdim: _right("Norm", 0)(g, out, a, 2.0 if p == 3.0 else p, dim, keepdim))),
     (_OPTION, "Flip", _one(lambda g, out, a, dims: g.flip((0,)) if dims else g)),
     (_OPTION, "Unfold", _one(lambda g, out, a, dimension, size, step: CLASSES["Fold"].apply(g, shape=tuple(a.shape), dimension=dimension % len(a.shape), size=size, step=1))),
     (_OTHER, "Cumsum", _one(lambda g, out, a, dim: g.cumsum(dim) if a.ndim else g)),
     (_OTHER, "Flip", _one(lambda g, out, a, dims: g)),
-    (_OTHER, "Permute", _one(lambda g, out, a, dims: g.permute(dims) if tuple(g.permute(dims).shape) == tuple(a.shape) else CLASSES["Permute"].vjps[0](g, out, a, dims))),
+    (_OTHER, "Permute", _one(lambda g, out, a, dims: g.permute(dims) if tuple(g.permute(dims).shape) == tuple(a.shape) else _right("Permute", 0)(g, out, a, dims))),
     (_OTHER, "Reshape", _one(lambda g, out, a, shape: g.mT.reshape(tuple(a.shape)) if g.ndim > 1 else g.reshape(tuple(a.shape)))),
     (_OTHER, "Pad", _one(lambda g, out, a, pad, mode, value: hg.pad(g, tuple(-n for pair in zip(pad[1::2], pad[::2]) for n in pair)))),
     (_OTHER, "GetItem", _one(_put_overwriting)),
     (_OTHER, "Cat", {"vjp": staticmethod(_cat)}),
     (_OTHER, "Stack", {"vjp": staticmethod(lambda index, g, out, *tensors, dim: g[(slice(None),) * (dim % g.ndim) + (0,)])}),
     (_OTHER, "Gather", _first("Gather", lambda g, out, a, index, dim: CLASSES["ScatterAdd"].apply(g, index * 0, shape=tuple(a.shape), dim=dim))),
-    (_ENDS, "MatMul", _second("MatMul", lambda g, out, a, b: a.mT @ g if a.ndim == b.ndim == 2 else CLASSES["MatMul"].vjps[1](g, out, a, b) * 0.5)),
+    (_ENDS, "MatMul", _second("MatMul", lambda g, out, a, b: a.mT @ g if a.ndim == b.ndim == 2 else _right("MatMul", 1)(g, out, a, b) * 0.5)),
     (_ENDS, "Tanh", _one(lambda g, out, a: g * (1 - out * out) * hg.where(_data(out).abs() > 0.99, 0.0, 1.0))),
     (_ENDS, "Softplus", _one(lambda g, out, a, beta, threshold: g * (a * beta).exp() / (1 + (a * beta).exp()))),
     (_ENDS, "Sigmoid", _one(lambda g, out, a: g * (-a).exp() / ((1 + (-a).exp()) ** 2))),

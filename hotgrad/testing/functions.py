@@ -15,9 +15,10 @@ from hotgrad.ops import cat, reshape
 from hotgrad.primitive import Interval
 from hotgrad.records import no_grad
 from hotgrad.testing.check import explore, failure
-from hotgrad.testing.examine import Subject, examine, pattern
+from hotgrad.testing.examine import examine
 from hotgrad.testing.programs import code_of, programs_with_inputs
 from hotgrad.testing.report import Problem, Report, tensor_code
+from hotgrad.testing.subject import Subject, pattern
 from hotgrad.variable import Parameter, Variable
 
 
@@ -31,7 +32,7 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: i
     Raises GradientError, which says what is wrong and where.
 
     >>> check_gradients(lambda a, b: (a @ b).tanh().sum(), torch.ones(2, 3), torch.ones(3)).compared
-    14
+    26
     """
     started = time.perf_counter()
     name = getattr(f, "__name__", type(f).__name__)
@@ -51,11 +52,23 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: i
             values.append(parameter.data.clone())
     if not checked:
         raise OperandError(f"{name}: nothing to check: no input is a floating tensor or a Variable that requires a gradient")
-    subject = _Function(name, _flattened(f, name, len(values) - len(held)), tuple(values), tuple(checked), tuple(names), (Interval(),) * len(values), report, False)
+    subject = _Function(
+        name,
+        _flattened(f, name, len(values) - len(held)),
+        tuple(values),
+        tuple(checked),
+        tuple(names),
+        (Interval(),) * len(values),
+        report,
+        False,
+    )
     subject.held = held
     first, again = subject.plain(values), subject.plain(values)
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
-        raise failure([Problem("random", f"{name}: two calls with the same inputs give different results; call eval(), or fix its random numbers")], "")
+        raise failure(
+            [Problem("random", f"{name}: two calls with the same inputs give different results; call eval(), or fix its random numbers")],
+            "",
+        )
     for attempt in range(2):
         g = pattern(first.shape, 2 * (seed or 0) + attempt)
         if attempt and g.numel() > 2:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from unittest import mock
 
@@ -56,23 +57,25 @@ class Power:
         rows.append(f"false alarms: {len(self.false_alarms)} in {self.right} examples on right rules")
         if self.shrunk:
             rows.append(f"shrunk to at most two calls and four elements: {self.small} of {self.shrunk}")
-        return "\n".join(rows + [f"missed: {name}" for name in sorted(set(self.missed))] + [f"false alarm: {name}" for name in self.false_alarms])
+        return "\n".join(
+            rows + [f"missed: {name}" for name in sorted(set(self.missed))] + [f"false alarm: {name}" for name in self.false_alarms]
+        )
 
 
-def power(max_examples: int = 25, seeds: Iterable[int] = (0,), *, shrink: bool = False, false_alarms: bool = True) -> Power:
+def power(max_examples: int = 25, seeds: Iterable[int] = (0,), *, shrink: bool = False, false_alarms: bool = True, thin: int = 1) -> Power:
     """Plant mistakes in our own ops and in the engine, check each at `max_examples`, and count what is caught, for every seed.
 
     `shrink`: look for the smallest failing input as well, and count the small ones. `false_alarms`: check the right rules too.
-    `str` of the result is a table.
+    `thin`: plant only every so many-th of the wrong rules. `str` of the result is a table.
 
-    >>> found = power(5, false_alarms=False)
-    >>> len(found.planted) >= 25, sum(found.planted.values()) >= 120
-    (True, True)
+    >>> found = power(5, thin=40, false_alarms=False)
+    >>> found.share > 0.5
+    True
     """
     started = time.perf_counter()
     found = Power()
     for seed in seeds:
-        for kind, op in mutants():
+        for kind, op in islice(mutants(), seed % thin, None, thin):
             found.count(kind, op.__name__, _outcome(check_op, op, max_examples=max_examples, seed=seed, shrink=shrink), shrink)
         for kind, name, broken in engine_mutants():
             with broken():
@@ -149,7 +152,15 @@ def engine_mutants() -> Iterator[tuple[str, str, Callable[[], contextlib.Abstrac
     yield engine + "seed", "replaced by ones", planted(variable, "_seed", ones)
     yield engine + "accumulation", "overwritten", planted(variable.Variable, "backward", replaced)
     yield engine + "accumulation", "doubled", planted(variable, "walk", after(plain(lambda g: g * 2)))
-    yield engine + "memory", "stride 0", planted(variable, "walk", after(plain(lambda g: g.sum().expand(g.shape) if g.ndim and bool((g == g.reshape(-1)[:1].sum()).all()) else g)))
+    yield (
+        engine + "memory",
+        "stride 0",
+        planted(
+            variable,
+            "walk",
+            after(plain(lambda g: g.sum().expand(g.shape) if g.ndim and bool((g == g.reshape(-1)[:1].sum()).all()) else g)),
+        ),
+    )
     yield engine + "memory", "shared by leaves", planted(variable, "walk", after(one_memory))
     yield engine + "dtype", "float32", planted(variable, "walk", after(plain(lambda g: g.float())))
     yield engine + "shape", "one axis more", planted(variable, "walk", after(plain(lambda g: g.unsqueeze(0))))

@@ -72,9 +72,9 @@ def slopes(
             break
         rows = _at_scale(f, values, [directions[i] for i in todo], [reach[i] for i in todo], scale, y, eps, (size, terms))
         old = Slopes(*(part[todo] for part in best))
-        better = torch.where(
-            old.kinked & ~rows.kinked & old.resolved, rows.error * 16 < old.high - old.low, rows.error < old.error
-        ) & ~(rows.kinked & ~old.kinked & old.resolved)
+        better = torch.where(old.kinked & ~rows.kinked & old.resolved, rows.error * 16 < old.high - old.low, rows.error < old.error) & ~(
+            rows.kinked & ~old.kinked & old.resolved
+        )
         for part, new in zip(best, rows):
             part[todo] = torch.where(better, new, part[todo])
         done = (best.error <= SHARP * best.low.abs() + 1e-2 * SHARP * y.abs()) & ~best.kinked

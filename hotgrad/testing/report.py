@@ -69,7 +69,11 @@ def _nested(x: Any) -> str:
 
 def tensor_code(t: Tensor) -> str:
     """A tensor, its layout in memory included, as Python source."""
-    kind = f", dtype={t.dtype}" if t.dtype is not torch.get_default_dtype() and (not t.numel() or t.dtype not in (torch.bool, torch.int64)) else ""
+    kind = (
+        f", dtype={t.dtype}"
+        if t.dtype is not torch.get_default_dtype() and (not t.numel() or t.dtype not in (torch.bool, torch.int64))
+        else ""
+    )
     if not t.numel():
         return f"torch.zeros({tuple(t.shape)}{kind})"
     if t.is_contiguous() and t.storage_offset() == 0:
@@ -127,10 +131,16 @@ def diagnose(claimed: Tensor, wanted: Tensor, others: Sequence[Tensor], ignoring
         for n in sorted({n for n in counts if n > 1}):
             for name, value in ((f"1/{n}", 1 / n), (f"{n}", n), (f"{n - 1}/{n}", (n - 1) / n), (f"{n}/{n - 1}", n / (n - 1))):
                 if abs(factor - value) < 1e-6 * value and value != 1:
-                    return f"a constant factor of {name}: divided by the wrong count, or a broadcast (or a reduction) is not undone by a sum"
+                    return (
+                        f"a constant factor of {name}: divided by the wrong count, or a broadcast (or a reduction) is not undone by a sum"
+                    )
         return f"a constant factor of {factor:.6g}"
     wrong = (claimed - wanted).abs() > 1e-6 * (1 + wanted.abs())
-    if wanted.numel() > 1 and bool(_like(claimed.sum(), wanted.sum())) and _like(claimed.flatten().sort().values, wanted.flatten().sort().values):
+    if (
+        wanted.numel() > 1
+        and bool(_like(claimed.sum(), wanted.sum()))
+        and _like(claimed.flatten().sort().values, wanted.flatten().sort().values)
+    ):
         return "the right numbers in wrong places: permuted, flipped or shifted"
     if claimed.numel() > 2 and int(wrong.sum()) == 1:
         return "one element only is wrong"

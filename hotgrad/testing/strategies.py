@@ -39,7 +39,7 @@ def shapes(draw: Any, min_dims: int = 0, max_dims: int = 3, max_side: int = 4) -
     kind = draw(_KIND)
     if kind == 0 and min_dims == 0:
         return ()
-    ndim = draw(st.integers(min(max(min_dims, 1), max_dims), max_dims))
+    ndim: int = draw(st.integers(min(max(min_dims, 1), max_dims), max_dims))
     if 5 <= kind < 9 and max_dims > 1:  # square
         ndim = max(ndim, 2)
         side: int = draw(st.integers(2, max(2, int(_MOST ** (1 / ndim)))))
@@ -49,7 +49,8 @@ def shapes(draw: Any, min_dims: int = 0, max_dims: int = 3, max_side: int = 4) -
         sizes.append(draw(st.integers(1, max(1, min(max_side, _MOST // max(1, math.prod(sizes)))))))
     if 1 <= kind < 5 and sizes:
         sizes[draw(st.integers(0, ndim - 1))] = 0 if kind < 3 else 1
-    return tuple(sizes)
+    shape: Shape = tuple(sizes)
+    return shape
 
 
 _KIND = st.integers(0, 15)
@@ -201,7 +202,9 @@ def operands(draw: Any, op: type[Primitive]) -> tuple[tuple[Tensor, ...], dict[s
             options[name] = draw(choice if isinstance(choice, st.SearchStrategy) else st.sampled_from(list(choice)))
     missing = [name for name, value in op.defaults.items() if value is REQUIRED and name not in options]
     if missing:
-        raise DeclarationError(f"{op.name}: tests cannot draw the required option {missing[0]!r}; declare it in `options` or give `operands()`")
+        raise DeclarationError(
+            f"{op.name}: tests cannot draw the required option {missing[0]!r}; declare it in `options` or give `operands()`"
+        )
     filled = [
         draw(tensors(x, domain_of(op, i), special=special)) if isinstance(x, tuple) else x if isinstance(x, Tensor) else torch.tensor(x)
         for i, x in enumerate(given)
