@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import DataError, DtypeError, SettingError, ShapeError
+from hotgrad.checks import whole_number
+from hotgrad.errors import DataError, DtypeError, ShapeError
 from hotgrad.variable import as_tensor
 
 
@@ -23,8 +24,7 @@ def disc(n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
     >>> x.shape, labels.shape
     (torch.Size([1000, 2]), torch.Size([1000]))
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise SettingError(f"n must be a whole number of at least 1; got {n!r}")
+    n = whole_number("n", n)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     x = torch.rand(n, 2, generator=generator)
     return x, ((x - 0.5).square().sum(1) < 1 / (2 * math.pi)).long()
@@ -60,8 +60,8 @@ def normalize(train: Any, *others: Any) -> Any:
 def one_hot(labels: Any, classes: int | None = None) -> Tensor:
     """Rows of 0s with a 1 at each label: labels (n,), integers from 0 on, give (n, classes), in torch's default dtype.
 
-    `classes`: how many columns, default the largest label and one. Raises DtypeError for labels that are no integers, DataError
-    for labels out of range.
+    `classes`: how many columns, default the largest label and one. Raises DtypeError for labels that are no integers, ShapeError
+    unless they are (n,), DataError for labels out of range, SettingError for `classes` that is no whole number of at least 1.
 
     >>> hg.data.one_hot([0, 2])
     tensor([[1., 0., 0.],
@@ -74,9 +74,7 @@ def one_hot(labels: Any, classes: int | None = None) -> Tensor:
         raise ShapeError(f"one_hot takes labels of shape (n,); got {tuple(tensor.shape)}")
     if not len(tensor) and classes is None:
         raise DataError("one_hot: no labels; give the number of classes")
-    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
-        raise SettingError(f"one_hot: classes must be a whole number of at least 1; got {classes!r}")
-    columns = int(tensor.max()) + 1 if classes is None else classes
+    columns = int(tensor.max()) + 1 if classes is None else whole_number("one_hot: classes", classes)
     if len(tensor) and (int(tensor.min()) < 0 or int(tensor.max()) >= columns):
         raise DataError(f"one_hot: labels must be from 0 to {columns - 1}; got {int(tensor.min())} to {int(tensor.max())}")
     return (tensor.unsqueeze(1) == torch.arange(columns, device=tensor.device)).to(torch.get_default_dtype())
@@ -93,8 +91,7 @@ def batches(
     >>> [len(x) for x, y in hg.data.batches(torch.zeros(5, 2), torch.zeros(5), batch_size=2)]
     [2, 2, 1]
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+    batch_size = whole_number("batch_size", batch_size)
     lengths = [len(tensor) for tensor in tensors]
     if len(set(lengths)) != 1:
         raise DataError(f"batches takes tensors with equally many rows; got {lengths}")

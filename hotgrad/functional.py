@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.explain import describe, nearest
 from hotgrad.ops.arithmetic import Abs, Where
@@ -209,8 +210,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Gene
     >>> hg.functional.dropout(torch.ones(4), 0.5, generator=torch.Generator().manual_seed(0))
     tensor([0., 2., 0., 0.])
     """
-    if not 0 <= p <= 1:
-        raise SettingError(f"dropout: p must be between 0 and 1; got {p!r}")
+    finite_number("dropout: p", p, 0, 1)
     if not training or p == 0:
         return x
     mask = torch.rand(x.shape, generator=generator) >= p
@@ -278,12 +278,12 @@ def batch_norm(
     return _normalized(x, mean, variance, weight, bias, eps)
 
 
-def two_numbers(value: Any, name: str, least: int) -> tuple[int, int]:
+def two_numbers(name: str, value: Any, least: int) -> tuple[int, int]:
     """A whole number as a pair of it, or the pair given. Raises SettingError for anything else."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < least for n in pair):
-        raise SettingError(f"{name} must be a whole number of at least {least}, or two of them; got {value!r}")
-    return pair[0], pair[1]
+    if len(pair) != 2:
+        raise SettingError(f"{name} must be a whole number or two of them; got {value!r}")
+    return whole_number(name, pair[0], least), whole_number(name, pair[1], least)
 
 
 def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0) -> Any:
@@ -295,7 +295,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
     >>> hg.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(2, 1, 2, 2)).shape
     torch.Size([1, 2, 2, 2])
     """
-    (down, right), (above, left) = two_numbers(stride, "stride", 1), two_numbers(padding, "padding", 0)
+    (down, right), (above, left) = two_numbers("stride", stride, 1), two_numbers("padding", padding, 0)
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
         raise ShapeError(
             f"conv2d takes images (n, in, height, width) and kernels (out, in, h, w) with equal in; got {tuple(x.shape)} and {tuple(weight.shape)}"

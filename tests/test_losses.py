@@ -95,7 +95,7 @@ def test_huber_delta() -> None:
     x, y = hg.Variable(rand(6)), rand(6)
     assert torch.allclose(nn.Huber(0.3)(x, y).data, F.huber_loss(x.data, y, delta=0.3))
     assert repr(nn.Huber(0.3, "sum")) == "Huber(delta=0.3, reduction='sum')"
-    with pytest.raises(SettingError, match="delta must be positive"):
+    with pytest.raises(SettingError, match="delta must be a finite number above 0"):
         nn.Huber(0.0)
     with pytest.raises(SettingError, match="reduction"):
         functional.mse(x, y, "median")
@@ -177,6 +177,11 @@ def test_shape_errors_say_what_to_do() -> None:
 def test_cross_entropy_refuses(output: Any, target: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         nn.CrossEntropy()(hg.Variable(torch.zeros(output), True), torch.tensor(target))
+
+
+def test_cross_entropy_of_logits_that_are_no_floats() -> None:
+    with pytest.raises(DtypeError, match="LogSoftmax"):
+        nn.CrossEntropy()(hg.Variable(torch.zeros(2, 3, dtype=torch.int64)), torch.tensor([0, 1]))
 
 
 def test_bce_refuses_integers() -> None:

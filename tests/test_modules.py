@@ -8,13 +8,14 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import hotgrad as hg
 from hotgrad import functional, interop, nn
 from hotgrad.errors import DataError, DtypeError, OperandError, SettingError, ShapeError, TapeError
-from hotgrad.modules import INITIALIZERS, LazyParameter
+from hotgrad.modules import INITIALIZERS, LazyParameter, fill, size_lazy
 
 F64 = torch.float64
 
@@ -190,6 +191,11 @@ def test_integer_buffers_keep_their_dtype() -> None:
     assert [name for name, _ in net.named_buffers()] == ["seen"]
 
 
+def test_a_buffer_is_a_tensor() -> None:
+    with pytest.raises(OperandError, match="a buffer must be a tensor; got list"):
+        Net().register_buffer("seen", [1.0])  # type: ignore[arg-type]
+
+
 def test_a_gradient_of_a_graph_cannot_be_converted() -> None:
     layer = hg.Linear(1, 1)
     (layer(torch.ones(1, 1)) ** 2).sum().backward(create_graph=True)
@@ -279,9 +285,9 @@ def test_lazy_layers_are_filled_in_place() -> None:
 
 def test_a_lazy_layer_refuses_inputs_without_features() -> None:
     layer = hg.Linear(4)
-    for shape in ((), (3, 0)):
+    for x in (torch.tensor(1.0), torch.zeros(3, 0), [[1.0]]):
         with pytest.raises(ShapeError, match="features"):
-            layer(torch.zeros(shape))
+            layer(x)
     assert isinstance(layer.weight, LazyParameter)
 
 
@@ -350,6 +356,45 @@ def test_reset_parameters() -> None:
     assert all(p.grad is None for p in model.parameters())
     assert model[3].weight.shape == (4, 2)
     assert model[1].running_var.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: hg.Linear(2, 2, bias=False),
+        lambda: nn.Conv2d(1, 1, 2, bias=False),
+        lambda: nn.LayerNorm(2, bias=False),
+        lambda: nn.LayerNorm(2, elementwise_affine=False),
+        lambda: nn.BatchNorm1d(2, affine=False),
+    ],
+)
+def test_reset_of_layers_without_some_parameters(make: Any) -> None:
+    layer = make()
+    layer.reset_parameters(torch.Generator().manual_seed(0))
+    first = {name: value.clone() for name, value in layer.state_dict().items()}
+    for value in layer.state_dict().values():
+        value.add_(1.0)
+    layer.reset_parameters(torch.Generator().manual_seed(0))
+    assert all(torch.equal(value, first[name]) for name, value in layer.state_dict().items())
+
+
+def test_lazy_parameters_of_ones_own() -> None:
+    class Scale(hg.Module):
+        def __init__(self) -> None:
+            self.weight = LazyParameter((None,))
+
+        def forward(self, x: Any) -> Any:
+            if isinstance(self.weight, LazyParameter):
+                size_lazy(self.weight, x.shape[-1:])
+                fill(self.weight, "ones")
+            return x * self.weight
+
+    layer = Scale()
+    with pytest.raises(ShapeError, match=r"shape \(\?,\) cannot be sized as \(2, 2\)"):
+        size_lazy(layer.weight, (2, 2))  # type: ignore[arg-type]
+    assert layer(torch.full((3,), 2.0)).tolist() == [2.0, 2.0, 2.0]
+    with pytest.raises(OperandError, match="is sized already"):
+        size_lazy(layer.weight, (3,))  # type: ignore[arg-type]
 
 
 def test_reset_needs_initialize() -> None:
@@ -464,7 +509,7 @@ def test_dropout_masks_select() -> None:
     x = hg.Variable(torch.full((100,), math.inf), True)
     out = functional.dropout(x, 0.5, generator=torch.Generator().manual_seed(0))
     assert set(out.tolist()) == {0.0, math.inf}
-    with pytest.raises(SettingError, match="between 0 and 1"):
+    with pytest.raises(SettingError, match="at most 1"):
         functional.dropout(x, 1.5)
 
 
@@ -501,14 +546,19 @@ def test_batch_norm_statistics_are_no_part_of_the_graph() -> None:
         (lambda: hg.Linear(2, -1), SettingError, "out_features"),
         (lambda: hg.Linear(2.5), SettingError, "out_features"),  # type: ignore[arg-type]
         (lambda: hg.Linear(3, 2)(torch.ones(4, 2)), ShapeError, r"Linear\(3, 2\) takes inputs of shape \(\.\.\., 3\); got \(4, 2\)"),
-        (lambda: nn.Dropout(-0.1), SettingError, "between 0 and 1"),
-        (lambda: nn.Dropout("half"), SettingError, "between 0 and 1"),  # type: ignore[arg-type]
+        (lambda: nn.Dropout(-0.1), SettingError, "at most 1"),
+        (lambda: nn.Dropout("half"), SettingError, "at most 1"),  # type: ignore[arg-type]
         (lambda: nn.Residual(hg.Linear(4, 3))(torch.ones(2, 4)), ShapeError, "shortcut"),
     ],
 )
 def test_layers_refuse(call: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_sizes_may_be_numpys() -> None:
+    assert repr(hg.Linear(np.int64(3), np.int32(2))) == "Linear(3, 2)"  # type: ignore[arg-type]
+    assert nn.LayerNorm(np.int64(3)).normalized_shape == (3,)  # type: ignore[arg-type]
 
 
 def test_float64_input_meets_float32_weights() -> None:

@@ -285,6 +285,15 @@ def test_bad_settings(make: Any, message: str) -> None:
         make()
 
 
+def test_state_of_a_schedule_that_is_broken() -> None:
+    optimizer = SGD([hg.Parameter([1.0])], lr=CosineLR(0.1, 5))
+    for wrong in ({"schedule": "CosineLR"}, {"schedule": "CosineLR", "count": "two"}):
+        state = optimizer.state_dict()
+        state["groups"][0]["lr"] = wrong
+        with pytest.raises(FileError, match="state of its CosineLR is broken"):
+            optimizer.load_state_dict(state)
+
+
 def test_a_rule_must_be_defined() -> None:
     w = hg.Parameter([1.0])
     w.grad = torch.ones(1)
@@ -345,7 +354,13 @@ def test_loaded_state_is_a_copy_in_the_parameters_dtype() -> None:
         (lambda s: s["state"].pop(), "parameters"),
         (lambda s: s["state"][0].update(mean=torch.zeros(7)), r"parameter 0: mean has shape \(7,\)"),
         (lambda s: s["groups"][0].update(lr={"schedule": "StepLR", "count": 1}), "its lr is StepLR"),
-        (lambda s: s.pop("state"), "no state of an optimizer"),
+        (lambda s: s.pop("state"), "it is broken"),
+        (lambda s: s["state"][0].update(mean="text"), "it is broken"),
+        (lambda s: s["state"][0].update(count=-1), "count must be"),
+        (lambda s: s["groups"][0]["settings"].update(momentum=0.9), "its settings are"),
+        (lambda s: s["groups"][0]["settings"].update(betas=[2.0, 0.9]), "betas"),
+        (lambda s: s["groups"][0].update(lr=-1.0), "lr must be"),
+        (lambda s: s.update(clip_norm="high"), "clip_norm"),
     ],
 )
 def test_state_that_does_not_fit(change: Any, message: str) -> None:

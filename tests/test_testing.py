@@ -104,7 +104,7 @@ def test_the_same_seed_draws_the_same() -> None:
 def test_no_false_alarm(count: Callable[[int, int], int]) -> None:
     """On right rules, 20,000 examples in the thorough run."""
     ops = list(hg.ops.CLASSES.values())
-    each = count(4, 1 + 20_000 // len(ops))
+    each = count(2, 1 + 20_000 // len(ops))
     examples = sum(check_op(op, max_examples=each, seed=20).examples for op in ops)
     assert examples > 0.9 * each * len(ops)
     assert testing.check_programs(count(50, 5000), seed=20).compared

@@ -4,7 +4,7 @@ from hotgrad.modules.layers import GELU, Dropout, Flatten, Linear, ReLU, Residua
 from hotgrad.modules.losses import L1, MSE, BCEWithLogits, CrossEntropy, Huber, Loss
 from hotgrad.modules.module import Module
 from hotgrad.modules.norms import BatchNorm1d, Conv2d, LayerNorm
-from hotgrad.modules.parameters import INITIALIZERS, LazyParameter
+from hotgrad.modules.parameters import INITIALIZERS, LazyParameter, fill, size_lazy
 
 __all__ = [
     "GELU",
@@ -28,4 +28,6 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Tanh",
+    "fill",
+    "size_lazy",
 ]

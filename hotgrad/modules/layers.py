@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from hotgrad import functional
-from hotgrad.errors import SettingError, ShapeError
+from hotgrad.checks import finite_number, whole_number
+from hotgrad.errors import ShapeError
 from hotgrad.modules.module import Module
 from hotgrad.modules.parameters import Initializer, LazyParameter, fill, initializer, shape_of, size_lazy
 from hotgrad.ops.composites import flatten
@@ -16,13 +17,6 @@ from hotgrad.ops.pointwise import Sigmoid as SigmoidOp
 from hotgrad.ops.pointwise import Tanh as TanhOp
 from hotgrad.ops.reductions import Softmax as SoftmaxOp
 from hotgrad.variable import Parameter
-
-
-def check_size(layer: str, name: str, value: Any) -> int:
-    """`value` if it is a whole number of at least 1. Raises SettingError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingError(f"{layer}: {name} must be a whole number of at least 1; got {value!r}")
-    return value
 
 
 class Linear(Module):
@@ -43,14 +37,14 @@ class Linear(Module):
         self, in_features: int, out_features: int | None = None, bias: bool = True, *, init: str | Initializer = "xavier_uniform"
     ) -> None:
         inputs, outputs = (None, in_features) if out_features is None else (in_features, out_features)
-        check_size("Linear", "out_features", outputs)
+        outputs = whole_number("Linear: out_features", outputs)
         initializer(init)
         self.init = init
         self.weight: Parameter
         if inputs is None:
             self.weight = LazyParameter((None, outputs))
         else:
-            self.weight = Parameter(torch.zeros(check_size("Linear", "in_features", inputs), outputs))
+            self.weight = Parameter(torch.zeros(whole_number("Linear: in_features", inputs), outputs))
             fill(self.weight, init)
         self.bias = Parameter(torch.zeros(outputs)) if bias else None
 
@@ -82,9 +76,10 @@ class Linear(Module):
         return out if self.bias is None else out + self.bias
 
     def _size(self, x: Any) -> None:
-        if not x.ndim or not x.shape[-1]:
-            raise ShapeError(f"{self!r} takes inputs of shape (..., features); got {tuple(x.shape)}")
-        size_lazy(self.weight, (x.shape[-1], self.out_features))  # type: ignore[arg-type]
+        shape = tuple(getattr(x, "shape", ()))
+        if not shape or not shape[-1]:
+            raise ShapeError(f"{self!r} takes inputs of shape (..., features); got {shape or x}")
+        size_lazy(self.weight, (shape[-1], self.out_features))  # type: ignore[arg-type]
         fill(self.weight, self.init, self.generator)
 
     def extra_repr(self) -> str:
@@ -137,7 +132,7 @@ class GELU(Module):
 class Dropout(Module):
     """In train mode each element is 0 with probability `p`, else divided by 1 - p; in eval mode nothing changes.
 
-    Masks are drawn from the module's `generator`. Raises SettingError unless p is between 0 and 1.
+    Masks are drawn from the module's `generator`. Raises SettingError unless p is from 0 to 1.
 
     >>> layer = hg.nn.Dropout(0.5).eval()
     >>> layer(torch.ones(3))
@@ -145,9 +140,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not isinstance(p, (int, float)) or not 0 <= p <= 1:
-            raise SettingError(f"Dropout: p must be between 0 and 1; got {p!r}")
-        self.p = p
+        self.p = finite_number("Dropout: p", p, 0, 1)
 
     def forward(self, x: Any) -> Any:
         return functional.dropout(x, self.p, self.training, self.generator)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from hotgrad import functional
-from hotgrad.errors import DataError, SettingError
+from hotgrad.checks import finite_number
+from hotgrad.errors import DataError
 from hotgrad.modules.module import Module
 from hotgrad.variable import Variable
 
@@ -53,9 +54,7 @@ class Huber(Loss):
 
     def __init__(self, delta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if not delta > 0:
-            raise SettingError(f"Huber: delta must be positive; got {delta!r}")
-        self.delta = delta
+        self.delta = finite_number("Huber: delta", delta, above=True)
 
     def forward(self, output: Any, target: Any) -> Any:
         return functional.huber(output, target, self.reduction, self.delta)

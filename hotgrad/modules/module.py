@@ -88,7 +88,12 @@ class Module:
         return (parameter for _, parameter in self.named_parameters())
 
     def register_buffer(self, name: str, tensor: Tensor) -> None:
-        """Make `tensor` the attribute `name`, as state that is saved and moved with the module but not trained."""
+        """Make `tensor` the attribute `name`, as state that is saved and moved with the module but not trained.
+
+        Raises OperandError for what is no tensor.
+        """
+        if not isinstance(tensor, Tensor):
+            raise OperandError(f"a buffer must be a tensor; got {type(tensor).__name__} for {name!r}")
         setattr(self, name, tensor)
         if name not in self._buffers:
             self._buffers = (*self._buffers, name)

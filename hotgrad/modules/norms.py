@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hotgrad import functional
-from hotgrad.errors import SettingError, ShapeError
-from hotgrad.modules.layers import check_size
+from hotgrad.checks import finite_number, whole_number
+from hotgrad.errors import ShapeError
 from hotgrad.modules.module import Module
 from hotgrad.modules.parameters import Initializer, fill
 from hotgrad.variable import Parameter
@@ -27,8 +27,8 @@ class LayerNorm(Module):
     def __init__(
         self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
     ) -> None:
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.normalized_shape = tuple(check_size("LayerNorm", "normalized_shape", size) for size in shape)
+        shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        self.normalized_shape = tuple(whole_number("LayerNorm: normalized_shape", size) for size in shape)
         self.eps = eps
         self.weight = Parameter(torch.ones(self.normalized_shape)) if elementwise_affine else None
         self.bias = Parameter(torch.zeros(self.normalized_shape)) if elementwise_affine and bias else None
@@ -62,10 +62,8 @@ class BatchNorm1d(Module):
     running_var: torch.Tensor
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
-        self.num_features = check_size("BatchNorm1d", "num_features", num_features)
-        if not 0 <= momentum <= 1:
-            raise SettingError(f"BatchNorm1d: momentum must be between 0 and 1; got {momentum!r}")
-        self.eps, self.momentum = eps, momentum
+        self.num_features = whole_number("BatchNorm1d: num_features", num_features)
+        self.eps, self.momentum = eps, finite_number("BatchNorm1d: momentum", momentum, 0, 1)
         self.weight = Parameter(torch.ones(num_features)) if affine else None
         self.bias = Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -114,13 +112,15 @@ class Conv2d(Module):
         *,
         init: str | Initializer = "xavier_uniform",
     ) -> None:
-        check_size("Conv2d", "in_channels", in_channels)
-        check_size("Conv2d", "out_channels", out_channels)
-        self.kernel_size = functional.two_numbers(kernel_size, "kernel_size", 1)
-        self.stride, self.padding = functional.two_numbers(stride, "stride", 1), functional.two_numbers(padding, "padding", 0)
+        channels = whole_number("Conv2d: out_channels", out_channels), whole_number("Conv2d: in_channels", in_channels)
+        self.kernel_size = functional.two_numbers("Conv2d: kernel_size", kernel_size, 1)
+        self.stride, self.padding = (
+            functional.two_numbers("Conv2d: stride", stride, 1),
+            functional.two_numbers("Conv2d: padding", padding, 0),
+        )
         self.init = init
-        self.weight = Parameter(torch.zeros(out_channels, in_channels, *self.kernel_size))
-        self.bias = Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight = Parameter(torch.zeros(*channels, *self.kernel_size))
+        self.bias = Parameter(torch.zeros(channels[0])) if bias else None
         fill(self.weight, init)
 
     def initialize(self, generator: torch.Generator | None) -> None:

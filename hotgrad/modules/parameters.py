@@ -182,7 +182,12 @@ def fits(parameter: Variable, shape: Sequence[int]) -> bool:
 
 
 def size_lazy(parameter: LazyParameter, shape: Sequence[int]) -> None:
-    """Turn a LazyParameter into a Parameter of this shape, in place; its values are zeros. Raises ShapeError if it cannot have it."""
+    """Turn a LazyParameter into a Parameter of this shape, in place; its values are zeros.
+
+    Raises ShapeError if it cannot have that shape, OperandError if it is sized already.
+    """
+    if not isinstance(parameter, LazyParameter):
+        raise OperandError(f"only a LazyParameter can be sized; this {type(parameter).__name__} is sized already")
     if not fits(parameter, shape):
         raise ShapeError(f"a Parameter of shape {pattern(parameter)} cannot be sized as {tuple(shape)}")
     data = torch.zeros(tuple(shape), dtype=parameter.dtype, device=parameter.device)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import FileError, OperandError, SettingError, TapeError
 from hotgrad.optim.optimizer import Optimizer, clip_factor
-from hotgrad.optim.schedules import Schedule, positive, whole
+from hotgrad.optim.schedules import Schedule
 from hotgrad.variable import Variable
 
 
@@ -75,12 +76,12 @@ class LBFGS(Optimizer):
         )
 
     def check(self, s: Any) -> None:
-        whole("max_iter", s.max_iter)
-        whole("history_size", s.history_size)
+        whole_number("max_iter", s.max_iter)
+        whole_number("history_size", s.history_size)
         if s.max_eval is not None:
-            whole("max_eval", s.max_eval)
-        positive("tolerance_grad", s.tolerance_grad, zero=True)
-        positive("tolerance_change", s.tolerance_change, zero=True)
+            whole_number("max_eval", s.max_eval)
+        finite_number("tolerance_grad", s.tolerance_grad)
+        finite_number("tolerance_change", s.tolerance_change)
         if s.line_search_fn not in (None, "strong_wolfe"):
             raise SettingError(f"line_search_fn must be 'strong_wolfe' or None; got {s.line_search_fn!r}")
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.ops.arithmetic import Minimum
 from hotgrad.ops.reductions import Norm
 from hotgrad.ops.shaping import Stack
 from hotgrad.optim.lists import Each, assign
-from hotgrad.optim.schedules import Schedule, positive
+from hotgrad.optim.schedules import Schedule
 from hotgrad.variable import Parameter, Variable
 
 
@@ -68,7 +69,7 @@ class Optimizer:
     def __init__(self, params: Any = None, lr: float | Schedule = 0.01, *, clip_norm: float | None = None, **settings: Any) -> None:
         self._defaults: dict[str, Any] = {"lr": lr, **settings}
         self._check(self._defaults)
-        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.clip_norm = None if clip_norm is None else finite_number("clip_norm", clip_norm, above=True)
         self.groups: list[Group] = []
         if params is not None:
             self.bind(params)
@@ -97,7 +98,7 @@ class Optimizer:
     def _check(self, settings: dict[str, Any]) -> None:
         lr = settings["lr"]
         if not isinstance(lr, Schedule):
-            positive("lr", lr, zero=True)
+            finite_number("lr", lr)
         self.check(SimpleNamespace(**settings))
 
     def bind(self, params: Any) -> None:
@@ -138,7 +139,7 @@ class Optimizer:
         self.groups = groups
 
     def fresh(self) -> Any:
-        """An optimizer of the same settings, without parameters and state; schedules at their start."""
+        """An optimizer of the same settings, without parameters and state, schedules at their start. Groups are not kept."""
         out = copy.copy(self)
         out._defaults = copy.deepcopy(self._defaults)
         out.groups = []
@@ -237,9 +238,7 @@ class Optimizer:
         """
         groups = []
         for group in self.groups:
-            settings = {
-                name: list(value) if isinstance(value, tuple) else value for name, value in vars(group.settings).items() if name != "lr"
-            }
+            settings = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(group.settings).items() if name != "lr"}
             rate = group.rate
             saved = {"schedule": type(rate).__name__, **rate.state_dict()} if isinstance(rate, Schedule) else rate
             groups.append({"parameters": len(group.slots), "settings": settings, "lr": saved})
@@ -249,42 +248,51 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, settings included. Tensors are copied, in the dtype and to the device of their parameter.
 
-        Raises FileError, with nothing changed, if it is of another optimizer or does not fit the parameters.
+        Raises FileError, with nothing changed, if it is of another optimizer, does not fit the parameters, or is broken.
         """
-        slots = self._slots()
-        wrong = self._misfits(state, slots)
+        try:
+            wrong = self._misfits(state)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            wrong = [f"it is broken ({type(error).__name__}: {error})"]
         if wrong:
             raise FileError(f"the optimizer state does not fit this {type(self).__name__}:\n  " + "\n  ".join(wrong))
         self.clip_norm = state["clip_norm"]
         for group, saved in zip(self.groups, state["groups"]):
-            for name, value in saved["settings"].items():
-                setattr(group.settings, name, tuple(value) if isinstance(value, list) else value)
+            vars(group.settings).update(_tuples(saved["settings"]))
             if isinstance(group.rate, Schedule):
                 group.rate.load_state_dict({name: value for name, value in saved["lr"].items() if name != "schedule"})
             else:
                 group.rate = saved["lr"]
-        for slot, entry in zip(slots, state["state"]):
-            data = slot.parameter.data
+        for slot, entry in zip(self._slots(), state["state"]):
+            like = slot.parameter.data
             slot.count = entry["count"]
-            slot.state = {
-                name: value.to(dtype=data.dtype, device=data.device, copy=True) for name, value in entry.items() if name != "count"
-            }
+            slot.state = {name: value.to(like, copy=True) for name, value in entry.items() if name != "count"}
 
-    def _misfits(self, state: Any, slots: list[Slot]) -> list[str]:
-        if not isinstance(state, dict) or not {"optimizer", "clip_norm", "groups", "state"} <= set(state):
-            return ["it is no state of an optimizer"]
+    def _misfits(self, state: Any) -> list[str]:
+        """What keeps `state` from being loaded, one line each. May raise instead if it is broken."""
         if state["optimizer"] != type(self).__name__:
             return [f"it is of {state['optimizer']}"]
-        sizes, own = [group["parameters"] for group in state["groups"]], [len(group.slots) for group in self.groups]
-        if sizes != own or len(state["state"]) != len(slots):
-            return [f"it has groups of {sizes} parameters; here they have {own}"]
+        slots = self._slots()
+        there, here = [group["parameters"] for group in state["groups"]], [len(group.slots) for group in self.groups]
+        if there != here or len(state["state"]) != len(slots):
+            return [f"it has groups of {there} parameters; here they have {here}"]
+        if state["clip_norm"] is not None:
+            finite_number("clip_norm", state["clip_norm"], above=True)
         wrong = []
         for i, (group, saved) in enumerate(zip(self.groups, state["groups"])):
-            here = type(group.rate).__name__ if isinstance(group.rate, Schedule) else "a number"
-            there = saved["lr"]["schedule"] if isinstance(saved["lr"], dict) else "a number"
-            if here != there:
-                wrong.append(f"group {i}: its lr is {there}; here it is {here}")
+            own: dict[str, Any] = group.rate.state_dict() if isinstance(group.rate, Schedule) else {}
+            kind = type(group.rate).__name__ if own else "a number"
+            found = saved["lr"]["schedule"] if isinstance(saved["lr"], dict) else "a number"
+            if kind != found:
+                wrong.append(f"group {i}: its lr is {found}; here it is {kind}")
+            elif own and (set(saved["lr"]) != {"schedule", *own} or not all(isinstance(saved["lr"][name], (int, float)) for name in own)):
+                wrong.append(f"group {i}: the state of its {kind} is broken")
+            if set(saved["settings"]) != set(vars(group.settings)) - {"lr"}:
+                wrong.append(f"group {i}: its settings are {', '.join(map(str, saved['settings']))}")
+            elif kind == found:
+                self._check({**_tuples(saved["settings"]), "lr": group.rate if own else saved["lr"]})
         for i, (slot, entry) in enumerate(zip(slots, state["state"])):
+            whole_number("count", entry["count"], 0)
             for name, value in entry.items():
                 if name != "count" and tuple(value.shape) != tuple(slot.parameter.shape):
                     wrong.append(f"parameter {i}: {name} has shape {tuple(value.shape)}; the parameter has {tuple(slot.parameter.shape)}")
@@ -293,6 +301,11 @@ class Optimizer:
     def __repr__(self) -> str:
         settings = {**self._defaults, **({"clip_norm": self.clip_norm} if self.clip_norm is not None else {})}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+
+
+def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings out of a state, which holds lists in place of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def _ready(group: Group) -> Iterable[tuple[list[Slot], list[Tensor], list[Tensor]]]:

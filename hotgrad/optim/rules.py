@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from hotgrad.checks import finite_number
 from hotgrad.errors import SettingError
 from hotgrad.optim.optimizer import Optimizer
-from hotgrad.optim.schedules import Schedule, positive
+from hotgrad.optim.schedules import Schedule
 
 
 class SGD(Optimizer):
@@ -33,8 +34,8 @@ class SGD(Optimizer):
         super().__init__(params, lr, clip_norm=clip_norm, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
     def check(self, s: Any) -> None:
-        positive("momentum", s.momentum, zero=True)
-        positive("weight_decay", s.weight_decay, zero=True)
+        finite_number("momentum", s.momentum)
+        finite_number("weight_decay", s.weight_decay)
         if s.nesterov and not s.momentum:
             raise SettingError("nesterov needs a momentum, for example momentum=0.9")
 
@@ -51,8 +52,8 @@ class SGD(Optimizer):
 
 
 def _check_adam(s: Any) -> None:
-    positive("eps", s.eps, zero=True)
-    positive("weight_decay", s.weight_decay, zero=True)
+    finite_number("eps", s.eps)
+    finite_number("weight_decay", s.weight_decay)
     if len(s.betas) != 2 or not all(0 <= beta < 1 for beta in s.betas):
         raise SettingError(f"betas must be two numbers from 0 up to, not including, 1; got {s.betas!r}")
 
@@ -150,7 +151,7 @@ class RMSprop(Optimizer):
 
     def check(self, s: Any) -> None:
         for name in ("eps", "weight_decay", "momentum"):
-            positive(name, getattr(s, name), zero=True)
+            finite_number(name, getattr(s, name))
         if not 0 <= s.alpha < 1:
             raise SettingError(f"alpha must be from 0 up to, not including, 1; got {s.alpha!r}")
 

@@ -10,21 +10,8 @@ import copy
 import math
 from typing import Any
 
+from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import SettingError
-
-
-def positive(name: str, value: Any, zero: bool = False) -> float:
-    """`value` if it is a finite number above 0, or 0 if that is allowed. Raises SettingError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise SettingError(f"{name} must be a finite number {'of at least' if zero else 'above'} 0; got {value!r}")
-    return value
-
-
-def whole(name: str, value: Any) -> int:
-    """`value` if it is a whole number of at least 1. Raises SettingError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingError(f"{name} must be a whole number of at least 1; got {value!r}")
-    return value
 
 
 class Schedule:
@@ -42,7 +29,7 @@ class Schedule:
     """
 
     def __init__(self, lr: float = 0.01, per: str = "epoch") -> None:
-        self.base = positive("lr", lr, zero=True)
+        self.base = finite_number("lr", lr)
         if per not in ("epoch", "step"):
             raise SettingError(f"per must be 'epoch' or 'step'; got {per!r}")
         self.per = per
@@ -104,7 +91,7 @@ class StepLR(Schedule):
 
     def __init__(self, lr: float, step_size: int, gamma: float = 0.1, per: str = "epoch") -> None:
         super().__init__(lr, per)
-        self.step_size, self.gamma = whole("step_size", step_size), positive("gamma", gamma)
+        self.step_size, self.gamma = whole_number("step_size", step_size), finite_number("gamma", gamma, above=True)
 
     def at(self, count: int) -> float:
         return float(self.base * self.gamma ** (count // self.step_size))
@@ -120,7 +107,7 @@ class CosineLR(Schedule):
 
     def __init__(self, lr: float, epochs: int, minimum: float = 0.0, per: str = "epoch") -> None:
         super().__init__(lr, per)
-        self.epochs, self.minimum = whole("epochs", epochs), positive("minimum", minimum, zero=True)
+        self.epochs, self.minimum = whole_number("epochs", epochs), finite_number("minimum", minimum)
 
     def at(self, count: int) -> float:
         done = min(count, self.epochs) / self.epochs
@@ -142,7 +129,7 @@ class WarmupLR(Schedule):
                 f"WarmupLR goes on with a number, or with a schedule that counts the same ({per!r}) and is no PlateauLR; got {lr!r}"
             )
         super().__init__(lr.base if isinstance(lr, Schedule) else lr, per)
-        self.epochs, self.start_factor = whole("epochs", epochs), positive("start_factor", start_factor, zero=True)
+        self.epochs, self.start_factor = whole_number("epochs", epochs), finite_number("start_factor", start_factor)
 
     def at(self, count: int) -> float:
         if count >= self.epochs:
@@ -167,11 +154,11 @@ class PlateauLR(Schedule):
         self, lr: float, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, cooldown: int = 0, minimum: float = 0.0
     ) -> None:
         super().__init__(lr)
-        self.factor = positive("factor", factor)
+        self.factor = finite_number("factor", factor, above=True)
         if factor >= 1:
             raise SettingError(f"factor must be less than 1; got {factor!r}")
-        self.patience, self.cooldown = positive("patience", patience, zero=True), positive("cooldown", cooldown, zero=True)
-        self.threshold, self.minimum = positive("threshold", threshold, zero=True), positive("minimum", minimum, zero=True)
+        self.patience, self.cooldown = finite_number("patience", patience), finite_number("cooldown", cooldown)
+        self.threshold, self.minimum = finite_number("threshold", threshold), finite_number("minimum", minimum)
 
     def restart(self) -> None:
         super().restart()
