@@ -33,9 +33,12 @@ def fail(op: type[Primitive], values: Sequence[Any], options: dict[str, Any] | N
     if not isinstance(options, (dict, type(None))):
         raise OperandError(f"{op.name}: got more arguments than its operands, but it takes no options") from None
     explained = explain(op, values, options or {}, error)
-    if explained is error:
-        raise error
-    raise explained from error
+    try:
+        if explained is error:
+            raise error
+        raise explained from error
+    finally:
+        del error, explained  # a traceback holds this frame; if that held the error, both would stay until collected
 
 
 def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any], error: Exception) -> Exception:

@@ -213,7 +213,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Gene
     finite_number("dropout: p", p, 0, 1)
     if not training or p == 0:
         return x
-    mask = torch.rand(x.shape, generator=generator) >= p
+    mask = torch.rand(x.shape, generator=generator, dtype=torch.float32, device="cpu") >= p
     return Where.apply(mask.to(x.device), x * (1 / (1 - p) if p < 1 else 0.0), 0.0)
 
 

@@ -460,8 +460,7 @@ class Machine(RuleBasedStateMachine):
         """Without graphs of gradients the tapes hold exactly what the held Variables reach; with them, at least that, and little more."""
         if now != 3:  # looking through all objects is slow
             return
-        if self.graphs:
-            gc.collect()  # a leaf's `grad` that is a Variable makes a circle
+        gc.collect()  # a leaf's `grad` that is a Variable makes a circle, and so do the exceptions raised here
         held = [m for _, m in self.held]
         records = [list(tape) for tape in self.all_tapes]
         lengths = [len(tape) for tape in records]
@@ -500,4 +499,4 @@ def in_thread(f: Callable[[], Any]) -> Callable[[], Any]:
 
 def test_random_programs(count: Callable[[int, int], int], thorough: bool) -> None:
     phases = [Phase.generate, Phase.shrink] if thorough else [Phase.generate]  # shrinking takes minutes
-    run_state_machine_as_test(Machine, settings=settings(max_examples=count(40, 2_000), stateful_step_count=count(40, 80), phases=phases))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=count(30, 500), stateful_step_count=count(40, 80), phases=phases))

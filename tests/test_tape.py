@@ -467,6 +467,42 @@ def test_a_failing_forward_records_nothing(tape: hg.Tape) -> None:
     assert x.grad.tolist() == [2.0, 2.0] and len(tape) == 0
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: y + torch.ones(3),
+        lambda y: y.reshape(17),
+        lambda y: y @ y.unsqueeze(0),
+        lambda y: y.sum(4),
+        lambda y: y * "text",
+        lambda y: y.backward(),
+        lambda y: declare(lambda a: 1 / 0, lambda g, out, a: g).apply(y),
+        lambda y: declare(lambda a: a * 1, lambda g, out, a: 1 / 0).apply(y).sum().backward(),
+        lambda y: declare(lambda a: a * 1, lambda g, out, a: g * a, reads="").apply(y).sum().backward(),
+        lambda y: declare(lambda a: a * 1, lambda g, out, a: None).apply(y).sum().backward(),
+    ],
+)
+def test_what_failed_dies_at_once(call: Callable[[Any], Any]) -> None:
+    def failing() -> weakref.ref[Any]:
+        y = leaf([1.0, 2.0]) * 2
+        record = weakref.ref(y._link)
+        try:
+            call(y)
+        except (hg.HotgradError, ZeroDivisionError):
+            return record
+        raise AssertionError("nothing raised")
+
+    gc.disable()
+    try:
+        assert failing()() is None
+    finally:
+        gc.enable()
+
+
+def declare(forward: Callable[..., Any], rule: Callable[..., Any], **fields: Any) -> Any:
+    return type("Declared", (hg.Primitive,), {"forward": staticmethod(forward), "vjps": (rule,), **fields}, register=False)
+
+
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_a_failing_rule_leaves_a_usable_tape(tape: hg.Tape, create_graph: bool) -> None:
     class Broken(hg.Primitive, register=False):

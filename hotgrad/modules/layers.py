@@ -89,28 +89,44 @@ class Linear(Module):
 
 
 class ReLU(Module):
-    """The larger of each element and 0; see `relu`."""
+    """The larger of each element and 0; see `relu`.
+
+    >>> hg.ReLU()(torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
 
     def forward(self, x: Any) -> Any:
         return ReLUOp.apply(x)
 
 
 class Tanh(Module):
-    """Hyperbolic tangent of each element; see `tanh`."""
+    """Hyperbolic tangent of each element; see `tanh`.
+
+    >>> hg.Tanh()(torch.tensor([0.0, 100.0]))
+    tensor([0., 1.])
+    """
 
     def forward(self, x: Any) -> Any:
         return TanhOp.apply(x)
 
 
 class Sigmoid(Module):
-    """1 / (1 + exp(-x)) of each element; see `sigmoid`."""
+    """1 / (1 + exp(-x)) of each element; see `sigmoid`.
+
+    >>> hg.nn.Sigmoid()(torch.tensor([0.0, 100.0]))
+    tensor([0.5000, 1.0000])
+    """
 
     def forward(self, x: Any) -> Any:
         return SigmoidOp.apply(x)
 
 
 class Softmax(Module):
-    """exp(x) divided by its sum along the axis `dim`; see `softmax`. CrossEntropy takes logits, without a Softmax before it."""
+    """exp(x) divided by its sum along the axis `dim`; see `softmax`. CrossEntropy takes logits, without a Softmax before it.
+
+    >>> hg.nn.Softmax()(torch.tensor([[1.0, 1.0]]))
+    tensor([[0.5000, 0.5000]])
+    """
 
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
@@ -123,7 +139,11 @@ class Softmax(Module):
 
 
 class GELU(Module):
-    """x times the normal distribution's cumulative probability at x; see `functional.gelu`."""
+    """x times the normal distribution's cumulative probability at x; see `functional.gelu`.
+
+    >>> hg.nn.GELU()(torch.tensor([0.0, 100.0]))
+    tensor([  0., 100.])
+    """
 
     def forward(self, x: Any) -> Any:
         return functional.gelu(x)

@@ -15,7 +15,12 @@ from hotgrad.variable import Variable
 class Loss(Module):
     """Base of the losses. `reduction`: "mean", "sum", or "none" for the values themselves.
 
-    A subclass sets `function(output, target, reduction)`.
+    A subclass sets `function(output, target, reduction)`. Any other callable that gives a scalar Variable serves as a loss, too.
+
+    >>> class Cubic(hg.nn.Loss):
+    ...     function = staticmethod(lambda output, target, reduction: (abs(output - target) ** 3).mean())
+    >>> Cubic()(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Variable(4.)
     """
 
     function: ClassVar[Callable[..., Any]]
@@ -44,13 +49,21 @@ class MSE(Loss):
 
 
 class L1(Loss):
-    """Mean of the absolute differences; see `functional.l1`."""
+    """Mean of the absolute differences; see `functional.l1`.
+
+    >>> hg.nn.L1()(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Variable(1.)
+    """
 
     function = staticmethod(functional.l1)
 
 
 class Huber(Loss):
-    """Squared differences up to `delta`, linear beyond; see `functional.huber`. Raises SettingError unless delta is positive."""
+    """Half the squared differences up to `delta`, linear beyond; see `functional.huber`. Raises SettingError unless delta is positive.
+
+    >>> hg.nn.Huber()(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Variable(0.7500)
+    """
 
     def __init__(self, delta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
@@ -87,7 +100,11 @@ class CrossEntropy(Loss):
 
 
 class BCEWithLogits(Loss):
-    """Binary cross-entropy of logits with float targets 0 or 1, of equal shape; see `functional.bce_with_logits`."""
+    """Binary cross-entropy of logits with float targets 0 or 1, of equal shape; see `functional.bce_with_logits`.
+
+    >>> hg.nn.BCEWithLogits()(hg.Variable([0.0]), torch.tensor([1.0]))
+    Variable(0.6931)
+    """
 
     function = staticmethod(functional.bce_with_logits)
 

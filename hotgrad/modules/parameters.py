@@ -37,11 +37,11 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None, variance: float) -> Tensor:
     bound = math.sqrt(3 * variance)
-    return torch.empty(shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
+    return torch.empty(shape, dtype=torch.float64, device="cpu").uniform_(-bound, bound, generator=generator)
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None, variance: float) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64).normal_(0.0, math.sqrt(variance), generator=generator)
+    return torch.empty(shape, dtype=torch.float64, device="cpu").normal_(0.0, math.sqrt(variance), generator=generator)
 
 
 def _glorot(shape: tuple[int, ...]) -> float:

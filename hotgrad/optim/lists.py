@@ -178,5 +178,5 @@ def _constant(number: float, tensors: Sequence[Tensor]) -> Any:
     """A number as the kernels take it fastest: on a CPU as tensors (measured: half the time). Short dtypes would round it."""
     first = tensors[0]
     if first.is_cpu and first.dtype in (torch.float32, torch.float64):
-        return [torch.tensor(number, dtype=first.dtype)] * len(tensors)
+        return [torch.tensor(number, dtype=first.dtype, device="cpu")] * len(tensors)
     return number

@@ -100,7 +100,14 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam, with weight decay apart from the gradient (Loshchilov and Hutter 2019, algorithm 2)."""
+    """Adam, with weight decay apart from the gradient (Loshchilov and Hutter 2019, algorithm 2).
+
+    >>> w = hg.Parameter([1.0])
+    >>> (w * w).sum().backward()
+    >>> hg.optim.AdamW([w], lr=0.25, weight_decay=1.0).step()
+    >>> w.data
+    tensor([0.5000])
+    """
 
     def __init__(
         self,

@@ -197,15 +197,17 @@ def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int
     return len(seen)
 
 
-def failure(problems: Sequence[Problem], code: str, elements: int = 0, calls: int = 1) -> GradientError:
-    """The error that tells all of `problems`, with the input as code."""
+def failure(
+    problems: Sequence[Problem], code: str, elements: int = 0, calls: int = 1, title: str = "the smallest input found:"
+) -> GradientError:
+    """The error that tells all of `problems`, with the input as code under `title`."""
     lines: list[str] = []
     for problem in problems:
         lines.append(problem.text)
         if problem.diagnosis and not any(problem.diagnosis in line for line in lines[:-1]):
             lines.append(f"  likely: {problem.diagnosis}")
     if code:
-        lines += ["the smallest input found:", *(f"  {line}" for line in code.splitlines())]
+        lines += [title, *(f"  {line}" for line in code.splitlines())]
     return GradientError("\n".join(lines), problems, elements, calls)
 
 

@@ -77,7 +77,7 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: i
         report.examples += 1
         if problems:
             made = [f"{n} = {tensor_code(v)}" for n, v in zip(names, values[: len(values) - len(held)]) if v.numel() <= 50]
-            raise failure(problems, "\n".join(made))
+            raise failure(problems, "\n".join(made), title="the inputs:")
     report.seconds = time.perf_counter() - started
     return report
 
