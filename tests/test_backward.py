@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import operator
@@ -24,8 +25,10 @@ from hotgrad import Variable
 @pytest.fixture(autouse=True)
 def _tape() -> Iterator[None]:
     """A tape of its own for each test, on which others' leftovers do not show."""
+    gc.freeze()  # what is there already need not be looked through for records
     with hg.Tape():
         yield
+    gc.unfreeze()
 
 
 def leaf(data: Any, dtype: torch.dtype | None = None, name: str | None = None) -> Any:

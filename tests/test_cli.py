@@ -63,7 +63,7 @@ def test_plot(tmp_path: Path) -> None:
 
 
 def test_without_the_optional_packages(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    for name in ("sklearn.ensemble", "sklearn.datasets", "matplotlib.figure", "hotgrad.testing"):
+    for name in ("sklearn.ensemble", "sklearn.datasets", "matplotlib.figure", "hotgrad.testing.cli"):
         monkeypatch.setitem(sys.modules, name, None)
     assert main(["disc", "--epochs", "1", "--plot", "x.png"]) == 2
     assert "hotgrad[plot]" in capsys.readouterr().err

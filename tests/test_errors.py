@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import pickle
 import re
@@ -25,8 +26,10 @@ def leaf(data: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 @pytest.fixture(autouse=True)
 def _tape() -> Iterator[None]:
+    gc.freeze()  # what is there already need not be looked through for records
     with hg.Tape():
         yield
+    gc.unfreeze()
 
 
 def setitem(v: Any) -> None:

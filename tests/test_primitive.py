@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import operator
 import re
@@ -21,8 +22,10 @@ from hotgrad.methods import Methods
 def _scope() -> Iterator[None]:
     """A tape of its own, and no operator left behind."""
     providers = dict(recording._PROVIDERS)
+    gc.freeze()  # what is there already need not be looked through for records
     with hg.Tape():
         yield
+    gc.unfreeze()
     for name in set(recording._PROVIDERS) - set(providers):
         del recording._PROVIDERS[name]
         delattr(Methods, name)

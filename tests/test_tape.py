@@ -24,8 +24,10 @@ from hotgrad.records import state
 @pytest.fixture(autouse=True)
 def tape() -> Iterator[hg.Tape]:
     """A tape of its own for each test, on which others' leftovers do not show."""
+    gc.freeze()  # what is there already need not be looked through for records
     with hg.Tape() as scope:
         yield scope
+    gc.unfreeze()
 
 
 def leaf(data: Any, dtype: torch.dtype | None = None, name: str | None = None) -> Any:
@@ -378,9 +380,9 @@ def test_a_leaf_used_very_often(depth: int) -> None:
 
 def test_a_wide_fan(depth: int) -> None:
     x = leaf(1.0, torch.float64)
-    many = [x * 1.0 for _ in range(depth // 20)]
+    many = [x * 1.0 for _ in range(depth // 100)]
     hg.stack(many).sum().backward()
-    assert x.grad.item() == depth // 20
+    assert x.grad.item() == depth // 100
 
 
 def test_a_diamond_of_depth_60_is_no_matter() -> None:
@@ -411,7 +413,7 @@ def test_losses_walked_oldest_first_cost_what_they_reach(tape: hg.Tape, count: C
     """The cost of a backward depends on what its root reaches, not on what else was recorded before or after."""
 
     def losses(n: int) -> int:
-        w = leaf([1.0, 2.0])
+        w = leaf([1.0, 2.0], torch.float64)
         recorded = [(w * float(i)).sum() for i in range(n)]
 
         def walk() -> None:

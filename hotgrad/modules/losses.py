@@ -32,7 +32,7 @@ class Loss(Module):
         return type(self).function(output, target, self.reduction)
 
     def check(self, output: Any, target: Any) -> None:
-        """Raise what fits for targets of the right shape that hold wrong values. `fit` calls this once with all targets."""
+        """Raise what fits for targets of the right shape that hold wrong values; calls do not look, for it costs too much at each step."""
 
     def extra_repr(self) -> str:
         return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"

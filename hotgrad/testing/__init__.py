@@ -1,8 +1,10 @@
 """Property-based checks of gradient rules, ops and whole functions, and the measure of what they catch. Needs hypothesis.
 
-@pytest.mark.parametrize("op", hg.primitives().values())
-def test_gradients(op):
-    hg.testing.check_op(op)
+    from hotgrad.testing import check_op
+
+    @pytest.mark.parametrize("op", hg.primitives().values())
+    def test_gradients(op):
+        check_op(op)
 """
 
 try:

@@ -104,7 +104,7 @@ def _disagreements(
         report.compared += 1
         lo, hi, tol = float(low[row]), float(high[row]), float(tolerance[row])
         off = max(lo - got, got - hi, 0.0)
-        slack = 1e-13 * max(
+        slack = (1e-11 if second else 1e-13) * max(
             1.0, terms, sum(float((claimed[i] * d).abs().sum()) for i, d in enumerate(direction) if d is not None and i in claimed)
         )
         if math.isfinite(off) and off <= tol + slack:

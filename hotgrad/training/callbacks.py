@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from hotgrad.checks import whole_number
 from hotgrad.errors import SettingError
 from hotgrad.training.history import History, line
-from hotgrad.training.inputs import whole_number
 from hotgrad.training.state import Snapshot
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,21 +11,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.variable import Variable, as_tensor
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`. Raises SettingError for anything else, True and 2.0 included.
-
-    >>> whole_number("epochs", 3)
-    3
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise SettingError(f"{name} must be a whole number of at least {least}; got {value!r:.60}")
-    return number
 
 
 def to_tensor(data: Any, name: str, dtype: torch.dtype) -> Tensor:

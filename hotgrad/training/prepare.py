@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import whole_number
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.explain import nearest
 from hotgrad.modules import Loss, Module, Sigmoid
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.files import digest
-from hotgrad.training.inputs import check_filled, check_lengths, pair, row_weights, to_tensor, whole_number
+from hotgrad.training.inputs import check_filled, check_lengths, pair, row_weights, to_tensor
 from hotgrad.training.loop import Data
 from hotgrad.training.metrics import columns_of, labels_of
 from hotgrad.variable import Variable, wrap

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import whole_number
 from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
 from hotgrad.modules import Module
 from hotgrad.training import prepare
@@ -18,7 +19,7 @@ from hotgrad.training.evaluation import forward, score
 from hotgrad.training.files import read, write
 from hotgrad.training.folds import stratified
 from hotgrad.training.history import History
-from hotgrad.training.inputs import check_lengths, pair, to_tensor, whole_number
+from hotgrad.training.inputs import check_lengths, pair, to_tensor
 from hotgrad.training.loop import Data, Job, measured, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
