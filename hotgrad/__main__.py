@@ -19,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     disc.add_argument("--loss", choices=["mse", "cross-entropy"], default="mse")
     disc.add_argument("--momentum", type=float, default=0.0, help="of SGD (default 0)")
     disc.add_argument("--cosine", action="store_true", help="let the learning rate fall along a cosine")
-    disc.add_argument("--runs", type=_count, default=1, metavar="N", help="train N times, with seeds that follow each other: mean and deviation")
+    disc.add_argument(
+        "--runs", type=_count, default=1, metavar="N", help="train N times, with seeds that follow each other: mean and deviation"
+    )
     disc.add_argument("--baselines", action="store_true", help="compare with scikit-learn's classifiers and the same network in torch.nn")
     disc.add_argument("--plot", metavar="FILE", help="draw decision regions and curves (needs matplotlib)")
     disc.add_argument("--seed", type=int, default=0)

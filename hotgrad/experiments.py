@@ -61,7 +61,9 @@ def disc(epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, s
     torch.set_num_threads(1)  # fastest at this size
     head = "2-25-25-25-2, ReLU x3" + (", Tanh; MSE on -1/+1" if loss == "mse" else "; cross-entropy on labels")
     recipe = "SGD 0.01" + (f", momentum {momentum:g}" if momentum else "") + (", cosine schedule" if cosine else "")
-    print(f"disc: {POINTS:,} training and {POINTS:,} test points uniform in the unit square, label 1 inside the disc of radius 1/sqrt(2 pi)")
+    print(
+        f"disc: {POINTS:,} training and {POINTS:,} test points uniform in the unit square, label 1 inside the disc of radius 1/sqrt(2 pi)"
+    )
     print(f"network {head}; {recipe}, batch {BATCH}, {epochs} epochs")
     if runs > 1:
         _disc_runs(epochs, loss, runs, seed, momentum, cosine)
@@ -75,13 +77,24 @@ def disc(epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, s
     steps = len(history) * math.ceil(POINTS / BATCH)
     train, test = model.evaluate(x, y), model.evaluate(test_x, test_y)
     print()
-    print(table(["", "loss", "accuracy"], [[name, f"{s['loss']:.4f}", f"{s['accuracy']:.4f}"] for name, s in (("train", train), ("test", test))]))
-    print(f"\n{len(history)} epochs, {steps:,} steps in {seconds:.2f} s: {1e6 * seconds / max(steps, 1):.0f} us per step, engine {history.engine}")
+    print(
+        table(
+            ["", "loss", "accuracy"], [[name, f"{s['loss']:.4f}", f"{s['accuracy']:.4f}"] for name, s in (("train", train), ("test", test))]
+        )
+    )
+    print(
+        f"\n{len(history)} epochs, {steps:,} steps in {seconds:.2f} s: {1e6 * seconds / max(steps, 1):.0f} us per step, engine {history.engine}"
+    )
     print("\nThe tape of one step, before it is walked backwards:")
     print(tape_of_a_step(model, x[:BATCH], y[:BATCH]))
     if baselines:
         print()
-        print(table(["on the same data", "train", "test", "seconds"], list(_baselines(x, labels, test_x, test_labels, loss, epochs, seed, momentum, cosine))))
+        print(
+            table(
+                ["on the same data", "train", "test", "seconds"],
+                list(_baselines(x, labels, test_x, test_labels, loss, epochs, seed, momentum, cosine)),
+            )
+        )
     if plot:
         _plot(plot, history, model, test_x, test_labels)
         print(f"\ndecision regions and curves: {plot}")
@@ -127,7 +140,11 @@ def _baselines(
     except ImportError:
         print("(scikit-learn is not installed, so its baselines are left out: pip install scikit-learn)")
     else:
-        named = {"logistic regression": LogisticRegression(), "k-NN, k=5": KNeighborsClassifier(), "random forest": RandomForestClassifier(random_state=seed)}
+        named = {
+            "logistic regression": LogisticRegression(),
+            "k-NN, k=5": KNeighborsClassifier(),
+            "random forest": RandomForestClassifier(random_state=seed),
+        }
         for name, estimator in named.items():
             began = time.perf_counter()
             estimator.fit(x.numpy(), labels.numpy())
@@ -233,11 +250,21 @@ def own_table(path: str, target: str, epochs: int, seed: int, save: str | None) 
         scale = float(y[train].mean()), max(float(y[train].std()), 1e-8)
         y = (y - scale[0]) / scale[1]
     out = len(classes) if classes else 1
-    model = Sequential(Linear(len(names), 64), ReLU(), Linear(64, 64), ReLU(), Linear(64, out), loss="cross_entropy" if classes else "mse", optimizer=Adam(lr=0.001))
+    model = Sequential(
+        Linear(len(names), 64),
+        ReLU(),
+        Linear(64, 64),
+        ReLU(),
+        Linear(64, out),
+        loss="cross_entropy" if classes else "mse",
+        optimizer=Adam(lr=0.001),
+    )
     model.reset(seed)
     kind = f"{out} classes ({', '.join(classes[:6])}{', ...' if out > 6 else ''})" if classes else "a number"
     print(f"{path}: {len(x):,} rows, {len(columns) - 1} columns as {len(names)} features; target {target!r}: {kind}")
-    print(f"network {len(names)}-64-64-{out}, ReLU; {'cross-entropy' if classes else 'MSE on the scaled target'}; Adam 0.001, batch 32, {epochs} epochs\n")
+    print(
+        f"network {len(names)}-64-64-{out}, ReLU; {'cross-entropy' if classes else 'MSE on the scaled target'}; Adam 0.001, batch 32, {epochs} epochs\n"
+    )
     history = model.fit(x[train], y[train], epochs, 32, validation_data=(x[test], y[test]), seed=seed)
     _report(model, history, x, y, train, test)
     if classes is None:

@@ -97,7 +97,14 @@ class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
         verbose: int | bool | str = 0,
     ) -> None:
         super().__init__(
-            hidden, epochs=epochs, batch_size=batch_size, optimizer=optimizer, network=network, callbacks=callbacks, random_state=random_state, verbose=verbose
+            hidden,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            network=network,
+            callbacks=callbacks,
+            random_state=random_state,
+            verbose=verbose,
         )
         self.class_weight = class_weight
 

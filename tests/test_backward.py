@@ -355,7 +355,17 @@ def test_gradients_share_memory_with_nothing(f: Callable[[Any, Any], Any]) -> No
     assert not (ga.data == 99.0).any() and not (gb.data == 77.0).any()
 
 
-@pytest.mark.parametrize("f", [Variable.sum, Variable.mean, lambda x: x.sum(0).sum(), lambda x: x[0].sum() + x.sum(), lambda x: x.T.sum(), lambda x: x.expand(2, 3, 3).sum()])
+@pytest.mark.parametrize(
+    "f",
+    [
+        Variable.sum,
+        Variable.mean,
+        lambda x: x.sum(0).sum(),
+        lambda x: x[0].sum() + x.sum(),
+        lambda x: x.T.sum(),
+        lambda x: x.expand(2, 3, 3).sum(),
+    ],
+)
 def test_gradients_are_dense(f: Callable[[Any], Any]) -> None:
     x = leaf(torch.rand(3, 3))
     f(x).backward()
@@ -571,7 +581,9 @@ def test_results_that_rules_read_are_guarded() -> None:
         assert x.grad is None
 
 
-@pytest.mark.parametrize("index", [torch.tensor([0, 1, 1]), (torch.tensor([0, 1, 1]), slice(None)), (slice(None), None, torch.tensor([True, True]))])
+@pytest.mark.parametrize(
+    "index", [torch.tensor([0, 1, 1]), (torch.tensor([0, 1, 1]), slice(None)), (slice(None), None, torch.tensor([True, True]))]
+)
 def test_index_tensors_are_guarded(index: Any) -> None:
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     y = x[index].sum()
@@ -591,7 +603,13 @@ def test_conditions_are_guarded() -> None:
 
 def test_what_no_rule_reads_may_be_written_to() -> None:
     x, w = leaf([1.0, 2.0]), Variable([3.0, 4.0])
-    y = ((x + w) * 1.0).sum() + x.reshape(2, 1).sum() + (x - w).mean() + hg.cat([x, w]).sum() + (x * 2 + 1).to(torch.float64).sum().to(torch.float32)
+    y = (
+        ((x + w) * 1.0).sum()
+        + x.reshape(2, 1).sum()
+        + (x - w).mean()
+        + hg.cat([x, w]).sum()
+        + (x * 2 + 1).to(torch.float64).sum().to(torch.float32)
+    )
     x.data.zero_()
     w.data.zero_()
     y.backward()

@@ -29,7 +29,13 @@ Count = Callable[[int, int], int]
 def make(optimizer: Any = None, hidden: int = 6, lazy: bool = False, seed: int = 0) -> Sequential:
     first = Linear(hidden) if lazy else Linear(3, hidden)
     model = Sequential(
-        first, BatchNorm1d(hidden), ReLU(), Dropout(0.3), Linear(hidden, 2), loss="cross_entropy", optimizer=optimizer or optim.Adam(lr=0.01)
+        first,
+        BatchNorm1d(hidden),
+        ReLU(),
+        Dropout(0.3),
+        Linear(hidden, 2),
+        loss="cross_entropy",
+        optimizer=optimizer or optim.Adam(lr=0.01),
     )
     model.reset(seed)
     return model

@@ -194,7 +194,11 @@ CASES: list[Case] = [
 FAILS_LATE = {"no rule", "freed"}  # told apart below: nothing is wrong with a part of the call
 
 
-@pytest.mark.parametrize(("name", "call", "error", "builtin", "message"), [c for c in CASES if c[0] not in FAILS_LATE], ids=[c[0] for c in CASES if c[0] not in FAILS_LATE])
+@pytest.mark.parametrize(
+    ("name", "call", "error", "builtin", "message"),
+    [c for c in CASES if c[0] not in FAILS_LATE],
+    ids=[c[0] for c in CASES if c[0] not in FAILS_LATE],
+)
 def test_bad_input(name: str, call: Callable[[Any], Any], error: type[Exception], builtin: type[Exception], message: str) -> None:
     e = SimpleNamespace(x=leaf([1.0, 2.0, 3.0]), m=leaf(torch.arange(6.0).reshape(2, 3)), s=leaf(4.0), n=Variable([1.0, 2.0, 3.0]))
     e.y = e.x * 2
@@ -235,7 +239,11 @@ def test_gradients_of_arrays_are_not_lost_by_bad_ones() -> None:
     x = leaf([1.0, 2.0])
     x.grad = torch.tensor([5.0, 6.0])
     y = (x * x).sum()
-    for call in (lambda: y.backward(torch.ones(2)), lambda: hg.gradients(y, x, torch.ones(3)), lambda: y.backward(torch.tensor(1.0, dtype=torch.float64))):
+    for call in (
+        lambda: y.backward(torch.ones(2)),
+        lambda: hg.gradients(y, x, torch.ones(3)),
+        lambda: y.backward(torch.tensor(1.0, dtype=torch.float64)),
+    ):
         with pytest.raises(hg.HotgradError):
             call()
         assert x.grad.tolist() == [5.0, 6.0]

@@ -76,7 +76,9 @@ def test_every_module_has_its_place() -> None:
 def test_imports_go_one_way(module: str) -> None:
     place = ORDER.index(layer(module))
     for name in own(module):
-        assert name not in ("hotgrad", "hotgrad.nn") or layer(module) in ("experiments", "__main__"), f"{module} imports {name}, which re-exports"
+        assert name not in ("hotgrad", "hotgrad.nn") or layer(module) in ("experiments", "__main__"), (
+            f"{module} imports {name}, which re-exports"
+        )
         if name not in REEXPORTS and layer(name) != layer(module):
             assert ORDER.index(layer(name)) < place, f"{module} imports {name}, which comes after it"
 
@@ -102,7 +104,9 @@ def test_torch_gives_arrays_and_kernels_and_nothing_else(module: str) -> None:
     forbidden = ("torch.autograd", "torch.nn", "torch.optim", "torch.func")
     if layer(module) in MAY_USE_TORCHS:
         return
-    used = {name for name, _ in imported(module)} | {ast.unparse(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
+    used = {name for name, _ in imported(module)} | {
+        ast.unparse(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)
+    }
     assert not [name for name in used if any(name == f or name.startswith(f + ".") for f in forbidden)]
     calls = {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
     assert not calls & {"requires_grad_", "enable_grad_", "set_grad_enabled"}
@@ -116,7 +120,12 @@ def test_checks_are_not_assertions(module: str) -> None:
 
 def test_no_submodule_shares_a_name_with_a_public_function() -> None:
     functions = {name for name in dir(hg) if not name.startswith("_") and callable(getattr(hg, name))}
-    functions |= {name for module in ("hotgrad.nn", "hotgrad.functional", "hotgrad.training") for name in dir(sys.modules[module]) if callable(getattr(sys.modules[module], name))}
+    functions |= {
+        name
+        for module in ("hotgrad.nn", "hotgrad.functional", "hotgrad.training")
+        for name in dir(sys.modules[module])
+        if callable(getattr(sys.modules[module], name))
+    }
     shared = {module for module in TREES if module.split(".")[-1] in functions}
     assert not shared
 

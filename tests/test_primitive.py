@@ -172,8 +172,16 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("no tuple", {"forward": lambda a: a, "vjps": [None]}, "must be a tuple"),
     ("a bare rule", {"forward": lambda a: a, "vjps": lambda g, out, a: g}, "must be a tuple"),
     ("a rule that is none", {"forward": lambda a: a, "vjps": (2.0,)}, "the rule for 'a' is 2.0, not a function"),
-    ("a rule of too few parameters", {"forward": lambda a, b: a, "vjps": (lambda g, out, a: g, None)}, r"rule for 'a' must take \(g, out, a, b\)"),
-    ("a rule of too many", {"forward": lambda a: a, "vjps": (lambda g, out, a, b: g,)}, r"must take \(g, out, a\); it takes \(g, out, a, b\)"),
+    (
+        "a rule of too few parameters",
+        {"forward": lambda a, b: a, "vjps": (lambda g, out, a: g, None)},
+        r"rule for 'a' must take \(g, out, a, b\)",
+    ),
+    (
+        "a rule of too many",
+        {"forward": lambda a: a, "vjps": (lambda g, out, a, b: g,)},
+        r"must take \(g, out, a\); it takes \(g, out, a, b\)",
+    ),
     ("a rule without the option", {"forward": lambda a, *, p: a, "vjps": (lambda g, out, a: g,)}, r"must take \(g, out, a, p\)"),
     ("starred with vjps", {"forward": lambda *a: a, "vjps": (None,)}, "any number of operands; give one `vjp"),
     ("vjp without star", {"forward": lambda a: a, "vjp": lambda index, g, out, a: g}, r"`forward` must take `\*operands`"),
@@ -183,14 +191,30 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("reads nothing that is", {"forward": lambda a: a, "vjps": (None,), "reads": ("a x y",)}, r"names \['x', 'y'\]; it may name a, out"),
     ("reads an option", {"forward": lambda a, *, p: a, "vjps": (None,), "reads": "p"}, r"names \['p'\]"),
     ("domain", {"forward": lambda a: a, "vjps": (None,), "domain": (hg.Interval(), hg.Interval())}, "1 operands, but `domain` has 2"),
-    ("options", {"forward": lambda a, *, p: a, "vjps": (None,), "options": {"q": [1]}}, r"`options` names \['q'\], but `forward` takes \['p'\]"),
+    (
+        "options",
+        {"forward": lambda a, *, p: a, "vjps": (None,), "options": {"q": [1]}},
+        r"`options` names \['q'\], but `forward` takes \['p'\]",
+    ),
     ("options of none", {"forward": lambda a: a, "vjps": (None,), "options": {"q": [1]}}, "takes no options"),
     ("operators a string", {"forward": lambda a, b: a, "vjps": (None, None), "operators": "__floordiv__"}, "must be a tuple of names"),
-    ("operator of another op", {"forward": lambda a, b: a, "vjps": (None, None), "operators": ("__floordiv__", "__add__")}, "operator __add__ is taken by Add"),
-    ("operator of Variable", {"forward": lambda a, b: a, "vjps": (None, None), "operators": ("__setitem__",)}, "operator __setitem__ is taken by Variable"),
+    (
+        "operator of another op",
+        {"forward": lambda a, b: a, "vjps": (None, None), "operators": ("__floordiv__", "__add__")},
+        "operator __add__ is taken by Add",
+    ),
+    (
+        "operator of Variable",
+        {"forward": lambda a, b: a, "vjps": (None, None), "operators": ("__setitem__",)},
+        "operator __setitem__ is taken by Variable",
+    ),
     ("method of an op", {"forward": lambda a: a, "vjps": (None,), "operators": ("tanh",)}, "operator tanh is taken"),
     ("attribute", {"forward": lambda a: a, "vjps": (None,), "operators": ("data",)}, "operator data is taken by Variable"),
-    ("name taken", {"forward": lambda a: a, "vjps": (None,), "name": "Mul"}, r"name is taken by hotgrad\.ops\.arithmetic\.Mul; choose another"),
+    (
+        "name taken",
+        {"forward": lambda a: a, "vjps": (None,), "name": "Mul"},
+        r"name is taken by hotgrad\.ops\.arithmetic\.Mul; choose another",
+    ),
 ]
 
 
@@ -220,7 +244,14 @@ def test_a_class_of_the_same_module_and_name_replaces_the_earlier_one() -> None:
     first = declare("Again", register=True, forward=operator.floordiv, vjps=(hg.zero, None), reads="", operators=("__floordiv__",))
     y = x // 2
     assert y.previous_op is first
-    second = declare("Again", register=True, forward=lambda a, b: a * b, vjps=(lambda g, out, a, b: g * b, None), reads=("b", ""), operators=("__floordiv__",))
+    second = declare(
+        "Again",
+        register=True,
+        forward=lambda a, b: a * b,
+        vjps=(lambda g, out, a, b: g * b, None),
+        reads=("b", ""),
+        operators=("__floordiv__",),
+    )
     assert hg.primitives()["Again"] is second and (x // 2).tolist() == [2.0, 4.0] and (x // 2).previous_op is second
     y.sum().backward()  # recorded with the first, walked with the first
     assert x.grad.tolist() == [0.0, 0.0]
@@ -247,7 +278,9 @@ def test_a_failed_redeclaration_keeps_the_earlier_one() -> None:
 
 
 def test_operators_on_both_sides() -> None:
-    declare("FloorDiv", register=True, forward=operator.floordiv, vjps=(hg.zero, hg.zero), reads="", operators=("__floordiv__", "__rfloordiv__"))
+    declare(
+        "FloorDiv", register=True, forward=operator.floordiv, vjps=(hg.zero, hg.zero), reads="", operators=("__floordiv__", "__rfloordiv__")
+    )
     x = leaf([2.0, 5.0])
     assert (x // 2).tolist() == [1.0, 2.0]
     for nine in (9, torch.tensor(9.0), np.array([9.0, 9.0])):
@@ -420,7 +453,9 @@ def test_none_rules() -> None:
     z = op.apply(x, y)
     (g,) = hg.gradients(z.sum(), x, retain_graph=True)  # not asked for y's
     assert g is not None and g.tolist() == [3.0, 4.0]
-    with pytest.raises(hg.TapeError, match=r"Declared is not differentiable with respect to 'b', which requires a gradient; use detach\(\)"):
+    with pytest.raises(
+        hg.TapeError, match=r"Declared is not differentiable with respect to 'b', which requires a gradient; use detach\(\)"
+    ):
         z.sum().backward()
     never = declare(forward=lambda a: a * 1, vjps=(None,))
     assert not never.apply(x).requires_grad and not never.differentiable

@@ -26,7 +26,9 @@ from hotgrad.training import EarlyStopping, Sequential
 
 
 @pytest.mark.filterwarnings("default")
-@parametrize_with_checks([HotClassifier((16,), epochs=25, optimizer=optim.Adam(lr=0.01)), HotRegressor((16,), epochs=25, optimizer=optim.Adam(lr=0.01))])
+@parametrize_with_checks(
+    [HotClassifier((16,), epochs=25, optimizer=optim.Adam(lr=0.01)), HotRegressor((16,), epochs=25, optimizer=optim.Adam(lr=0.01))]
+)
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -59,7 +61,12 @@ def test_settings() -> None:
         return Sequential(Linear(features, 5), Tanh(), Linear(outputs))
 
     first = HotClassifier(
-        network=network, epochs=8, optimizer=optim.SGD(lr=0.1), class_weight={"malignant": 2.0}, random_state=1, callbacks=[EarlyStopping("loss")]
+        network=network,
+        epochs=8,
+        optimizer=optim.SGD(lr=0.1),
+        class_weight={"malignant": 2.0},
+        random_state=1,
+        callbacks=[EarlyStopping("loss")],
     )
     one, two = clone(first).fit(x, names), clone(first).fit(x, names)
     assert (one.predict_proba(x) == two.predict_proba(x)).all()

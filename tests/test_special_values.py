@@ -184,7 +184,9 @@ def test_ties_per_row_and_along_both_axes() -> None:
     same(x.grad, [[1 / 3, 1 / 3], [0.0, 1 / 3]])
 
 
-@pytest.mark.parametrize("f", [hg.relu, lambda x: x.clip(0, 1), lambda x: hg.maximum(x, 0.0), lambda x: hg.minimum(x, 0.0), lambda x: hg.where(x > 0, x, 0.0)])
+@pytest.mark.parametrize(
+    "f", [hg.relu, lambda x: x.clip(0, 1), lambda x: hg.maximum(x, 0.0), lambda x: hg.minimum(x, 0.0), lambda x: hg.where(x > 0, x, 0.0)]
+)
 def test_masks_select_and_never_multiply(f: Callable[[Any], Any]) -> None:
     """An infinite cotangent does not make NaN where the gradient does not pass."""
     grad = slopes(f, [-1.0, 0.5, 3.0], seed=torch.full((3,), INF, dtype=torch.float64))
@@ -206,7 +208,20 @@ def test_where_keeps_the_unselected_sides_infinities_out() -> None:
 
 @pytest.mark.parametrize(
     "f",
-    [hg.relu, abs, hg.exp, hg.tanh, hg.sigmoid, hg.sqrt, hg.log, lambda x: x.clip(0, 1), lambda x: hg.maximum(x, 0.0), lambda x: hg.minimum(x, 0.0), hg.softplus, lambda x: x**2],
+    [
+        hg.relu,
+        abs,
+        hg.exp,
+        hg.tanh,
+        hg.sigmoid,
+        hg.sqrt,
+        hg.log,
+        lambda x: x.clip(0, 1),
+        lambda x: hg.maximum(x, 0.0),
+        lambda x: hg.minimum(x, 0.0),
+        hg.softplus,
+        lambda x: x**2,
+    ],
 )
 def test_nan_stays_nan(f: Callable[[Any], Any]) -> None:
     assert f(leaf([NAN, 1.0])).data.isnan().tolist() == [True, False]
@@ -244,7 +259,10 @@ def hg_or_torch(name: str, *args: Any, **options: Any) -> Callable[..., Any]:
 BIG = [-1e4, -800.0, -30.0, 0.0, 30.0, 800.0, 1e4]
 
 
-@pytest.mark.parametrize(("name", "args"), [("sigmoid", ()), ("tanh", ()), ("softplus", ()), ("softmax", (0,)), ("log_softmax", (0,)), ("logsumexp", (0,)), ("erf", ())])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("sigmoid", ()), ("tanh", ()), ("softplus", ()), ("softmax", (0,)), ("log_softmax", (0,)), ("logsumexp", (0,)), ("erf", ())],
+)
 def test_no_overflow(name: str, args: tuple[Any, ...]) -> None:
     for dtype in (torch.float32, torch.float64):
         x = leaf(BIG, dtype)
@@ -388,7 +406,13 @@ def test_reductions_over_nothing(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*degrees of freedom")
 def test_reductions_over_an_empty_axis_of_several() -> None:
-    for f, value in ((hg.sum, 0.0), (hg.prod, 1.0), (hg.mean, NAN), (lambda x, dim: hg.logsumexp(x, dim), -INF), (lambda x, dim: hg.norm(x, 2, dim), 0.0)):
+    for f, value in (
+        (hg.sum, 0.0),
+        (hg.prod, 1.0),
+        (hg.mean, NAN),
+        (lambda x, dim: hg.logsumexp(x, dim), -INF),
+        (lambda x, dim: hg.norm(x, 2, dim), 0.0),
+    ):
         x = leaf(torch.zeros(3, 0))
         y = f(x, 1)
         same(y.data, [value] * 3)
@@ -408,14 +432,35 @@ def test_reductions_without_identity_over_nothing(f: Callable[[Any], Any]) -> No
 
 
 def test_scalars_count_as_one_element_with_one_axis() -> None:
-    for f in (hg.sum, hg.mean, hg.prod, hg.amax, hg.amin, hg.norm, lambda x: x.sum(0), lambda x: x.mean(-1), lambda x: x.cumsum(0), lambda x: hg.logsumexp(x, 0)):
+    for f in (
+        hg.sum,
+        hg.mean,
+        hg.prod,
+        hg.amax,
+        hg.amin,
+        hg.norm,
+        lambda x: x.sum(0),
+        lambda x: x.mean(-1),
+        lambda x: x.cumsum(0),
+        lambda x: hg.logsumexp(x, 0),
+    ):
         x = leaf(3.0)
         y = f(x)
         y.backward()
         assert y.shape == () and x.grad.item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("f", [lambda x: hg.softmax(x, 1), lambda x: hg.log_softmax(x, 0), lambda x: hg.cumsum(x, 1), lambda x: x.flip(0), lambda x: x.reshape(0, 2), lambda x: hg.cat([x, x], 1)])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: hg.softmax(x, 1),
+        lambda x: hg.log_softmax(x, 0),
+        lambda x: hg.cumsum(x, 1),
+        lambda x: x.flip(0),
+        lambda x: x.reshape(0, 2),
+        lambda x: hg.cat([x, x], 1),
+    ],
+)
 def test_ops_on_no_elements(f: Callable[[Any], Any]) -> None:
     x = leaf(torch.zeros(2, 0))
     y = f(x)

@@ -68,7 +68,13 @@ FORWARD: dict[str, Callable[..., torch.Tensor]] = {
     "fragile": lambda a: a * 1.0,
 }
 # Per operand, the operands that its rule reads by position; -1 is the result.
-READS: dict[str, tuple[tuple[int, ...], ...]] = {"mul": ((1,), (0,)), "sin": ((0,),), "cos": ((0,),), "tanh": ((-1,),), "tanh_slope": ((1,), (0, 1))}
+READS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "mul": ((1,), (0,)),
+    "sin": ((0,),),
+    "cos": ((0,),),
+    "tanh": ((-1,),),
+    "tanh_slope": ((1,), (0, 1)),
+}
 
 
 class Naive:
@@ -82,7 +88,18 @@ class Naive:
 
     def new(self, value: torch.Tensor, needs: bool, **fields: Any) -> int:
         number = len(self.nodes)
-        self.nodes[number] = {"value": value, "version": 0, "needs": needs, "op": None, "args": (), "option": (), "freed": False, "kept": False, "grad": None, **fields}
+        self.nodes[number] = {
+            "value": value,
+            "version": 0,
+            "needs": needs,
+            "op": None,
+            "args": (),
+            "option": (),
+            "freed": False,
+            "kept": False,
+            "grad": None,
+            **fields,
+        }
         return number
 
     def cell(self, number: int) -> dict[str, Any]:
@@ -269,7 +286,12 @@ class Machine(RuleBasedStateMachine):
 
     # ---- programs
 
-    @rule(values=st.one_of(value, st.lists(value, min_size=2, max_size=2), st.lists(st.lists(value, min_size=2, max_size=2), min_size=1, max_size=3)), needs=st.booleans())
+    @rule(
+        values=st.one_of(
+            value, st.lists(value, min_size=2, max_size=2), st.lists(st.lists(value, min_size=2, max_size=2), min_size=1, max_size=3)
+        ),
+        needs=st.booleans(),
+    )
     def make_leaf(self, values: Any, needs: bool) -> None:
         self.leaf(values, needs)
 
@@ -499,6 +521,8 @@ def test_random_programs(count: Callable[[int, int], int], thorough: bool) -> No
     phases = [Phase.generate, Phase.shrink] if thorough else [Phase.generate]  # shrinking takes minutes
     gc.freeze()  # what is there already need not be looked through for records
     try:
-        run_state_machine_as_test(Machine, settings=settings(max_examples=count(150, 5_000), stateful_step_count=count(40, 80), phases=phases))
+        run_state_machine_as_test(
+            Machine, settings=settings(max_examples=count(150, 5_000), stateful_step_count=count(40, 80), phases=phases)
+        )
     finally:
         gc.unfreeze()

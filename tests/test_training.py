@@ -31,7 +31,15 @@ def net(loss: Any = "mse", optimizer: Any = "sgd", outputs: int = 2, seed: int =
 
 def noisy(optimizer: Any = None) -> Sequential:
     """A model that draws while it trains and has buffers."""
-    model = Sequential(Linear(3, 6), BatchNorm1d(6), ReLU(), Dropout(0.3), Linear(6, 2), loss="cross_entropy", optimizer=optimizer or optim.SGD(lr=0.1, momentum=0.9))
+    model = Sequential(
+        Linear(3, 6),
+        BatchNorm1d(6),
+        ReLU(),
+        Dropout(0.3),
+        Linear(6, 2),
+        loss="cross_entropy",
+        optimizer=optimizer or optim.SGD(lr=0.1, momentum=0.9),
+    )
     model.reset(0)
     return model
 
@@ -82,7 +90,9 @@ def problem(loss: str, rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, tor
 
 def in_torch(model: Sequential) -> torch.nn.Sequential:
     dtype = model[0].weight.dtype
-    network = torch.nn.Sequential(torch.nn.Linear(3, 5, dtype=dtype), torch.nn.Tanh(), torch.nn.Linear(5, model[-1].weight.shape[1], dtype=dtype))
+    network = torch.nn.Sequential(
+        torch.nn.Linear(3, 5, dtype=dtype), torch.nn.Tanh(), torch.nn.Linear(5, model[-1].weight.shape[1], dtype=dtype)
+    )
     with torch.no_grad():
         for i in (0, 2):
             network[i].weight.copy_(model[i].weight.data.T)  # type: ignore[operator]
@@ -646,7 +656,12 @@ def test_layers_by_position_name_and_slice() -> None:
     model["last"] = Linear(5, 7)
     assert model(X).shape == (40, 7)
     assert [type(layer).__name__ for layer in model][:3] == ["Linear", "Tanh", "Linear"]
-    for bad in (lambda: model["nothing"], lambda: model.append(3), lambda: model.append(ReLU(), "a.b"), lambda: model.append(ReLU(), "fit")):
+    for bad in (
+        lambda: model["nothing"],
+        lambda: model.append(3),
+        lambda: model.append(ReLU(), "a.b"),
+        lambda: model.append(ReLU(), "fit"),
+    ):
         with pytest.raises(hg.HotgradError):
             bad()
 

@@ -234,7 +234,9 @@ def test_bools_count_as_numbers_where_torch_takes_them(true: Any) -> None:
             call()
 
 
-@pytest.mark.parametrize("other", [torch.eye(2), np.eye(2, dtype=np.float32), Variable(torch.eye(2)), torch.ones(2), np.ones(2, dtype=np.float32)])
+@pytest.mark.parametrize(
+    "other", [torch.eye(2), np.eye(2, dtype=np.float32), Variable(torch.eye(2)), torch.ones(2), np.ones(2, dtype=np.float32)]
+)
 def test_matmul_on_either_side(other: Any) -> None:
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     for y, expected in ((x @ other, x.data @ as_torch(other)), (other @ x, as_torch(other) @ x.data)):
@@ -243,7 +245,9 @@ def test_matmul_on_either_side(other: Any) -> None:
 
 
 @pytest.mark.parametrize("op", [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne])
-@pytest.mark.parametrize("other", [2, 2.0, torch.tensor([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]), np.float64(2.0), Variable([3.0, 2.0, 1.0])])
+@pytest.mark.parametrize(
+    "other", [2, 2.0, torch.tensor([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]), np.float64(2.0), Variable([3.0, 2.0, 1.0])]
+)
 def test_comparisons_give_plain_bools(op: Callable[[Any, Any], Any], other: Any) -> None:
     x = leaf([1.0, 2.0, 3.0])
     before = len(hg.tape())
@@ -255,7 +259,19 @@ def test_comparisons_give_plain_bools(op: Callable[[Any, Any], Any], other: Any)
 
 @pytest.mark.parametrize(
     "bad",
-    [None, "text", [1.0, 2.0], (1.0, 2.0), {}, object(), np.array(["a", "b"]), np.array([None, 1.0]), np.add, np.datetime64("2020-01-01"), range(2)],
+    [
+        None,
+        "text",
+        [1.0, 2.0],
+        (1.0, 2.0),
+        {},
+        object(),
+        np.array(["a", "b"]),
+        np.array([None, 1.0]),
+        np.add,
+        np.datetime64("2020-01-01"),
+        range(2),
+    ],
     ids=lambda b: type(b).__name__,
 )
 @pytest.mark.parametrize("op", ARITHMETIC)
@@ -333,7 +349,16 @@ def test_numpy_never_makes_an_object_array() -> None:
 
 def test_raw_in_raw_out() -> None:
     t = torch.tensor([1.0, 4.0])
-    for raw in (hg.exp(t), hg.sum(t, 0), hg.add(t, 1.0), hg.mul(2.0, 3.0), hg.sqrt(np.array([4.0])), hg.cat([t, t]), hg.exp(1.0), hg.where(t > 1, t, 0.0)):
+    for raw in (
+        hg.exp(t),
+        hg.sum(t, 0),
+        hg.add(t, 1.0),
+        hg.mul(2.0, 3.0),
+        hg.sqrt(np.array([4.0])),
+        hg.cat([t, t]),
+        hg.exp(1.0),
+        hg.where(t > 1, t, 0.0),
+    ):
         assert type(raw) is torch.Tensor
     assert type(hg.exp(Variable(t))) is Variable
     assert hg.mul(2, 3).item() == 6 and hg.mul(2, 3).dtype is torch.int64
@@ -392,7 +417,10 @@ def test_torch_functions_without_counterpart_raise_and_name_themselves(name: str
     assert torch.equal(x.data, X) and x.grad is None
 
 
-@pytest.mark.parametrize("function", [torch.tensor, torch.as_tensor, torch.from_numpy, torch.FloatTensor, lambda x: torch.tensor([x, x]), lambda x: X.new_tensor(x)])
+@pytest.mark.parametrize(
+    "function",
+    [torch.tensor, torch.as_tensor, torch.from_numpy, torch.FloatTensor, lambda x: torch.tensor([x, x]), lambda x: X.new_tensor(x)],
+)
 def test_constructors_do_not_detach_silently(function: Callable[[Any], Any]) -> None:
     for x in (leaf([1.0, 2.0]), leaf([1.0])):
         with pytest.raises((TypeError, RuntimeError)):

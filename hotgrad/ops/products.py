@@ -85,14 +85,32 @@ class Einsum(Primitive):
     @staticmethod
     def operands() -> Any:
         sizes = [{"i": 2, "j": 3, "k": 2, "l": 1, "b": 2}, dict.fromkeys("ijklb", 2), {"i": 3, "j": 1, "k": 0, "l": 2, "b": 1}]
-        equations = ["i->i", "i,i->", "i,j->ij", "ij->ji", "ij->", "ij->j", "ij,jk", "ij,jk->ik", "ij,kj->ik", "ij,ij->i", "ii->i", "ii", "iij->j"]
+        equations = [
+            "i->i",
+            "i,i->",
+            "i,j->ij",
+            "ij->ji",
+            "ij->",
+            "ij->j",
+            "ij,jk",
+            "ij,jk->ik",
+            "ij,kj->ik",
+            "ij,ij->i",
+            "ii->i",
+            "ii",
+            "iij->j",
+        ]
         equations += ["bij,bjk->bik", "ij,jk,kl->il", "ij,i->j", "i,ij,j->", "i,i->i", "ijk->kij"]
         drawn = [
             (tuple(tuple(size[c] for c in term) for term in equation.partition("->")[0].split(",")), {"equation": equation})
             for equation in equations
             for size in sizes
         ]
-        drawn += [(((2, 3), (3,)), {"equation": "...i,i->..."}), (((2, 1, 3), (2, 3)), {"equation": "...i,...i"}), (((), (2,)), {"equation": ",i->i"})]
+        drawn += [
+            (((2, 3), (3,)), {"equation": "...i,i->..."}),
+            (((2, 1, 3), (2, 3)), {"equation": "...i,...i"}),
+            (((), (2,)), {"equation": ",i->i"}),
+        ]
         return drawn
 
     @staticmethod

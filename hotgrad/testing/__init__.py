@@ -1,10 +1,10 @@
 """Property-based checks of gradient rules, ops and whole functions, and the measure of what they catch. Needs hypothesis.
 
-    from hotgrad.testing import check_op
+from hotgrad.testing import check_op
 
-    @pytest.mark.parametrize("op", hg.primitives().values())
-    def test_gradients(op):
-        check_op(op)
+@pytest.mark.parametrize("op", hg.primitives().values())
+def test_gradients(op):
+    check_op(op)
 """
 
 try:

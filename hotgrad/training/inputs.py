@@ -46,7 +46,9 @@ def _read(data: Any, dtype: torch.dtype) -> Tensor:
         data = data.to_numpy()
     if type(data).__module__ == "numpy" and hasattr(data, "copy"):
         # a copy, since torch refuses negative strides and foreign byte orders and warns of read-only memory
-        return torch.from_numpy(data.astype(data.dtype.newbyteorder("="), order="C", copy=True)) if data.shape else torch.tensor(data.item())
+        return (
+            torch.from_numpy(data.astype(data.dtype.newbyteorder("="), order="C", copy=True)) if data.shape else torch.tensor(data.item())
+        )
     if isinstance(data, (list, tuple)) and data and hasattr(data[0], "shape") and getattr(data[0], "shape", ()):
         return torch.stack([_read(row, dtype) for row in data])
     tensor = as_tensor(data)

@@ -10,7 +10,13 @@ from hotgrad.explain import nearest
 from hotgrad.modules import L1, MSE, BCEWithLogits, CrossEntropy, Huber
 from hotgrad.optim import LBFGS, SGD, Adam, AdamW, RMSprop
 
-LOSSES: dict[str, Callable[[], Any]] = {"mse": MSE, "l1": L1, "huber": Huber, "cross_entropy": CrossEntropy, "bce_with_logits": BCEWithLogits}
+LOSSES: dict[str, Callable[[], Any]] = {
+    "mse": MSE,
+    "l1": L1,
+    "huber": Huber,
+    "cross_entropy": CrossEntropy,
+    "bce_with_logits": BCEWithLogits,
+}
 OPTIMIZERS: dict[str, Callable[[], Any]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "lbfgs": LBFGS}
 
 

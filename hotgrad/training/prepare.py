@@ -54,7 +54,9 @@ def check_parameters(model: Module, optimizer: Any) -> None:
     """Raises SettingError if there is nothing to train, or if the optimizer has parameters of another model."""
     parameters = list(model.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
-        raise SettingError(f"there is nothing to train: of the model's {len(parameters)} Parameters none requires a gradient; unfreeze() some")
+        raise SettingError(
+            f"there is nothing to train: of the model's {len(parameters)} Parameters none requires a gradient; unfreeze() some"
+        )
     own = {id(parameter) for parameter in parameters}
     if any(id(parameter) not in own for parameter in optimizer.parameters):
         raise SettingError(f"this {type(optimizer).__name__} has parameters of another model; make a new one, or give optimizer.fresh()")

@@ -194,10 +194,17 @@ class Sequential(Module):
         rows = len(data.x)
         batch_size = min(rows, batch_size or rows)
         if new_optimizer.needs_closure and batch_size < rows:
-            raise SettingError(f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out")
+            raise SettingError(
+                f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out"
+            )
         file = None
         if checkpoint is not None:
-            settings = {"batch size": batch_size, "shuffle": bool(shuffle), "seed": seed, "callbacks": [prepare.described(c) for c in callbacks if hasattr(c, "state_dict")]}
+            settings = {
+                "batch size": batch_size,
+                "shuffle": bool(shuffle),
+                "seed": seed,
+                "callbacks": [prepare.described(c) for c in callbacks if hasattr(c, "state_dict")],
+            }
             file = Checkpoint(checkpoint, prepare.fingerprint(stand_in, new_loss, new_optimizer, data, validation, settings), ran)
         self.use_generator(self._seeded(seed))
         forward(self, data.x[:2])  # sizes lazy layers
@@ -278,7 +285,9 @@ class Sequential(Module):
         x, y, _ = pair(x, y)
         return measured(self, loss, prepare.data_for(self, loss, x, y, ""), prepare.threshold_of(self), size)
 
-    def cross_validate(self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, **settings: Any) -> dict[str, list[float]]:
+    def cross_validate(
+        self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, **settings: Any
+    ) -> dict[str, list[float]]:
         """Train and score on `n_splits` splits, each from a fresh start: {"train_score": [...], "test_score": [...]}.
 
         Stratified where the targets are labels. `settings` are those of `fit`; `verbose` is 0 unless given. The model itself
