@@ -149,10 +149,10 @@ class Primitive:
             for complete in on_declare:
                 complete(cls)
         except DeclarationError:
-            if register and taken:
+            if taken:
                 _REGISTRY[cls.name] = taken
-            elif register:
-                del _REGISTRY[cls.name]
+            else:
+                _REGISTRY.pop(cls.name, None)
             raise
 
     @classmethod

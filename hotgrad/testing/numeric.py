@@ -66,19 +66,19 @@ def slopes(
     size = max((float(v.abs().nan_to_num(0, 0, 0).max()) for v in values if _stepped(v)), default=0.0)
     blank = torch.full((len(directions), y.numel()), torch.inf, dtype=torch.float64)
     best = Slopes(-blank, blank.clone(), blank.clone())
-    todo = [i for i, ends in enumerate(reach) if max(ends) > 0]
+    unsettled = [i for i, ends in enumerate(reach) if max(ends) > 0]
     for scale in scales:
-        if not todo or not y.numel():
+        if not unsettled or not y.numel():
             break
-        rows = _at_scale(f, values, [directions[i] for i in todo], [reach[i] for i in todo], scale, y, eps, (size, terms))
-        old = Slopes(*(part[todo] for part in best))
+        rows = _at_scale(f, values, [directions[i] for i in unsettled], [reach[i] for i in unsettled], scale, y, eps, (size, terms))
+        old = Slopes(*(part[unsettled] for part in best))
         better = torch.where(old.kinked & ~rows.kinked & old.resolved, rows.error * 16 < old.high - old.low, rows.error < old.error) & ~(
             rows.kinked & ~old.kinked & old.resolved
         )
         for part, new in zip(best, rows):
-            part[todo] = torch.where(better, new, part[todo])
+            part[unsettled] = torch.where(better, new, part[unsettled])
         done = (best.error <= SHARP * best.low.abs() + 1e-2 * SHARP * y.abs()) & ~best.kinked
-        todo = [i for i in todo if not bool(done[i].all())]
+        unsettled = [i for i in unsettled if not bool(done[i].all())]
     return best
 
 
