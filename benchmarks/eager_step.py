@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -196,7 +197,11 @@ def main() -> None:
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, float32, {arguments.runs} runs")
     print(f"not installed: {', '.join(missing) or 'none'}\n")
     command = [sys.executable, __file__, "--once"]
-    runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(arguments.runs)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # numpy's too
+    runs = [
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread).stdout)
+        for _ in range(arguments.runs)
+    ]
     print(f"{'batch x width':15s}" + "".join(f"{name:>24s}" for name in installed()))
     for size in runs[0]:
         cells = []
