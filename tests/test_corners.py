@@ -97,3 +97,15 @@ def test_gradients_come_to_their_operand_s_device() -> None:
     column = hg.Variable(torch.ones(2, 1, device="meta"), requires_grad=True)
     with pytest.raises(hg.RuleError, match="returned a tensor on cpu; the operand is on meta"):
         Spread.apply(column).sum().backward()
+
+
+def test_more_of_the_same() -> None:
+    x = leaf(1.0, 2.0, 3.0)
+    first, second = x * 2, x * 3
+    assert first._link == first._link and first._link != second._link
+    with pytest.raises(hg.OperandError, match="names 2 operands; got 1"):
+        hg.einsum("i,i->i", x)
+    picked = hg.gather(x, torch.tensor([2, 2]), 0)
+    picked.sum().backward()
+    x[hg.Variable([0])].sum().backward()
+    assert x.grad.tolist() == [1.0, 0.0, 2.0]  # type: ignore[union-attr]

@@ -129,6 +129,9 @@ def einsum(equation: str, *operands: Any) -> Any:
     """
     if not isinstance(equation, str) or not operands or isinstance(operands[0], (list, tuple)):
         raise OperandError("einsum takes the equation as a string, then the operands one by one")
+    named = equation.partition("->")[0].count(",") + 1
+    if named != len(operands):
+        raise OperandError(f"einsum: equation {equation!r} names {named} operands; got {len(operands)}")
     return Einsum.apply(*operands, equation=equation)
 
 

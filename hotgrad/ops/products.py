@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from hotgrad.errors import OperandError
 from hotgrad.primitive import Primitive
 
 
@@ -59,8 +58,6 @@ def _spell_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     """The equation's inputs and output with a letter for every axis: no spaces, no ellipsis, the output explicit."""
     left, arrow, output = equation.replace(" ", "").partition("->")
     inputs = left.split(",")
-    if len(inputs) != len(ranks):
-        raise OperandError(f"equation {equation!r} names {len(inputs)} operands; got {len(ranks)}")
     free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
     extra = [rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(inputs, ranks)]
     dots = "".join(free[: max(extra, default=0)])
