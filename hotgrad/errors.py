@@ -9,11 +9,14 @@ HotgradError
 ├── DeclarationError  (TypeError)     a Primitive that is declared wrongly
 ├── RuleError         (RuntimeError)  a gradient rule that breaks its promise
 ├── TapeError         (RuntimeError)  a graph that cannot be walked
+├── CaptureError      (RuntimeError)  a function that cannot be captured, or whose capture no longer holds
 ├── NoLossError       (ValueError)    training without a loss
 ├── SettingError      (ValueError)    a setting out of range, or a name that nothing has
 ├── DataError         (ValueError)    data that cannot be trained on or predicted from
 ├── NonFiniteLossError (FloatingPointError)  a loss that became NaN or infinite while training
 └── FileError         (ValueError)    a file that is broken, foreign, or of another model
+
+EngineWarning       (RuntimeWarning)  the engine that `engine="auto"` would have chosen cannot run a model
 
 Each one is also the built-in exception that fits, so `except ValueError` works as people expect.
 """
@@ -57,6 +60,10 @@ class TapeError(HotgradError, RuntimeError):
     """A graph cannot be walked: it is freed, was written to, or needs no gradient."""
 
 
+class CaptureError(HotgradError, RuntimeError):
+    """A function cannot be captured as a program, or what a program was captured from has changed."""
+
+
 class NoLossError(HotgradError, ValueError):
     """Training was asked for without a loss."""
 
@@ -82,3 +89,7 @@ class NonFiniteLossError(HotgradError, FloatingPointError):
 
 class FileError(HotgradError, ValueError):
     """A file is truncated, not one of hotgrad's, or belongs to another model or run."""
+
+
+class EngineWarning(RuntimeWarning):
+    """The engine that `engine="auto"` would have chosen cannot run a model; another one does."""

@@ -16,10 +16,11 @@ from torch import Tensor
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.explain import describe, nearest
-from hotgrad.ops.arithmetic import Abs, Where
+from hotgrad.ops.arithmetic import Abs, AddScaled, Where
 from hotgrad.ops.pointwise import Softplus
 from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
 from hotgrad.ops.shaping import Gather, Reshape
+from hotgrad.records import state
 from hotgrad.variable import Variable, as_tensor, wrap
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -213,8 +214,15 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Gene
     finite_number("dropout: p", p, 0, 1)
     if not training or p == 0:
         return x
-    mask = torch.rand(x.shape, generator=generator, dtype=torch.float32, device="cpu") >= p
+    mask = _uniform(x.shape, generator) >= p
     return Where.apply(mask.to(x.device), x * (1 / (1 - p) if p < 1 else 0.0), 0.0)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Any:
+    """Random numbers from 0 up to 1, in float32 on the host; in a program, drawn anew at each run."""
+    if state.trace is not None:
+        return state.trace.draw(tuple(shape), generator)
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def _normalized(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, eps: float) -> Any:
@@ -273,9 +281,17 @@ def batch_norm(
     mean, variance = x.mean(0), x.var(0, correction=0)
     for running, batch in ((running_mean, mean), (running_var, variance * (n / (n - 1)))):
         if running is not None:
-            value = batch.data if isinstance(batch, Variable) else batch
-            running.lerp_(value.to(running.dtype), momentum)
+            _move(running, batch.detach(), momentum)
     return _normalized(x, mean, variance, weight, bias, eps)
+
+
+def _move(running: Tensor, towards: Any, by: float) -> None:
+    """Bring a buffer nearer to a value by this share of the way, in place."""
+    towards = towards if towards.dtype == running.dtype else towards.to(running.dtype)
+    if state.trace is not None:
+        state.trace.update(running, AddScaled.apply(running, towards - running, by))
+    else:
+        running.add_((towards.data if isinstance(towards, Variable) else towards) - running, alpha=by)
 
 
 def two_numbers(name: str, value: Any, least: int) -> tuple[int, int]:

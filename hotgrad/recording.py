@@ -16,7 +16,7 @@ from hotgrad.errors import DeclarationError, DtypeError, OperandError
 from hotgrad.explain import fail
 from hotgrad.methods import Methods
 from hotgrad.primitive import Primitive, on_declare, primitives
-from hotgrad.records import NO_SINK, Constant, Node, Record, Unread, next_sequence, state, tensors_in
+from hotgrad.records import NO_SINK, Constant, Node, Record, Tracing, Unread, next_sequence, state, tensors_in
 from hotgrad.variable import Parameter, Variable, as_tensor, wrap
 
 
@@ -68,6 +68,8 @@ def _record(op: type[Primitive], links: list[Any], values: list[Any], options: d
 
 def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
     """Call `op` on operands of any kind. Raw in, raw out: without a Variable among them the result is a plain tensor."""
+    if state.trace is not None:
+        return state.trace.apply(op, operands, options)
     values: list[Any] = []
     links: list[Any] = []
     raw = numbers = True
@@ -118,12 +120,12 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
             return _general(op, (a,), options)
         x = a._data
         try:
+            tape = state_.active
             data = forward(x) if options is None else forward(x, **options)
             out = new(variable)
             out._data = data
             out._leaf = no_sink
             link = a._link
-            tape = state_.active
             if link is None or tape is None or not (options is None or data.dtype.is_floating_point):
                 out._link = None
                 return out
@@ -153,6 +155,8 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
             record.shape = data.shape
             record.dtype = data.dtype
             record.device = data.device
+        except Tracing:
+            return _general(op, (a,), options)
         except Exception as error:
             fail(op, (x,), options, error)
         record.sequence = sequence()
@@ -192,11 +196,11 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
         else:
             return _general(op, (a, b), None)
         try:
+            tape = state_.active
             data = forward(x, y)
             out = new(variable)
             out._data = data
             out._leaf = no_sink
-            tape = state_.active
             if (link_a is None and link_b is None) or tape is None:
                 out._link = None
                 return out
@@ -233,6 +237,8 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
             record.shape = data.shape
             record.dtype = data.dtype
             record.device = data.device
+        except Tracing:
+            return _general(op, (a, b), None)
         except Exception as error:
             fail(op, (x, y), None, error)
         record.sequence = sequence()

@@ -186,18 +186,43 @@ class Tape:
         return sorted(found, key=lambda record: record.sequence)
 
 
+class Tracing(Exception):
+    """Raised by `state.active` while a program is captured on this thread."""
+
+
 class _State(threading.local):
-    """What each thread has of its own."""
+    """What each thread has of its own.
+
+    `trace`: the capture going on, None outside of one; see `program.trace`. The ops look at `active`: the tape to record on, or
+    None. While a program is captured that attribute does not exist, so that asking for it sends every call to the trace, and the
+    ops need not ask for a trace each time.
+    """
+
+    active: Tape | None
 
     def __init__(self) -> None:
         self.modes: list[bool] = []
         self.tapes: list[Tape] = []
+        self.trace: Any = None
         self.switch(Tape(), True)
 
     def switch(self, tape: Tape, recording: bool) -> None:
         """Make `tape` the current one, and record on it or not."""
         self.tape, self.recording = tape, recording
-        self.active = tape if recording else None  # what the ops look at
+        self.follow(self.trace)
+
+    def follow(self, trace: Any) -> None:
+        """Send all calls of ops to `trace`, None to record them as usual."""
+        self.trace = trace
+        if trace is None:
+            self.active = self.tape if self.recording else None
+        elif "active" in vars(self):
+            del self.active
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "active":
+            raise Tracing
+        raise AttributeError(name)
 
 
 state = _State()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
+from hotgrad.errors import CaptureError, DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
 from hotgrad.explain import describe, operand_name, rule_failed, written
 from hotgrad.methods import FUNCTIONS, Methods
 from hotgrad.primitive import Primitive
-from hotgrad.records import NO_SINK, Node, Record, Sink, enable_grad
+from hotgrad.records import NO_SINK, Node, Record, Sink, enable_grad, no_grad, state
 
 # ------------------------------------------------------------------------------------------------------------ Variables
 
@@ -194,6 +195,8 @@ class Variable(Methods):
         """
         for sink, g in walk([(self, gradient)], None, retain_graph, create_graph).items():
             old = sink.grad
+            if isinstance(old, Tensor) and isinstance(g, Variable) and state.trace is not None:
+                raise CaptureError("backward() would add to a `grad` from before the capture; call zero_grad() in the captured function first")
             if old is None:
                 sink.grad = g
             elif create_graph or isinstance(old, Variable):
@@ -208,9 +211,14 @@ class Variable(Methods):
 
     # ---- values for Python
 
+    def _values(self) -> Tensor:
+        if state.trace is not None:
+            raise CaptureError(f"the values of a {type(self).__name__} were read while capturing; they may differ at each run of the program")
+        return self._data
+
     def item(self) -> Any:
         """The one element as a Python number. Raises ShapeError for more."""
-        if self._data.numel() != 1:
+        if self._values().numel() != 1:
             raise ShapeError(
                 f"only one element converts to a Python number; got shape {tuple(self.shape)}. Reduce it first, for example with sum()"
             )
@@ -218,13 +226,13 @@ class Variable(Methods):
 
     def tolist(self) -> Any:
         """The data as nested lists."""
-        return self._data.tolist()
+        return self._values().tolist()
 
     def numpy(self) -> Any:
         """The data as a numpy array that shares its memory. Raises TapeError if a gradient is required."""
         if self._link is not None:
             raise TapeError("numpy() on a Variable that requires a gradient would lose the graph; use detach().numpy()")
-        return self._data.numpy()
+        return self._values().numpy()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         array = self.numpy()
@@ -257,7 +265,7 @@ class Variable(Methods):
     def __repr__(self) -> str:
         name = f", name={self.name!r}" if self.name else ""
         origin = f", op={self.previous_op.name}" if self.previous_op else ", requires_grad=True" if self.requires_grad else ""
-        return f"{type(self).__name__}({str(self._data).removeprefix('tensor(').removesuffix(')')}{origin}{name})"
+        return f"{type(self).__name__}({str(self._values()).removeprefix('tensor(').removesuffix(')')}{origin}{name})"
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
@@ -414,6 +422,8 @@ def walk(roots: list[tuple[Variable, Any]], wanted: dict[Any, None] | None, reta
     """
     if torch.is_inference_mode_enabled():
         raise TapeError("backward inside torch.inference_mode would make gradients that nothing can update; leave that mode first")
+    trace = state.trace
+    on_variables = create_graph or trace is not None  # while a program is captured, the rules are noted too
     pending: dict[Any, Any] = {}  # what has arrived so far for each Record or Sink
     shared: set[Any] = set()  # those whose arrivals may share memory with something
     for root, gradient in roots:
@@ -422,13 +432,13 @@ def walk(roots: list[tuple[Variable, Any]], wanted: dict[Any, None] | None, reta
                 f"backward needs a Variable that requires a gradient; got {root!r:.80}. "
                 "Make a leaf it depends on with requires_grad=True, and compute it outside no_grad"
             )
-        seed = _seed(root, gradient, create_graph)
+        seed = _seed(root, gradient, on_variables)
         pending[root._link] = pending[root._link] + seed if root._link in pending else seed
         shared.add(root._link)
     leading = None if wanted is None else _leading_to(wanted, pending)
-    if create_graph:
-        with enable_grad:
-            _walk(pending, shared, wanted, leading, True, Variable)
+    if on_variables:
+        with enable_grad if create_graph else no_grad, trace.internal() if trace is not None else nullcontext():
+            _walk(pending, shared, wanted, leading, create_graph or retain_graph, Variable)
         return pending
     _walk(pending, shared, wanted, leading, retain_graph, Tensor)
     for node in shared:
@@ -482,7 +492,7 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
             value = None
         if kind is Variable:
             operands = [wrap(x, parent) if parent is not None and isinstance(x, Tensor) else x for x, parent in zip(operands, parents)]
-            out = wrap(out, record) if out is not None else None
+            out = wrap(out, record) if isinstance(out, Tensor) else out
         fresh = op.fresh
         for rule, parent in zip(op.rules or [partial(op.vjp, i) for i in range(len(parents))], parents):
             if parent is None or (leading is not None and parent not in leading and parent not in wanted):
@@ -541,8 +551,8 @@ def _leading_to(wanted: Iterable[Any], starts: Iterable[Any]) -> set[Any]:
     return leading
 
 
-def _seed(root: Variable, gradient: Any, create_graph: bool) -> Any:
-    """The gradient to start from, checked against the root."""
+def _seed(root: Variable, gradient: Any, on_variables: bool) -> Any:
+    """The gradient to start from, checked against the root; a Variable if the rules run `on_variables`."""
     if gradient is None:
         if root.numel() != 1:
             raise ShapeError(
@@ -551,9 +561,9 @@ def _seed(root: Variable, gradient: Any, create_graph: bool) -> Any:
             )
         data = root._data
         seed: Any = torch.ones(data.shape, dtype=data.dtype, device=data.device) if data.ndim else torch.ones_like(data)
-        return wrap(seed, None) if create_graph else seed
+        return wrap(seed, None) if on_variables else seed
     if isinstance(gradient, Variable):
-        seed = gradient if create_graph else gradient._data
+        seed = gradient if on_variables else gradient._data
     elif isinstance(gradient, Tensor):
         if gradient.requires_grad:
             raise OperandError("the seed gradient requires a torch gradient; wrap it in a Variable, or detach() it")
@@ -565,7 +575,7 @@ def _seed(root: Variable, gradient: Any, create_graph: bool) -> Any:
         if not seed.ndim and root.numel() == 1:
             seed = seed.reshape(root.shape)
     _check_like("the seed gradient", seed, root._data)
-    return wrap(seed, None) if create_graph and not isinstance(seed, Variable) else seed
+    return wrap(seed, None) if on_variables and not isinstance(seed, Variable) else seed
 
 
 def _fit(gi: Any, parent: Node, record: Record, kind: Any) -> Any:

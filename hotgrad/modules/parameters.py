@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import OperandError, SettingError, ShapeError, TapeError
+from hotgrad.errors import CaptureError, OperandError, SettingError, ShapeError, TapeError
 from hotgrad.explain import nearest
-from hotgrad.records import NO_SINK, Sink
+from hotgrad.records import NO_SINK, Sink, state
 from hotgrad.variable import Parameter, Variable
 
 Initializer = Callable[[tuple[int, ...], "torch.Generator | None"], Any]
@@ -186,6 +186,8 @@ def size_lazy(parameter: LazyParameter, shape: Sequence[int]) -> None:
 
     Raises ShapeError if it cannot have that shape, OperandError if it is sized already.
     """
+    if state.trace is not None:
+        raise CaptureError("a lazy layer would be sized while capturing; call the model on an input first")
     if not isinstance(parameter, LazyParameter):
         raise OperandError(f"only a LazyParameter can be sized; this {type(parameter).__name__} is sized already")
     if not fits(parameter, shape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +23,14 @@ class Where(Primitive):
     Variable([1., 0.])
     """
 
+    native = "{condition} ? {a} : {b}"
     domain = (Booleans(), Interval(), Interval())
 
     @staticmethod
     def forward(condition: Any, a: Any, b: Any) -> Tensor:
         return torch.where(torch.as_tensor(condition), a, b)
 
+    into = staticmethod(lambda out, condition, a, b: partial(torch.where, condition, a, b, out=out))
     vjps = (
         None,
         lambda g, out, condition, a, b: Where.apply(condition, g, 0.0),
@@ -44,10 +47,32 @@ class Add(Primitive):
     Variable([2., 3.])
     """
 
+    native = "{a} + {b}"
     forward = staticmethod(operator.add)
     vjps = (lambda g, out, a, b: g, lambda g, out, a, b: g)
     reads = ("", "")
     operators = ("__add__", "__radd__")
+
+
+class AddScaled(Primitive):
+    """`a + alpha * b` in one kernel, for a number `alpha`: what update rules are made of.
+
+    >>> hg.ops.AddScaled.apply(hg.Variable([1.0, 2.0]), torch.ones(2), -0.5)
+    Variable([0.5000, 1.5000])
+    """
+
+    native = "{a} + {alpha} * {b}"
+    function = ""
+    forward = staticmethod(lambda a, b, alpha: torch.add(a, b, alpha=alpha))
+
+    @staticmethod
+    def operands() -> Any:
+        shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), ()), ((2,), (2,)), ((2, 3), (3,)), ((1,), (2, 1)), ((0, 2), (2,))]
+        return [((a, b, -0.5), {}) for a, b in shapes]
+
+    into = staticmethod(lambda out, a, b, alpha: partial(torch.add, a, b, alpha=alpha, out=out))
+    vjps = (lambda g, out, a, b, alpha: g, lambda g, out, a, b, alpha: g * alpha, None)
+    reads = ("", "alpha", "")
 
 
 class Sub(Primitive):
@@ -57,6 +82,7 @@ class Sub(Primitive):
     Variable([ 0., -1.])
     """
 
+    native = "{a} - {b}"
     forward = staticmethod(operator.sub)
     vjps = (lambda g, out, a, b: g, lambda g, out, a, b: -g)
     reads = ("", "")
@@ -70,6 +96,7 @@ class Mul(Primitive):
     Variable([3., 6.])
     """
 
+    native = "{a} * {b}"
     forward = staticmethod(operator.mul)
     vjps = (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
     reads = ("b", "a")
@@ -84,6 +111,7 @@ class Div(Primitive):
     Variable([1.0000, 0.5000])
     """
 
+    native = "{a} / {b}"
     forward = staticmethod(operator.truediv)
     vjps = (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * (out / b))
     reads = ("b", "out b")
@@ -98,6 +126,7 @@ class Neg(Primitive):
     Variable([-1., -2.])
     """
 
+    native = "-{a}"
     forward = staticmethod(operator.neg)
     vjps = (lambda g, out, a: -g,)
     reads = ("",)
@@ -133,7 +162,9 @@ class Pow(Primitive):
     Variable([1., 8.])
     """
 
+    native = "pow"
     forward = staticmethod(torch.pow)
+    into = staticmethod(lambda out, a, b: partial(torch.pow, a, exponent=b, out=out))
     vjps = (_pow_base, _pow_exponent)
     reads = ("a b", "a b out")
     domain = (Interval(0.0), Interval(-3.0, 3.0))
@@ -148,6 +179,7 @@ class Abs(Primitive):
     Variable([1., 2.])
     """
 
+    native = "fabs({a})"
     forward = staticmethod(torch.abs)
     vjps = (lambda g, out, a: g * a.sign(),)
     reads = ("a",)
@@ -162,6 +194,7 @@ class Sign(Primitive):
     Variable([-1.,  0.,  1.])
     """
 
+    native = "({a} > 0) - ({a} < 0)"
     forward = staticmethod(torch.sign)
     vjps = (zero,)
     reads = ("",)
@@ -183,7 +216,9 @@ class Maximum(Primitive):
     Variable([2., 5.])
     """
 
+    native = "({a} > {b}) | ({a} != {a}) ? {a} : {b}"
     forward = staticmethod(lambda a, b: torch.maximum(*_tensors(a, b)))
+    into = staticmethod(lambda out, a, b: partial(torch.maximum, a, b, out=out))
     vjps = (
         lambda g, out, a, b: Where.apply(a < b, 0.0, Where.apply(a == b, g / 2, g)),
         lambda g, out, a, b: Where.apply(b < a, 0.0, Where.apply(a == b, g / 2, g)),
@@ -199,7 +234,9 @@ class Minimum(Primitive):
     Variable([1., 2.])
     """
 
+    native = "({a} < {b}) | ({a} != {a}) ? {a} : {b}"
     forward = staticmethod(lambda a, b: torch.minimum(*_tensors(a, b)))
+    into = staticmethod(lambda out, a, b: partial(torch.minimum, a, b, out=out))
     vjps = (
         lambda g, out, a, b: Where.apply(a > b, 0.0, Where.apply(a == b, g / 2, g)),
         lambda g, out, a, b: Where.apply(b > a, 0.0, Where.apply(a == b, g / 2, g)),
@@ -223,6 +260,8 @@ class Clip(Primitive):
     Variable([0.0000, 0.5000, 1.0000])
     """
 
+    native = "clip"
+
     @staticmethod
     def forward(a: Any, *, min: float | None = None, max: float | None = None) -> Tensor:
         for limit in (min, max):
@@ -232,6 +271,7 @@ class Clip(Primitive):
             raise OperandError("give min, max or both")
         return torch.clip(a, min, max)
 
+    into = staticmethod(lambda out, a, min, max: partial(torch.clip, a, min, max, out=out))
     vjps = (_clip_rule,)
     reads = ("a",)
     fresh = True
@@ -245,12 +285,15 @@ class Cast(Primitive):
     torch.float64
     """
 
+    native = "{a}"
+
     @staticmethod
     def forward(a: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Any:
         if dtype is not None and dtype.is_complex:
             raise OperandError("complex data is not supported")
         return a.to(device=device, dtype=dtype)
 
+    into = staticmethod(lambda out, a, dtype, device: partial(out.copy_, a))
     vjps = (lambda g, out, a, dtype, device: g.to(device=a.device, dtype=a.dtype),)
     reads = ("",)
     options = {"dtype": [torch.float64, None], "device": [None]}
@@ -271,6 +314,7 @@ class Less(Comparison):
     tensor([ True, False])
     """
 
+    native = "{a} < {b}"
     function = "lt"
     forward = staticmethod(operator.lt)
     operators = ("__lt__",)
@@ -283,6 +327,7 @@ class LessEqual(Comparison):
     tensor([ True, False])
     """
 
+    native = "{a} <= {b}"
     function = "le"
     forward = staticmethod(operator.le)
     operators = ("__le__",)
@@ -295,6 +340,7 @@ class Greater(Comparison):
     tensor([False,  True])
     """
 
+    native = "{a} > {b}"
     function = "gt"
     forward = staticmethod(operator.gt)
     operators = ("__gt__",)
@@ -307,6 +353,7 @@ class GreaterEqual(Comparison):
     tensor([False,  True])
     """
 
+    native = "{a} >= {b}"
     function = "ge"
     forward = staticmethod(operator.ge)
     operators = ("__ge__",)
@@ -319,6 +366,7 @@ class Equal(Comparison):
     tensor([False,  True])
     """
 
+    native = "{a} == {b}"
     function = "eq"
     forward = staticmethod(operator.eq)
     operators = ("__eq__",)
@@ -331,6 +379,7 @@ class NotEqual(Comparison):
     tensor([ True, False])
     """
 
+    native = "{a} != {b}"
     function = "ne"
     forward = staticmethod(operator.ne)
     operators = ("__ne__",)

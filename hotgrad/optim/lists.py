@@ -13,11 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.ops import CLASSES
+from hotgrad.ops.arithmetic import AddScaled
+from hotgrad.scalars import Scalar
+from hotgrad.variable import Variable
+
 # By operator: the kernel that makes new tensors, and the one that overwrites its first operand.
 _KERNELS: dict[str, tuple[Any, Any]] = {
     name: (getattr(torch, f"_foreach_{name}"), getattr(torch, f"_foreach_{name}_"))
     for name in ("add", "sub", "mul", "div", "pow", "neg", "abs", "sign", "sqrt", "exp", "tanh", "reciprocal", "maximum", "minimum")
 }
+# By operator: the primitive that computes the same where a program is captured.
+_OPS = {name: CLASSES[name.capitalize()].apply for name in _KERNELS}
+_NUMBERS = (float, int, Scalar)
 _COMMUTE = ("add", "mul", "maximum", "minimum")
 
 
@@ -139,9 +147,15 @@ def assign(results: Sequence[tuple[Each, Each]]) -> None:
         torch._foreach_copy_(tensors, values)
 
 
+def noted(value: Each) -> Sequence[Any]:
+    """The value of an expression over Variables, noted in the program that is being captured."""
+    value.pending += 1
+    return _compute(value, None)  # type: ignore[no-any-return]
+
+
 def _scaled(node: Any) -> bool:
     """Whether this is an Each times a number, not computed yet and used once: then `a + number * b` is one kernel."""
-    return type(node) is Each and node.tensors is None and node.op == "mul" and type(node.b) in (float, int) and node.pending == 1
+    return type(node) is Each and node.tensors is None and node.op == "mul" and type(node.b) in _NUMBERS and node.pending == 1
 
 
 def _compute(node: Each, into: Each | None) -> Any:
@@ -159,7 +173,11 @@ def _compute(node: Each, into: Each | None) -> Any:
     else:
         other = b
     tensors = _compute(a, into if a.pending == 1 else None)
-    if isinstance(other, (float, int)):
+    if isinstance(tensors[0], Variable):
+        node.tensors = _noted(op, tensors, other, scale)
+        node.a = node.b = None
+        return node.tensors
+    if isinstance(other, (float, int)) and op != "pow":  # a number as exponent has kernels of its own
         other = _constant(other, tensors)
     # What stands in `a` may be overwritten if it is an intermediate result, or what is being assigned to, and of no further use.
     reusable = a.pending == 1 and (a is into or a.op is not None)
@@ -172,6 +190,14 @@ def _compute(node: Each, into: Each | None) -> Any:
     node.tensors = tensors if reusable else out
     node.a = node.b = None
     return node.tensors
+
+
+def _noted(op: Any, arrays: Sequence[Variable], other: Any, scale: Any) -> list[Any]:
+    """What the kernel would compute, noted in the program that is being captured: primitive by primitive, to the same bits."""
+    others = other if isinstance(other, (list, tuple)) else [other] * len(arrays)
+    if scale is not None:
+        return [AddScaled.apply(a, b, scale if op == "add" else -scale) for a, b in zip(arrays, others)]
+    return [_OPS[op](a) if other is None else _OPS[op](a, b) for a, b in zip(arrays, others)]
 
 
 def _constant(number: float, tensors: Sequence[Tensor]) -> Any:

@@ -15,8 +15,9 @@ from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.ops.arithmetic import Minimum
 from hotgrad.ops.reductions import Norm
 from hotgrad.ops.shaping import Stack
-from hotgrad.optim.lists import Each, assign
+from hotgrad.optim.lists import Each, assign, noted
 from hotgrad.optim.schedules import Schedule
+from hotgrad import records
 from hotgrad.variable import Parameter, Variable
 
 
@@ -191,14 +192,39 @@ class Optimizer:
         work = []
         for group in self._bound():
             group.settings.lr = group.lr
-            work += [(group.settings, *alike) for alike in _ready(group)]
+            work += [(group, *alike) for alike in _ready(group)]
+        trace = records.state.trace
         factor = None
         if self.clip_norm is not None and work:
-            factor = clip_factor([norm for *_, gradients in work for norm in torch._foreach_norm(gradients)], self.clip_norm)
-        for settings, slots, tensors, gradients in work:
-            self._update(settings, slots, tensors, gradients, factor)
+            norms = torch._foreach_norm if trace is None else lambda gradients: [Norm.apply(g) for g in gradients]
+            factor = clip_factor([norm for *_, gradients in work for norm in norms(gradients)], self.clip_norm)
+        if trace is not None:
+            trace.hooks.append(Steps(self, [(group, slots) for group, slots, *_ in work]))
+            for group, slots, arrays, gradients in work:
+                self._note(trace, group.settings, slots, arrays, gradients, factor)
+            return
+        for group, slots, tensors, gradients in work:
+            self._update(group.settings, slots, tensors, gradients, factor)
         for schedule in self._schedules():
             schedule.step_end()
+
+    def _note(self, trace: Any, settings: Any, slots: list[Slot], arrays: list[Any], gradients: list[Any], factor: Any) -> None:
+        """As `_update`, for the program that is being captured: what differs from step to step enters it as Scalars."""
+        numbers = self._numbers(settings, slots)
+        s = SimpleNamespace(**{**vars(settings), **{name: trace.scalar(number, name) for name, number in numbers.items()}})
+        kept = {name: [trace.memory(slot, name) for slot in slots] for name in self.keeps(settings)}
+        state = {name: Each(values) for name, values in kept.items()}
+        g = Each(gradients)
+        new = self.rule(Each(arrays), g if factor is None else g * factor, state, s)
+        for name in kept:
+            for slot, value in zip(slots, noted(state[name])):
+                trace.update(slot.state[name], value)
+        for slot, value in zip(slots, noted(new)):
+            trace.update(slot.parameter, value)
+
+    def _numbers(self, settings: Any, slots: list[Slot]) -> dict[str, float]:
+        """What differs from step to step for parameters of one count, at their next step."""
+        return {"lr": settings.lr, **self.scalars(settings, slots[0].count + 1)}
 
     def _update(self, settings: Any, slots: list[Slot], tensors: list[Tensor], gradients: list[Tensor], factor: Tensor | None) -> None:
         """One step of parameters of one dtype and count: one run of the rule over all of them."""
@@ -223,6 +249,10 @@ class Optimizer:
 
     def _schedules(self) -> list[Schedule]:
         return list({id(group.rate): group.rate for group in self.groups if isinstance(group.rate, Schedule)}.values())
+
+    def watches_epochs(self) -> bool:
+        """Whether a schedule looks at the loss of each epoch."""
+        return any(type(schedule).epoch_end is not Schedule.epoch_end for schedule in self._schedules())
 
     def epoch_end(self, monitored: float | None = None) -> None:
         """Tell the schedules that an epoch is over. `monitored`: its loss, which PlateauLR looks at."""
@@ -308,23 +338,64 @@ def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def _ready(group: Group) -> Iterable[tuple[list[Slot], list[Tensor], list[Tensor]]]:
+def _ready(group: Group) -> Iterable[tuple[list[Slot], list[Any], list[Any]]]:
     """The slots of a group that can be changed now, with parameters and gradients: those of one count and dtype together."""
-    found: dict[Any, tuple[list[Slot], list[Tensor], list[Tensor]]] = {}
+    found: dict[Any, tuple[list[Slot], list[Any], list[Any]]] = {}
     count = dtype = None
+    trace = records.state.trace
     for slot in group.slots:
         p = slot.parameter
         g = p._leaf.grad
         if g is None or p._link is None:
             continue
-        data = p._data
+        data: Any = p._data if trace is None else trace.leaf(p)
         if slot.count != count or data.dtype is not dtype:
             count, dtype = slot.count, data.dtype
             slots, tensors, gradients = found.setdefault((count, dtype), ([], [], []))
         slots.append(slot)
         tensors.append(data)
-        gradients.append(g if type(g) is Tensor else g.data)
+        gradients.append(g if type(g) is Tensor or trace is not None else g.data)
     return found.values()
+
+
+class Steps:
+    """The host's part of a captured step: the numbers that differ from step to step, and the counting of steps.
+
+    `units`: groups with slots of one count and dtype, in the order of the program's scalars.
+    """
+
+    def __init__(self, optimizer: Optimizer, units: list[tuple[Group, list[Slot]]]) -> None:
+        self.optimizer, self.units = optimizer, units
+
+    def steady(self) -> bool:
+        """Whether the parameters of each unit still have one count."""
+        return all(slot.count == slots[0].count for _, slots in self.units for slot in slots)
+
+    def next(self) -> list[float]:
+        """The numbers of the next step."""
+        numbers: list[float] = []
+        for group, slots in self.units:
+            group.settings.lr = group.lr
+            numbers += self.optimizer._numbers(group.settings, slots).values()
+        return numbers
+
+    def done(self, steps: int = 1) -> None:
+        """Count steps, and tell the schedules."""
+        for _, slots in self.units:
+            for slot in slots:
+                slot.count += steps
+        for schedule in self.optimizer._schedules():
+            for _ in range(steps):
+                schedule.step_end()
+
+    def take(self, steps: int) -> list[list[float]]:
+        """The numbers of that many steps, which are counted; a single row if they are the same for each."""
+        steady = type(self.optimizer).scalars is Optimizer.scalars and not self.optimizer._schedules()
+        rows = []
+        for _ in range(1 if steady else steps):
+            rows.append(self.next())
+            self.done(steps if steady else 1)
+        return rows
 
 
 def clip_factor(norms: list[Any], limit: float) -> Any:

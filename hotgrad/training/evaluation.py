@@ -77,7 +77,7 @@ def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor,
         rows = values if values.ndim == 1 else values.reshape((len(y), -1))
         if rows.ndim == 2:
             rows = rows.mean(1) if reduction == "mean" else rows.sum(1)
-        rows = rows * wrap(weights, None)
+        rows = rows * (weights if isinstance(weights, Variable) else wrap(weights, None))
         return rows.mean() if reduction == "mean" else rows.sum()  # type: ignore[no-any-return]
 
     return call

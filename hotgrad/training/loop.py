@@ -3,89 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hotgrad.errors import NonFiniteLossError
 from hotgrad.training.callbacks import Progress
-from hotgrad.training.checkpoint import Checkpoint, restore_states, states_of
-from hotgrad.training.evaluation import accuracy, forward, row_loss, scalar_loss
+from hotgrad.training.checkpoint import restore_states, states_of
+from hotgrad.training.evaluation import accuracy, forward, scalar_loss
 from hotgrad.training.history import History
-from hotgrad.training.metrics import chosen
 from hotgrad.training.state import Snapshot
-from hotgrad.variable import wrap
-
-# Batches are gathered by the block: few large gathers cost less than many small ones.
-BLOCK_BATCHES = 64
-BLOCK_ELEMENTS = 2**20
-
-
-@dataclass
-class Data:
-    """Rows that fit together: inputs, targets, their labels where the targets are such, and weights of mean 1 or None."""
-
-    x: Tensor
-    y: Tensor
-    labels: Tensor | None = None
-    weights: Tensor | None = None
-
-
-@dataclass
-class Job:
-    """What `fit` was asked to do, checked."""
-
-    data: Data
-    epochs: int
-    batch_size: int
-    validation: Data | None = None
-    shuffle: bool = True
-    threshold: float = 0.0
-    verbose: int | bool | str = "auto"
-    callbacks: Sequence[Callable[..., Any]] = ()
-    checkpoint: Checkpoint | None = None
-    history: History = field(default_factory=History)
-
-
-Step = Callable[[Tensor, Tensor, "Tensor | None"], "tuple[Tensor, Tensor]"]
-
-
-def eager_step(model: Any, weighted: bool) -> Step:
-    """A function that trains on one batch and returns its loss and the model's output as tensors."""
-    optimizer = model.optimizer
-    loss = row_loss(model.loss, weighted)
-    zero_grad, update = optimizer.zero_grad, optimizer.step
-
-    def step(x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        zero_grad()
-        output = model(wrap(x, None))
-        value = loss(output, y, weights)
-        value.backward()
-        update()
-        return value._data, output._data
-
-    def step_by_closure(x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        first: list[tuple[Tensor, Tensor]] = []
-
-        def closure() -> Any:
-            zero_grad()
-            output = model(wrap(x, None))
-            value = loss(output, y, weights)
-            value.backward()
-            first.append((value._data, output._data))
-            return value
-
-        update(closure)
-        return first[0]
-
-    return step_by_closure if optimizer.needs_closure else step
-
+from hotgrad.training.steps import Data, Job
 
 class Interrupt:
     """Notices Ctrl-C, so that the loop can end between steps; a second Ctrl-C raises as usual.
@@ -112,8 +45,8 @@ class Interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def train(model: Any, job: Job) -> History:
-    """Run the epochs that are left. Whatever ends them, the model stands as after the last completed epoch, and so does the file."""
+def train(model: Any, job: Job, runner: Any) -> History:
+    """Run the epochs that are left, by the engine that `runner` stands for. Whatever ends them, the model stands as after the last completed epoch, and so does the file."""
     history, checkpoint, callbacks = job.history, job.checkpoint, job.callbacks
     for callback in callbacks:
         if hasattr(callback, "begin"):
@@ -122,22 +55,33 @@ def train(model: Any, job: Job) -> History:
     if checkpoint is not None:
         checkpoint.resume(model, history, callbacks)
         stopped = checkpoint.stopped
-    step = eager_step(model, job.data.weights is not None)
     interrupt = Interrupt()
     progress = Progress(job.verbose, job.epochs, len(history))
     moment = _Moment(model, history, callbacks)
     modes = [(module, module.training) for module in model.modules()]
+    # whether something looks at the model after each epoch
+    attended = bool(callbacks) or checkpoint is not None or job.validation is not None or model.optimizer.watches_epochs()
+    careful = False
     try:
         with interrupt.watching():
             while len(history) < job.epochs and not stopped and not interrupt.requested:
-                row = _epoch(model, job, step, interrupt)
-                if row is None:
+                count = 1 if attended or careful else min(job.epochs - len(history), runner.together())
+                try:
+                    rows = _epochs(model, job, runner, interrupt, count)
+                except NonFiniteLossError:
+                    if count == 1:
+                        raise
+                    moment.restore()  # and go again one by one, up to the epoch where it happens
+                    careful = True
+                    continue
+                if rows is None:
                     moment.restore()
                     break
-                history.append(row)
-                answers = [bool(callback(model, history)) for callback in callbacks]
-                stopped = any(answers)
-                progress.epoch(row, stopped or len(history) == job.epochs)
+                for row in rows:
+                    history.append(row)
+                    answers = [bool(callback(model, history)) for callback in callbacks]
+                    stopped = any(answers)
+                    progress.epoch(row, stopped or len(history) == job.epochs)
                 moment = _Moment(model, history, callbacks)
                 if checkpoint is not None:
                     checkpoint.stopped = stopped
@@ -174,58 +118,41 @@ class _Moment:
         restore_states(self.callbacks, self.states)
 
 
-def _epoch(model: Any, job: Job, step: Step, interrupt: Interrupt) -> dict[str, float] | None:
-    """One epoch and its row of the History; None if it was interrupted. Raises NonFiniteLossError."""
+def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int) -> list[dict[str, float]] | None:
+    """So many epochs and their rows of the History; None if they were interrupted. Raises NonFiniteLossError."""
     began = time.perf_counter()
-    data, rows = job.data, len(job.data.x)
-    lr = float(model.optimizer.lr)
-    order = torch.randperm(rows, generator=model.generator) if job.shuffle else torch.arange(rows)
+    rows, optimizer = len(job.data.x), model.optimizer
     model.train()
-    total, right, batch = 0.0, 0, 0
-    for part in torch.split(order.to(data.x.device), job.batch_size * _batches_per_block(job)):
-        losses, outputs, sizes = [], [], []
-        for x, y, weights in _batches(data, part, job.batch_size):
-            if interrupt.requested:
-                return None
-            value, output = step(x, y, weights)
-            losses.append(value)
-            sizes.append(len(x))
-            if data.labels is not None:
-                outputs.append(output)
-        values = torch.stack(losses).double().reshape(len(losses))
-        finite = values.isfinite()
-        if not finite.all():
-            where = batch + int((~finite).nonzero()[0])
-            raise _not_finite(model, job, where, f"the loss became {float(values[where - batch])} in")
-        total += float(values.dot(torch.tensor(sizes, dtype=torch.float64, device=values.device)))
-        if data.labels is not None:
-            right += int((chosen(torch.cat(outputs), job.threshold) == data.labels.index_select(0, part)).sum())
-        batch += len(losses)
+    rates = []
+    for number in range(count):
+        rates.append(float(optimizer.lr))
+        runner.epoch(torch.randperm(rows, generator=model.generator) if job.shuffle else torch.arange(rows))
+        if number < count - 1:
+            optimizer.epoch_end()
+    found = runner.results(lambda: interrupt.requested)
+    if found is None:
+        return None
+    table: list[dict[str, float]] = []
+    sizes = torch.tensor(job.sizes(), dtype=torch.float64, device=job.data.x.device)
+    for epoch, lr in zip(found, rates):
+        total = float(epoch.losses.dot(sizes)) if len(epoch.losses) == len(sizes) else math.nan
+        if not math.isfinite(total):
+            bad = (~epoch.losses.isfinite()).nonzero()
+            where = int(bad[0]) if len(bad) else len(sizes) - 1
+            raise _not_finite(model, job, where, f"the loss became {float(epoch.losses[where])} in")
+        row: dict[str, float] = {"epoch": model.epochs_done + len(table) + 1, "loss": total / rows}
+        if epoch.right is not None:
+            row["accuracy"] = epoch.right / rows
+        table.append({**row, "lr": lr})
     if not all(norm.isfinite() for norm in torch._foreach_norm([p.data for p in model.parameters()], float("inf"))):
-        raise _not_finite(model, job, batch - 1, "a parameter became NaN or infinite after")  # the next loss would be
-    model.epochs_done += 1
-    row: dict[str, float] = {"epoch": model.epochs_done, "loss": total / rows}
-    if data.labels is not None:
-        row["accuracy"] = right / rows
+        raise _not_finite(model, job, len(sizes) - 1, "a parameter became NaN or infinite after")  # the next loss would be
+    model.epochs_done += count
+    last = table[-1]
     if job.validation is not None:
-        row |= {f"val_{name}": value for name, value in measured(model, model.loss, job.validation, job.threshold).items()}
-    model.optimizer.epoch_end(row.get("val_loss", row["loss"]))
-    row["lr"] = lr
-    row["seconds"] = time.perf_counter() - began
-    return row
-
-
-def _batches_per_block(job: Job) -> int:
-    x = job.data.x
-    return max(1, min(BLOCK_BATCHES, BLOCK_ELEMENTS // (job.batch_size * max(1, x[0].numel()))))
-
-
-def _batches(data: Data, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    xs = torch.split(data.x.index_select(0, rows), size)
-    ys = torch.split(data.y.index_select(0, rows), size)
-    if data.weights is None:
-        return ((x, y, None) for x, y in zip(xs, ys))
-    return zip(xs, ys, torch.split(data.weights.index_select(0, rows), size))
+        last |= {f"val_{name}": value for name, value in measured(model, model.loss, job.validation, job.threshold).items()}
+    optimizer.epoch_end(last.get("val_loss", last["loss"]))
+    seconds = (time.perf_counter() - began) / count
+    return [{**{name: value for name, value in row.items() if name != "lr"}, "lr": row["lr"], "seconds": seconds} for row in table]
 
 
 def measured(model: Any, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None) -> dict[str, float]:

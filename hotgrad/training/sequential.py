@@ -20,10 +20,12 @@ from hotgrad.training.files import read, write
 from hotgrad.training.folds import stratified
 from hotgrad.training.history import History
 from hotgrad.training.inputs import check_lengths, pair, to_tensor
-from hotgrad.training.loop import Data, Job, measured, train
+from hotgrad.training.loop import measured, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
 from hotgrad.training.state import Snapshot
+from hotgrad.training.compiled import Compiled
+from hotgrad.training.steps import Data, Eager, Job
 
 _SAVED = {"state": dict, "optimizer": (str, type(None))}
 
@@ -216,7 +218,7 @@ class Sequential(Module):
         job = Job(
             data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file, history
         )  # fmt: skip
-        return train(self, job)
+        return train(self, job, Eager(self, job) if engine in ("auto", "eager") else Compiled(self, job, engine))
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
         found = self.loss if loss is None else loss_of(loss)

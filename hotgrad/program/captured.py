@@ -1,0 +1,188 @@
+"""A function made into a program: run twice while being traced, on different example values, and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.errors import CaptureError
+from hotgrad.program.guards import Unsteady, Watch, random_state
+from hotgrad.program.instructions import Code, Instruction, Value, described
+from hotgrad.program.passes import fold_constants, merge_common, remove_dead
+from hotgrad.program.trace import Trace
+from hotgrad.program.tree import flatten, shown
+from hotgrad.variable import Variable
+
+
+@dataclass
+class Captured:
+    """A program, and what it takes as given.
+
+    `structure`: what the function returns, see `tree`. `hooks`: the optimizers' part of each run, see `Steps`.
+    """
+
+    code: Code
+    structure: Any
+    hooks: list[Any]
+    watch: Watch
+    versions: list[tuple[Tensor, int]]
+    memory: list[tuple[dict[str, Any], str, Tensor]]
+
+    def changed(self) -> str:
+        """What the function depended on while it was captured and is no longer so, in words; "" if all holds."""
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                return f"a tensor of shape {tuple(tensor.shape)} from outside of the function was written to"
+        for state, name, tensor in self.memory:
+            if state.get(name) is not tensor:
+                return f"the optimizer's state {name!r} was replaced"
+        if not all(hook.steady() for hook in self.hooks):
+            return "the optimizer's parameters no longer have the same number of steps"
+        return self.watch.changed()
+
+
+def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any]) -> Captured:
+    """The program of `f` for arguments like `examples`, tensors or Variables. `roots`: what `f` depends on, itself included.
+
+    Parameters, buffers, optimizer state, gradients and generators stay as they are. Raises CaptureError for functions that
+    cannot be captured; what `f` itself raises comes out.
+    """
+    watch = Watch(roots)
+    tensors = [example._data if isinstance(example, Variable) else example for example in examples]
+    flags = [isinstance(example, Variable) and example.requires_grad for example in examples]
+    traces, structures = [], []
+    try:
+        for values in (tensors, [_other(tensor) for tensor in tensors]):
+            trace, structure = _traced_run(f, values, flags, watch)
+            traces.append(trace)
+            structures.append(structure)
+        first, second = traces
+        if structures[0] != structures[1]:
+            raise CaptureError(f"the function returned {shown(structures[0])} and then {shown(structures[1])}; it must always return the same structure")
+        found = _difference(first.code, second.code)
+        if found:
+            raise CaptureError(
+                f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
+                "changes itself"
+            )
+    except BaseException:
+        for trace in traces:
+            for state, name in trace.added:
+                state.pop(name, None)
+        raise
+    memory = [(state, name, state[name]) for state, name in first.slots]
+    return Captured(remove_dead(merge_common(fold_constants(remove_dead(first.code)))), structures[0], first.hooks, watch, first.versions, memory)
+
+
+def _traced_run(f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence[bool], watch: Watch) -> tuple[Trace, Any]:
+    """One run of `f`, noted; what it returned, as a structure."""
+    trace = Trace(watch.names, list(watch.buffers.values()))
+    for optimizer in watch.optimizers:
+        for parameter in optimizer.parameters:
+            trace.keep_grad(parameter._sink())
+    for variable in watch.variables:
+        trace.keep_grad(variable._sink())
+    before = random_state()
+    unsteady = Unsteady()
+    with trace.on():
+        inputs = [trace.input(value, flag) for value, flag in zip(values, flags)]
+        with unsteady:
+            result = f(*inputs)
+        arrays, structure = flatten(result)
+        if not arrays:
+            raise CaptureError(f"a captured function must return at least one Variable; got {result!r:.60}")
+        trace.code.outputs = [(trace.leaf(a) if isinstance(a, Variable) else trace.constant(a)).value for a in arrays]
+    if unsteady.called:
+        raise CaptureError(f"the function called {unsteady.called}(), which differs at each run; make it an argument")
+    if random_state() != before:
+        raise CaptureError("the function drew random numbers, which would be the same at each run; make them an argument, or use Dropout")
+    changed = watch.changed()
+    if changed:
+        raise CaptureError(f"the function changes what it depends on ({changed}), so its second run would differ from its first")
+    for tensor, version in trace.versions:
+        if tensor._version != version:
+            raise CaptureError(f"the function writes into a tensor of shape {tuple(tensor.shape)}; compute a new value instead")
+    states = {state.tensor.untyped_storage().data_ptr() for state in trace.code.states if state.value.numel()}
+    for value, tensor in trace.code.constants.items():
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in states:
+            raise CaptureError(
+                f"the data of a parameter or buffer of shape {value.shape} was used as a plain tensor; use the Variable itself, or its detach()"
+            )
+    return trace, structure
+
+
+def _other(tensor: Tensor) -> Tensor:
+    """Another example of the same kind: what depends on values will differ."""
+    other = torch.empty_like(tensor).copy_(tensor.flip(tuple(range(tensor.ndim))))
+    return other.mul_(0.75).add_(0.125) if tensor.is_floating_point() else other
+
+
+def _difference(a: Code, b: Code) -> str:
+    """How two programs differ, in words; "" if they do not."""
+    places: dict[Value, Value] = {}  # of values of `b`, the corresponding ones of `a`
+
+    def pair(left: Sequence[Value], right: Sequence[Value]) -> None:
+        places.update(zip(right, left))
+
+    for name in ("inputs", "scalars"):
+        pair(getattr(a, name), getattr(b, name))
+    pair([d.value for d in a.draws], [d.value for d in b.draws])
+    pair(list(a.constants), list(b.constants))
+    pair([s.value for s in a.states], [s.value for s in b.states])
+    for left, right in zip_longest(a.instructions, b.instructions):
+        if left is None or right is None:
+            return f"it has {len(a.instructions)} instructions and then {len(b.instructions)}"
+        if not _same_instruction(left, right, places):
+            return f"{_told(left)} became {_told(right)}"
+        places[right.out] = left.out
+    for (left, x), (right, y) in zip(a.constants.items(), b.constants.items()):
+        if places.get(right) is not left or (x is not y and not _same(x, y)):
+            return f"a constant {described(left)} has other values"
+    if len(a.constants) != len(b.constants):
+        return f"it has {len(a.constants)} constants and then {len(b.constants)}"
+    if len(a.states) != len(b.states) or any(s.holder is not t.holder for s, t in zip(a.states, b.states)):
+        return "it uses other parameters"
+    updates = [(s.update, t.update) for s, t in zip(a.states, b.states)]
+    for x, y in [*updates, *zip_longest(a.outputs, b.outputs)]:
+        if x is not (places.get(y) if y is not None else None):
+            return "it returns or writes something else"
+    return ""
+
+
+def _same_instruction(a: Instruction, b: Instruction, places: dict[Value, Value]) -> bool:
+    operands = zip_longest(a.operands, b.operands)
+    return (
+        a.op is b.op
+        and (a.out.shape, a.out.dtype, a.out.device) == (b.out.shape, b.out.dtype, b.out.device)
+        and all(x is places.get(y) if isinstance(y, Value) else _same(x, y) for x, y in operands)
+        and _same(a.options, b.options)
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether options, numbers or tensors are equal, NaN to NaN."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            return False
+        return bool(((a == b) | ((a != a) & (b != b))).all())
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, float):
+        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
+    return bool(a == b)
+
+
+def _told(instruction: Instruction) -> str:
+    operands = ", ".join(described(o) if isinstance(o, Value) else repr(o) for o in instruction.operands)
+    options = "".join(f", {name}={value!r:.40}" for name, value in instruction.options.items())
+    return f"{instruction.op.name}({operands}{options})"

@@ -1,0 +1,154 @@
+"""Passes: small functions from a program to an equal one that costs less. Those that change bits are `fuse_matmul_add` and `sum_rows_by_product`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.ops.arithmetic import Add
+from hotgrad.ops.products import AddMM, MatMul
+from hotgrad.ops.reductions import Sum
+from hotgrad.ops.shaping import Permute
+from hotgrad.program.instructions import Code, Instruction, Value
+from hotgrad.program.liveness import evaluate
+
+
+def simplified(code: Code) -> Code:
+    """All the passes that change no bits, one after the other."""
+    return remove_dead(merge_common(fold_constants(code)))
+
+
+def remove_dead(code: Code) -> Code:
+    """The program without the instructions, and the constants, that no result needs."""
+    needed = set(code.results())
+    kept: list[Instruction] = []
+    for instruction in reversed(code.instructions):
+        if instruction.out in needed:
+            kept.append(instruction)
+            needed.update(instruction.reads())
+    code = code.replaced(kept[::-1])
+    code.constants = {value: tensor for value, tensor in code.constants.items() if value in needed}
+    return code
+
+
+def merge_common(code: Code) -> Code:
+    """The program with each instruction, and each constant, in it once: the first of those of equal op, operands and options."""
+    first: dict[Any, Value] = {}
+    same: dict[Value, Value] = {}
+    for value, tensor in code.constants.items():
+        same[value] = first.setdefault(_key(tensor), value)
+    kept: list[Instruction] = []
+    for instruction in code.instructions:
+        operands = tuple(same.get(o, o) if isinstance(o, Value) else _key(o) for o in instruction.operands)
+        key = (instruction.op, operands, _key(instruction.options))
+        found = same[instruction.out] = first.setdefault(key, instruction.out)
+        if found is instruction.out:
+            kept.append(instruction)
+    merged = code.replaced(kept, lambda value: same.get(value, value))
+    merged.constants = {value: tensor for value, tensor in code.constants.items() if same[value] is value}
+    return merged
+
+
+def _key(thing: Any) -> Any:
+    """Something hashable that is equal for equal things alone: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    if isinstance(thing, Tensor):
+        if thing.numel() > 4096:  # not worth the time
+            return (Tensor, id(thing))
+        content = bytes(thing.cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).tolist())
+        return (Tensor, thing.dtype, thing.device, tuple(thing.shape), thing.stride(), content)
+    if isinstance(thing, (tuple, list)):
+        return (type(thing), *map(_key, thing))
+    if isinstance(thing, dict):
+        return tuple((name, _key(value)) for name, value in thing.items())
+    if isinstance(thing, slice):
+        return (slice, _key(thing.start), _key(thing.stop), _key(thing.step))
+    if isinstance(thing, (bool, int, float)):
+        return (type(thing), repr(thing))
+    try:
+        hash(thing)
+    except TypeError:
+        return (id, id(thing))
+    return (type(thing), thing)
+
+
+def fold_constants(code: Code) -> Code:
+    """The program with instructions of constants and numbers alone computed now, each by its op's own forward.
+
+    What would need more memory than it reads, such as an Expand, stays. Arithmetic is never reordered.
+    """
+    constants: dict[Value, Any] = dict(code.constants)
+    kept: list[Instruction] = []
+    became: dict[Value, Value] = {}
+    for instruction in code.instructions:
+        reads = [became.get(value, value) for value in instruction.reads()]
+        if instruction.out.kind == "scalar" or any(value not in constants for value in reads):
+            kept.append(instruction)
+            continue
+        operands = tuple(became.get(o, o) if isinstance(o, Value) else o for o in instruction.operands)
+        result = evaluate(Instruction(instruction.op, operands, instruction.options, instruction.out), constants)
+        if result.numel() > max([64, *(constants[value].numel() for value in reads)]):
+            kept.append(instruction)
+            continue
+        value = became[instruction.out] = Value.like("constant", result, instruction.out.name)
+        constants[value] = result
+    folded = code.replaced(kept, lambda value: became.get(value, value))
+    folded.constants = constants
+    return folded
+
+
+def fuse_matmul_add(code: Code) -> Code:
+    """The program with each product of two matrices that is only read by the sum with a bias made one AddMM with it."""
+    uses: dict[Value, int] = {}
+    for value in [v for i in code.instructions for v in i.reads()] + code.results():
+        uses[value] = uses.get(value, 0) + 1
+    products = {i.out: i for i in code.instructions if i.op is MatMul and uses.get(i.out) == 1 and i.out.dtype.is_floating_point}
+    fused: dict[Value, Instruction] = {}
+    gone: set[Value] = set()
+    for instruction in code.instructions:
+        if instruction.op is not Add or not all(isinstance(o, Value) and o.kind != "scalar" for o in instruction.operands):
+            continue
+        for product, bias in (instruction.operands, instruction.operands[::-1]):
+            made = products.get(product)
+            if made is not None and product.shape == instruction.out.shape and _fits(made, bias):
+                fused[instruction.out] = Instruction(AddMM, (bias, *made.operands), {}, instruction.out)
+                gone.add(product)
+                break
+    return code.replaced([fused.get(i.out, i) for i in code.instructions if i.out not in gone])
+
+
+def sum_rows_by_product(code: Code) -> Code:
+    """The program with sums over the rows of a matrix, such as a bias's gradient, as products with a vector of ones: half the time."""
+    made: list[Instruction] = []
+    constants = dict(code.constants)
+    ones: dict[tuple[int, torch.dtype, torch.device], Value] = {}
+    for instruction in code.instructions:
+        out, options = instruction.out, instruction.options
+        a = instruction.operands[0] if instruction.operands else None
+        if (
+            instruction.op is Sum
+            and isinstance(a, Value)
+            and a.ndim == 2
+            and a.numel()
+            and a.dtype in (torch.float32, torch.float64)
+            and options["dim"] in (0, (0,), -2, (-2,))
+            and not options["keepdim"]
+        ):
+            key = (a.shape[0], a.dtype, a.device)
+            if key not in ones:
+                vector = torch.ones(a.shape[0], dtype=a.dtype, device=a.device)
+                ones[key] = Value.like("constant", vector)
+                constants[ones[key]] = vector
+            turned = Value("result", a.shape[::-1], a.dtype, a.device, a.stride[::-1])
+            made.append(Instruction(Permute, (a,), {"dims": (1, 0)}, turned))
+            instruction = Instruction(MatMul, (turned, ones[key]), {}, out)
+        made.append(instruction)
+    new = code.replaced(made)
+    new.constants = constants
+    return new
+
+
+def _fits(product: Instruction, bias: Value) -> bool:
+    matrices = all(isinstance(o, Value) and o.ndim == 2 and o.dtype == bias.dtype for o in product.operands)
+    return matrices and bias.dtype == product.out.dtype and bias.device == product.out.device and bias.ndim <= 2

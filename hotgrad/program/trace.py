@@ -1,0 +1,312 @@
+"""Capture: calls of ops noted as instructions of a program, while the function runs on example values.
+
+While a Trace is on (`state.trace`), every op call on this thread comes to `Trace.apply`, gradient rules and update rules included,
+since those are made of ops. What a call gives is a Traced Variable: it knows shape and dtype, and refuses to tell its values,
+which would differ at each run. torch functions called on plain tensors are refused for the same reason.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hotgrad.errors import CaptureError, DtypeError, OperandError
+from hotgrad.explain import fail
+from hotgrad.primitive import Primitive, primitives
+from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
+from hotgrad.records import NO_SINK, Record, Sink, Tape, next_sequence, state, tensors_in
+from hotgrad.scalars import Scalar
+from hotgrad.variable import Variable, as_tensor
+
+
+class Traced(Variable):
+    """A Variable while a program is captured: it has a shape, a dtype and a place in the program, but no values to read."""
+
+    __slots__ = ("value",)
+
+    value: Value
+
+    def _unreadable(self, *args: Any, **kwargs: Any) -> Any:
+        raise CaptureError(
+            f"a value was read while capturing{_where()}: it differs at each run of the program. Branch with hg.where, "
+            "print what the program returns, or leave this out of what is captured"
+        )
+
+    data = property(_unreadable, _unreadable)
+    item = tolist = numpy = __array__ = __float__ = __int__ = __bool__ = __index__ = __format__ = __str__ = _unreadable
+    __copy__ = __deepcopy__ = __reduce__ = _unreadable
+
+    def detach(self) -> Variable:
+        return _traced(self._data, self.value)
+
+    def __getattr__(self, name: str) -> Any:
+        # its slots are emptied when the capture ends
+        if name in ("_data", "_link", "_leaf"):
+            raise CaptureError("this Variable was made while capturing a program, which is over; return it from the captured function")
+        raise AttributeError(f"a Variable has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return "<a Variable of a capture that is over>" if "_data" not in _filled(self) else self._unreadable()
+
+
+def _filled(traced: Traced) -> Sequence[str]:
+    try:
+        object.__getattribute__(traced, "_data")
+    except AttributeError:
+        return ()
+    return ("_data",)
+
+
+def _traced(data: Tensor, value: Value, link: Record | Sink | None = None) -> Traced:
+    out = Traced.__new__(Traced)
+    out._data, out._link, out._leaf, out.value = data, link, NO_SINK, value
+    if state.trace is not None:
+        state.trace.made.append(out)
+    return out
+
+
+def _where() -> str:
+    """The line of the user's that runs now: " (file.py, line 3)"."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("hotgrad", "torch"):
+        frame = frame.f_back
+    return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
+
+
+# What may be asked of a plain tensor: nothing of it depends on values.
+_STATIC = frozenset(
+    "shape dtype device ndim layout is_cpu is_cuda is_mps requires_grad is_leaf dim size numel stride is_contiguous __len__ is_floating_point "
+    "is_complex element_size nelement itemsize nbytes is_sparse is_quantized names _version is_inference data_ptr is_meta untyped_storage".split()
+)
+
+
+class _NoTorch(TorchFunctionMode):
+    """Refuses torch functions on plain tensors that code outside of hotgrad calls."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.trace.inside and not any(isinstance(arg, Variable) for arg in args):
+            name = func.__self__.__name__ if func.__name__ in ("__get__", "__set__") else func.__name__
+            if name not in _STATIC:
+                frame: Any = sys._getframe(1)
+                while frame.f_globals.get("__name__", "").split(".")[0] == "torch" and frame.f_back is not None:
+                    frame = frame.f_back
+                module = frame.f_globals.get("__name__", "")
+                if module.split(".")[0] != "hotgrad" or module == "hotgrad.recording":
+                    raise CaptureError(
+                        f"torch's {name!r} was called on plain tensors while capturing{_where()}: its result would stay the same at each "
+                        "run. Make the tensor outside of the function, or compute with Variables"
+                    )
+        return func(*args, **(kwargs or {}))
+
+
+class Trace:
+    """One run of a function, noted as `code`."""
+
+    def __init__(self, names: dict[int, str], buffers: Sequence[Tensor]) -> None:
+        self.code = Code()
+        self.names = names  # of Variables and buffers, by id
+        self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
+        self.made: list[Traced] = []
+        self.hooks: list[Any] = []  # what computes the scalars of each run, and hears of its end; see Optimizer
+        self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside stands for now
+        self.kept: list[Any] = []  # so that no id is used twice
+        self.versions: list[tuple[Tensor, int]] = []
+        self.grads: list[tuple[Sink, Any]] = []
+        self.slots: list[tuple[dict[str, Any], str]] = []  # optimizer state
+        self.added: list[tuple[dict[str, Any], str]] = []  # and that of it which was made on the way
+        self.buffers = {id(buffer) for buffer in buffers}
+
+    # ---- running
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Trace what runs inside on this thread. Gradients of leaves return to what they were."""
+        if state.trace is not None:
+            raise CaptureError("a capture is going on already on this thread; captures do not nest")
+        try:
+            with Tape(), _NoTorch(self):
+                state.follow(self)
+                yield
+        finally:
+            state.follow(None)
+            for sink, grad in self.grads:
+                sink.grad = grad
+            for traced in self.made:
+                del traced._data, traced._link, traced._leaf
+            self.made.clear()
+
+    @contextmanager
+    def internal(self) -> Iterator[None]:
+        """Inside, torch functions may be called."""
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    # ---- what comes from outside
+
+    def input(self, tensor: Tensor, requires_grad: bool, name: str = "") -> Traced:
+        """An input of the program, with `tensor` as its example."""
+        value = Value.like("input", tensor, name)
+        self.code.inputs.append(value)
+        traced = _traced(tensor, value)
+        if requires_grad:
+            traced._link = traced._leaf = Sink(tensor)
+        return traced
+
+    def scalar(self, example: float, name: str) -> Scalar:
+        """A number that is given at each run."""
+        value = Value.scalar(name)
+        self.code.scalars.append(value)
+        return Scalar(value, example, self._note_scalar)
+
+    def _note_scalar(self, op: str, operands: tuple[Any, ...]) -> Scalar:
+        value = Value.scalar()
+        values = tuple(o.value if isinstance(o, Scalar) else o for o in operands)
+        self.code.instructions.append(Instruction(primitives()[op], values, {}, value))
+        return Scalar(value, 1.0, self._note_scalar)
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Traced:
+        """Random numbers, new at each run: see Draw."""
+        with self.internal():
+            example = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+        value = Value.like("draw", example)
+        self.code.draws.append(Draw(value, generator))
+        return _traced(example, value)
+
+    def constant(self, tensor: Tensor) -> Traced:
+        """A tensor from outside, or made by hotgrad on the way: a state if it is a buffer, else a constant."""
+        found = self.current.get(id(tensor))
+        if found is None:
+            if id(tensor) in self.buffers:
+                return self._state(tensor, tensor, None)
+            value = Value.like("constant", tensor)
+            self.code.constants[value] = tensor
+            self.versions.append((tensor, tensor._version))
+            self.kept.append(tensor)
+            found = self.current[id(tensor)] = _traced(tensor, value)
+        return found
+
+    def leaf(self, variable: Variable) -> Traced:
+        """A Variable from outside as it stands now in the program."""
+        if isinstance(variable, Traced):
+            return variable
+        found = self.current.get(id(variable))
+        if found is not None:
+            return found
+        if not variable.is_leaf:
+            raise CaptureError(
+                f"a Variable computed outside of the captured function{_where()} (op {variable.previous_op.name}) was used in it; "  # type: ignore[union-attr]
+                "compute it inside, or detach() it"
+            )
+        if variable._leaf is NO_SINK:
+            return self.constant(variable._data)
+        self.keep_grad(variable._leaf)
+        return self._state(variable, variable._data, variable._link)
+
+    def keep_grad(self, sink: Sink) -> None:
+        """Give this leaf its gradient back when the capture ends."""
+        if all(sink is not other for other, _ in self.grads):
+            self.grads.append((sink, sink.grad))
+
+    def _state(self, holder: Variable | Tensor, data: Tensor, link: Any) -> Traced:
+        value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
+        self.code.states.append(State(value, holder))
+        self.kept.append(holder)
+        found = self.current[id(holder)] = _traced(data, value, link)
+        return found
+
+    def memory(self, slot: Any, name: str) -> Traced:
+        """What an optimizer keeps for a parameter under this name, zero at first, as it stands now in the program."""
+        if name not in slot.state:
+            with self.internal():
+                slot.state[name] = torch.zeros_like(slot.parameter._data)
+            self.added.append((slot.state, name))
+        tensor = slot.state[name]
+        self.slots.append((slot.state, name))
+        self.buffers.add(id(tensor))
+        self.names.setdefault(id(tensor), f"{self.names.get(id(slot.parameter), 'w')}.{name}")
+        return self.constant(tensor)
+
+    def update(self, holder: Variable | Tensor, new: Traced) -> None:
+        """Leave `new` in this Variable or tensor at the end of each run; from here on it stands for that."""
+        old = self.leaf(holder) if isinstance(holder, Variable) else self.constant(holder)
+        if old.value in self.code.constants:
+            del self.code.constants[old.value]
+            old.value.kind, old.value.name = "state", self.names.get(id(holder), "")
+            self.code.states.append(State(old.value, holder))
+        if (new.shape, new.dtype, new.device) != (old.shape, old.dtype, old.device):
+            raise CaptureError(
+                f"an update of {tuple(old.shape)} {old.dtype} on {old.device} gives {tuple(new.shape)} {new.dtype} on {new.device}"
+            )
+        next(s for s in self.code.states if s.holder is holder).update = new.value
+        self.current[id(holder)] = _traced(new._data, new.value, old._link if isinstance(holder, Variable) else None)
+
+    # ---- ops
+
+    def apply(self, op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
+        """Note a call of `op`; its result is a Traced Variable."""
+        given = [self._operand(op, operand) for operand in operands]
+        tensors = [g._data if isinstance(g, Traced) else g.example if isinstance(g, Scalar) else g for g in given]
+        if not any(isinstance(g, Traced) for g in given):
+            self._refuse_scalars(op, given)
+            given = [self.constant(torch.as_tensor(number)) for number in given]
+            tensors = [g._data for g in given]
+        for tensor in tensors_in(options if isinstance(options, dict) else None):
+            self.versions.append((tensor, tensor._version))
+            self.kept.append(tensor)
+        self.inside += 1
+        try:
+            out = op.forward(*tensors, **(options or {}))
+            if out.is_complex():
+                raise DtypeError("complex data is not supported. Use its real and imaginary parts")
+        except Exception as error:
+            fail(op, tensors, options, error)
+        finally:
+            self.inside -= 1
+        value = Value.like("result", out)
+        values = tuple(g.value if isinstance(g, (Traced, Scalar)) else g for g in given)
+        self.code.instructions.append(Instruction(op, values, options or {}, value))
+        links = tuple(g._link if isinstance(g, Traced) else None for g in given)
+        recorded = any(link is not None for link in links) and state.recording and op.differentiable and out.dtype.is_floating_point
+        return _traced(out, value, self._record(op, given, links, options, out, value) if recorded and not op.plain else None)
+
+    def _operand(self, op: type[Primitive], operand: Any) -> Any:
+        """An operand as a Traced Variable, a Scalar or a number."""
+        if isinstance(operand, Variable):
+            return self.leaf(operand)
+        if isinstance(operand, Tensor):
+            if operand.requires_grad:
+                raise OperandError(f"{op.name}: an operand requires a torch gradient; wrap it in a Variable, or detach() it")
+            return self.constant(as_tensor(operand))
+        if isinstance(operand, (bool, int, float, Scalar)):
+            return operand
+        if type(operand).__module__ == "numpy" and hasattr(operand, "shape"):
+            return self.constant(as_tensor(operand)) if operand.shape else operand.item()
+        raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {operand!r:.60}")
+
+    def _refuse_scalars(self, op: type[Primitive], given: Sequence[Any]) -> None:
+        if any(isinstance(g, Scalar) for g in given):
+            raise CaptureError(f"{op.name} was called on a number that differs from step to step; calculate with it by + - * / ** only")
+
+    def _record(self, op: Any, given: Sequence[Any], links: tuple[Any, ...], options: Any, out: Tensor, value: Value) -> Record:
+        """A record whose rules will run on Traced Variables."""
+        record = Record()
+        record.op, record.parents, record.options, record.guards = op, links, options, None
+        record.operands = tuple(given)
+        record.shape, record.dtype, record.device, record.sink = out.shape, out.dtype, out.device, NO_SINK
+        record.out = _traced(out, value, record)  # type: ignore[assignment]
+        record.sequence = next_sequence()
+        record.tape = state.tape
+        return record

@@ -1,0 +1,161 @@
+"""One training step, and how the eager engine runs an epoch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.training.checkpoint import Checkpoint
+from hotgrad.training.evaluation import row_loss
+from hotgrad.training.history import History
+from hotgrad.training.metrics import chosen
+from hotgrad.variable import wrap
+
+# Batches are gathered by the block: few large gathers cost less than many small ones.
+BLOCK_BATCHES = 64
+BLOCK_ELEMENTS = 2**20
+
+
+@dataclass
+class Data:
+    """Rows that fit together: inputs, targets, their labels where the targets are such, and weights of mean 1 or None."""
+
+    x: Tensor
+    y: Tensor
+    labels: Tensor | None = None
+    weights: Tensor | None = None
+
+    def sources(self) -> list[Tensor]:
+        """What a step takes a batch of."""
+        return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
+
+
+@dataclass
+class Job:
+    """What `fit` was asked to do, checked."""
+
+    data: Data
+    epochs: int
+    batch_size: int
+    validation: Data | None = None
+    shuffle: bool = True
+    threshold: float = 0.0
+    verbose: int | bool | str = "auto"
+    callbacks: Sequence[Callable[..., Any]] = ()
+    checkpoint: Checkpoint | None = None
+    history: History = field(default_factory=History)
+
+    def batches(self) -> int:
+        """Steps per epoch."""
+        return -(-len(self.data.x) // self.batch_size)
+
+    def sizes(self) -> list[int]:
+        """The rows of each batch of an epoch."""
+        rows = len(self.data.x)
+        return [min(self.batch_size, rows - start) for start in range(0, rows, self.batch_size)]
+
+
+@dataclass
+class Epoch:
+    """What an epoch gave: the loss of each batch, and how many labels were right if the targets are labels."""
+
+    losses: Tensor
+    right: int | None = None
+
+
+def objective(model: Any, weighted: bool) -> Callable[..., tuple[Any, Any]]:
+    """A function that computes loss and output of one batch, of Variables, and the gradients of the parameters."""
+    loss = row_loss(model.loss, weighted)
+    zero_grad = model.optimizer.zero_grad
+
+    def compute(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
+        zero_grad()
+        output = model(x)
+        value = loss(output, y, weights)
+        value.backward()
+        return value, output
+
+    return compute
+
+
+def training_step(model: Any, weighted: bool) -> Callable[..., tuple[Any, Any]]:
+    """A function that trains on one batch and returns its loss and the model's output before the update."""
+    compute = objective(model, weighted)
+    update = model.optimizer.step
+
+    def step(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
+        result = compute(x, y, weights)
+        update()
+        return result
+
+    def step_by_closure(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
+        results: list[tuple[Any, Any]] = []
+
+        def closure() -> Any:
+            results.append(compute(x, y, weights))
+            return results[-1][0]
+
+        update(closure)
+        return results[0]
+
+    return step_by_closure if model.optimizer.needs_closure else step
+
+
+class Eager:
+    """Runs epochs step by step."""
+
+    name = "eager"
+
+    def __init__(self, model: Any, job: Job) -> None:
+        self.job = job
+        self.step = training_step(model, job.data.weights is not None)
+        self._orders: list[Tensor] = []
+
+    def epoch(self, order: Tensor) -> None:
+        """Note an epoch that is to run over the rows in this order."""
+        self._orders.append(order)
+
+    def together(self) -> int:
+        """How many epochs may run before anything is looked at."""
+        return 1
+
+    def results(self, stop: Callable[[], bool]) -> list[Epoch] | None:
+        """Run the epochs noted; None if `stop` said so between two steps."""
+        orders, self._orders = self._orders, []
+        epochs = []
+        for order in orders:
+            epoch = self._run(order, stop)
+            if epoch is None:
+                return None
+            epochs.append(epoch)
+        return epochs
+
+    def _run(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
+        job, data = self.job, self.job.data
+        losses: list[Tensor] = []
+        right = 0
+        for part in torch.split(order.to(data.x.device), job.batch_size * self._batches_per_block()):
+            outputs = []
+            for x, y, *weights in self._batches(part):
+                if stop():
+                    return None
+                value, output = self.step(wrap(x, None), y, *weights)
+                losses.append(value._data)
+                if data.labels is not None:
+                    outputs.append(output._data)
+            if data.labels is not None:
+                right += int((chosen(torch.cat(outputs), job.threshold) == data.labels.index_select(0, part)).sum())
+            if not losses[-1].isfinite():
+                break  # the rest of the epoch is lost
+        return Epoch(torch.stack(losses).double().reshape(len(losses)), None if data.labels is None else right)
+
+    def _batches_per_block(self) -> int:
+        x = self.job.data.x
+        return max(1, min(BLOCK_BATCHES, BLOCK_ELEMENTS // (self.job.batch_size * max(1, x[0].numel()))))
+
+    def _batches(self, rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        return zip(*(torch.split(source.index_select(0, rows), self.job.batch_size) for source in self.job.data.sources()))
