@@ -5,12 +5,16 @@ Elementary ops record themselves on a tape; walking it backwards gives gradients
 """
 
 from hotgrad import data, errors, functional, nn, ops, optim
+from hotgrad.engines import Program, capture
 from hotgrad.errors import (
     AxisError,
+    CaptureError,
     DataError,
     DeclarationError,
     DeviceError,
     DtypeError,
+    EngineError,
+    EngineWarning,
     FileError,
     HotgradError,
     NoLossError,
@@ -26,7 +30,7 @@ from hotgrad.ops import *  # noqa: F403
 from hotgrad.primitive import Booleans, Integers, Interval, Primitive, primitives, zero
 from hotgrad.records import Record, Tape, enable_grad, no_grad, tape
 from hotgrad.show import graph_repr, to_dot, to_mermaid
-from hotgrad.training import EarlyStopping, History
+from hotgrad.training import EarlyStopping, History, fit_many
 from hotgrad.variable import Variable, gradients
 
 __version__ = "0.1.0"
@@ -35,12 +39,15 @@ __all__ = [
     "MSE",
     "AxisError",
     "Booleans",
+    "CaptureError",
     "CrossEntropy",
     "DataError",
     "DeclarationError",
     "DeviceError",
     "DtypeError",
     "EarlyStopping",
+    "EngineError",
+    "EngineWarning",
     "FileError",
     "History",
     "HotgradError",
@@ -53,6 +60,7 @@ __all__ = [
     "OperandError",
     "Parameter",
     "Primitive",
+    "Program",
     "ReLU",
     "Record",
     "RuleError",
@@ -63,9 +71,11 @@ __all__ = [
     "Tape",
     "TapeError",
     "Variable",
+    "capture",
     "data",
     "enable_grad",
     "errors",
+    "fit_many",
     "functional",
     "gradients",
     "graph_repr",

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     disc.add_argument(
         "--runs", type=_count, default=1, metavar="N", help="train N times, with seeds that follow each other: mean and deviation"
     )
+    disc.add_argument("--jobs", type=_count, default=1, metavar="N", help="of several runs, train so many at once")
     disc.add_argument("--baselines", action="store_true", help="compare with scikit-learn's classifiers and the same network in torch.nn")
     disc.add_argument("--plot", metavar="FILE", help="draw decision regions and curves (needs matplotlib)")
     disc.add_argument("--seed", type=int, default=0)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.command == "disc":
             loss = args.loss.replace("-", "_")
-            experiments.disc(args.epochs, loss, args.runs, args.baselines, args.plot, args.seed, args.momentum, args.cosine)
+            experiments.disc(args.epochs, loss, args.runs, args.baselines, args.plot, args.seed, args.momentum, args.cosine, args.jobs)
         elif args.command == "digits":
             experiments.digits(args.epochs, args.seed)
         elif args.command == "csv":

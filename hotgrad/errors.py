@@ -10,6 +10,7 @@ HotgradError
 ├── RuleError         (RuntimeError)  a gradient rule that breaks its promise
 ├── TapeError         (RuntimeError)  a graph that cannot be walked
 ├── CaptureError      (RuntimeError)  a function that cannot be captured, or whose capture no longer holds
+├── EngineError       (RuntimeError)  a program that an engine cannot run
 ├── NoLossError       (ValueError)    training without a loss
 ├── SettingError      (ValueError)    a setting out of range, or a name that nothing has
 ├── DataError         (ValueError)    data that cannot be trained on or predicted from
@@ -62,6 +63,10 @@ class TapeError(HotgradError, RuntimeError):
 
 class CaptureError(HotgradError, RuntimeError):
     """A function cannot be captured as a program, or what a program was captured from has changed."""
+
+
+class EngineError(HotgradError, RuntimeError):
+    """An engine cannot run a program: an op without a form for it, another device, no compiler."""
 
 
 class NoLossError(HotgradError, ValueError):

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hotgrad.modules import Linear, ReLU, Tanh
 from hotgrad.optim import SGD, Adam, CosineLR
 from hotgrad.records import Tape
 from hotgrad.training import History, Sequential
+from hotgrad.training.threads import side_by_side
 from hotgrad.variable import Variable
 
 POINTS = 1000
@@ -52,7 +54,9 @@ def disc_targets(labels: Tensor, loss: str) -> Tensor:
     return 2 * data.one_hot(labels, 2) - 1 if loss == "mse" else labels
 
 
-def disc(epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, seed: int, momentum: float, cosine: bool) -> None:
+def disc(
+    epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, seed: int, momentum: float, cosine: bool, jobs: int = 1
+) -> None:
     """The reference experiment: 1,000 + 1,000 points in the unit square, label 1 inside the disc of radius 1/sqrt(2 pi)."""
     if runs > 1 and (baselines or plot):
         raise SettingError("--runs is for accuracies alone; leave out --baselines and --plot")
@@ -66,7 +70,7 @@ def disc(epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, s
     )
     print(f"network {head}; {recipe}, batch {BATCH}, {epochs} epochs")
     if runs > 1:
-        _disc_runs(epochs, loss, runs, seed, momentum, cosine)
+        _disc_runs(epochs, loss, runs, seed, momentum, cosine, jobs)
         return
     x, labels, test_x, test_labels = disc_data(seed)
     model = disc_model(loss, epochs, momentum, cosine, seed)
@@ -100,15 +104,23 @@ def disc(epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, s
         print(f"\ndecision regions and curves: {plot}")
 
 
-def _disc_runs(epochs: int, loss: str, runs: int, seed: int, momentum: float, cosine: bool) -> None:
-    scores: list[tuple[float, float]] = []
+def _disc_runs(epochs: int, loss: str, runs: int, seed: int, momentum: float, cosine: bool, jobs: int) -> None:
     began = time.perf_counter()
-    for run in range(seed, seed + runs):
-        x, labels, test_x, test_labels = disc_data(run)
-        model = disc_model(loss, epochs, momentum, cosine, run)
-        model.fit(x, disc_targets(labels, loss), epochs, BATCH, seed=run, verbose=0)
-        scores.append((model.score(x, labels), model.score(test_x, test_labels)))
-        print(f"run {len(scores):3}/{runs}  train {scores[-1][0]:.4f}  test {scores[-1][1]:.4f}", flush=True)
+    done = count(1)
+
+    def task(
+        run: int, model: Sequential, x: Tensor, labels: Tensor, test_x: Tensor, test_labels: Tensor
+    ) -> Callable[[], tuple[float, float]]:
+        def train() -> tuple[float, float]:
+            model.fit(x, disc_targets(labels, loss), epochs, BATCH, seed=run, verbose=0)
+            found = model.score(x, labels), model.score(test_x, test_labels)
+            print(f"run {next(done):3}/{runs}  seed {run:3}  train {found[0]:.4f}  test {found[1]:.4f}", flush=True)
+            return found
+
+        return train
+
+    seeds = range(seed, seed + runs)
+    scores = side_by_side([task(run, disc_model(loss, epochs, momentum, cosine, run), *disc_data(run)) for run in seeds], jobs)
     rows = []
     for name, values in zip(("train", "test"), zip(*scores)):
         rows.append([name, f"{statistics.mean(values):.4f}", f"{statistics.stdev(values):.4f}", f"{min(values):.4f}", f"{max(values):.4f}"])

@@ -215,7 +215,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Gene
     if not training or p == 0:
         return x
     mask = _uniform(x.shape, generator) >= p
-    return Where.apply(mask.to(x.device), x * (1 / (1 - p) if p < 1 else 0.0), 0.0)
+    return Where.apply(mask if x.device == mask.device else mask.to(x.device), x * (1 / (1 - p) if p < 1 else 0.0), 0.0)
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Any:

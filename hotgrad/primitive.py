@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -88,6 +89,10 @@ class Primitive:
     - `plain`: True where the result is a plain tensor also for Variables (comparisons).
     - `stable`: True promises no overflow where the exact result is representable; tests probe it.
     - `native`: the C expression, or the name of the shape class, by which the native engine lowers the op.
+    - `into(out, *operands, **options)`: how to compute the result into the tensor `out` without allocating: a functools.partial
+      of a kernel, a list of several to be called in turn, or None where these operands have none. Only the first may read the
+      operands of an elementwise op, since `out` may be one of them. Numbers come as 0-d tensors; a kernel gets the number
+      itself where the partial gives it by name. Default: `forward` with `out=`, if it is a kernel that takes that.
     - `name`: the registered name; default the class's own. `function`: the name of the function and method that a built-in op
       publishes, "" for none.
 
@@ -121,6 +126,7 @@ class Primitive:
     plain: ClassVar[bool] = False
     stable: ClassVar[bool] = False
     native: ClassVar[str] = ""
+    into: ClassVar[Callable[..., partial[Any] | list[partial[Any]] | None] | None] = None
     name: ClassVar[str]
     function: ClassVar[str]
 

@@ -88,9 +88,7 @@ class Variable(Methods):
         if not self.is_leaf:
             raise TapeError("requires_grad can be changed on leaves only; use detach() to get a Variable outside the graph")
         if value and not self._data.dtype.is_floating_point:
-            raise DtypeError(
-                f"only floating dtypes may require gradients; got {describe(self._data)}. Convert it, for example with to(torch.float32)"
-            )
+            raise DtypeError(f"only floating dtypes may require gradients; got {describe(self._data)}. Convert it with to(torch.float32)")
         self._link = self._sink() if value else None
 
     @property
@@ -196,7 +194,7 @@ class Variable(Methods):
         for sink, g in walk([(self, gradient)], None, retain_graph, create_graph).items():
             old = sink.grad
             if isinstance(old, Tensor) and isinstance(g, Variable) and state.trace is not None:
-                raise CaptureError("backward() would add to a `grad` from before the capture; call zero_grad() in the captured function first")
+                raise CaptureError("backward() would add to a `grad` from before the capture; call zero_grad() in the function first")
             if old is None:
                 sink.grad = g
             elif create_graph or isinstance(old, Variable):
@@ -213,15 +211,15 @@ class Variable(Methods):
 
     def _values(self) -> Tensor:
         if state.trace is not None:
-            raise CaptureError(f"the values of a {type(self).__name__} were read while capturing; they may differ at each run of the program")
+            raise CaptureError(
+                f"the values of a {type(self).__name__} were read while capturing; they may differ at each run of the program"
+            )
         return self._data
 
     def item(self) -> Any:
         """The one element as a Python number. Raises ShapeError for more."""
         if self._values().numel() != 1:
-            raise ShapeError(
-                f"only one element converts to a Python number; got shape {tuple(self.shape)}. Reduce it first, for example with sum()"
-            )
+            raise ShapeError(f"only one element converts to a Python number; got shape {tuple(self.shape)}. Reduce it first with sum()")
         return self._data.item()
 
     def tolist(self) -> Any:
@@ -259,7 +257,7 @@ class Variable(Methods):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TapeError(
-            "a Variable's elements cannot be assigned, since the graph would not see it; use where(mask, value, v) or cat/stack, or write to v.data outside the graph"
+            "a Variable's elements cannot be assigned; use where(mask, value, v) or cat/stack, or write to v.data outside the graph"
         )
 
     def __repr__(self) -> str:
@@ -473,10 +471,8 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         options = record.options
         op = record.op
         if parents is None:
-            raise TapeError(
-                f"the graph was freed by an earlier backward (at {op.name}, result {tuple(record.shape)}); "
-                "use retain_graph=True in the earlier one, or compute the expression again"
-            )
+            what = f"the graph was freed by an earlier backward (at {op.name}, result {tuple(record.shape)})"
+            raise TapeError(f"{what}; use retain_graph=True in the earlier one, or compute the expression again")
         if wanted is not None:
             if record in wanted:
                 results[record] = g

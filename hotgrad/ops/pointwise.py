@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,15 +17,18 @@ from hotgrad.ops.arithmetic import Where
 from hotgrad.primitive import Interval, Primitive, zero
 
 
-def _kernel(name: str) -> Callable[..., Tensor]:
+def _kernel(name: str, overload: str = "default") -> Callable[..., Tensor]:
     """A kernel that torch gives no function of its own. Its packet's call costs a fifth more, so it is taken out where it can be."""
-    packet = getattr(torch.ops.aten, name).default
+    packet = getattr(getattr(torch.ops.aten, name), overload)
     return getattr(packet, "_op", packet)  # type: ignore[no-any-return]
 
 
 _threshold_backward = _kernel("threshold_backward")
 _tanh_backward = _kernel("tanh_backward")
 _sigmoid_backward = _kernel("sigmoid_backward")
+_threshold_backward_into = _kernel("threshold_backward", "grad_input")
+_tanh_backward_into = _kernel("tanh_backward", "grad_input")
+_sigmoid_backward_into = _kernel("sigmoid_backward", "grad_input")
 
 
 class Exp(Primitive):
@@ -34,6 +38,7 @@ class Exp(Primitive):
     Variable([1.0000, 2.7183])
     """
 
+    native = "exp({a})"
     forward = staticmethod(torch.exp)
     vjps = (lambda g, out, a: g * out,)
     reads = ("out",)
@@ -47,6 +52,7 @@ class Log(Primitive):
     Variable([0.0000, 2.3026])
     """
 
+    native = "log({a})"
     forward = staticmethod(torch.log)
     vjps = (lambda g, out, a: g / a,)
     reads = ("a",)
@@ -61,6 +67,7 @@ class Log1p(Primitive):
     Variable([0.0000e+00, 1.0000e-06])
     """
 
+    native = "log1p({a})"
     forward = staticmethod(torch.log1p)
     vjps = (lambda g, out, a: g / (a + 1),)
     reads = ("a",)
@@ -75,6 +82,7 @@ class Expm1(Primitive):
     Variable([0.0000e+00, 1.0000e-06])
     """
 
+    native = "expm1({a})"
     forward = staticmethod(torch.expm1)
     vjps = (lambda g, out, a: g * a.exp(),)  # out + 1 would lose the digits of a small exp(a)
     reads = ("a",)
@@ -88,6 +96,7 @@ class Sqrt(Primitive):
     Variable([2., 3.])
     """
 
+    native = "sqrt({a})"
     forward = staticmethod(torch.sqrt)
     vjps = (lambda g, out, a: g / (out + out),)
     reads = ("out",)
@@ -102,6 +111,7 @@ class Square(Primitive):
     Variable([4., 9.])
     """
 
+    native = "{a} * {a}"
     forward = staticmethod(torch.square)
     vjps = (lambda g, out, a: g * (a + a),)
     reads = ("a",)
@@ -115,6 +125,7 @@ class Reciprocal(Primitive):
     Variable([0.5000, 0.2500])
     """
 
+    native = "1 / {a}"
     forward = staticmethod(torch.reciprocal)
     vjps = (lambda g, out, a: -g * (out * out),)
     reads = ("out",)
@@ -128,6 +139,7 @@ class Sin(Primitive):
     Variable([0.0000, 0.8415])
     """
 
+    native = "sin({a})"
     forward = staticmethod(torch.sin)
     vjps = (lambda g, out, a: g * a.cos(),)
     reads = ("a",)
@@ -141,6 +153,7 @@ class Cos(Primitive):
     Variable([1.0000, 0.5403])
     """
 
+    native = "cos({a})"
     forward = staticmethod(torch.cos)
     vjps = (lambda g, out, a: -g * a.sin(),)
     reads = ("a",)
@@ -154,6 +167,7 @@ class Tan(Primitive):
     Variable([0.0000, 1.5574])
     """
 
+    native = "tan({a})"
     forward = staticmethod(torch.tan)
     vjps = (lambda g, out, a: g * (1 + out * out),)
     reads = ("out",)
@@ -168,8 +182,10 @@ class TanhGrad(Primitive):
     tensor([1.0000, 0.7500])
     """
 
+    native = "{g} * (1 - {out} * {out})"
     function = ""
     forward = staticmethod(_tanh_backward)
+    into = staticmethod(lambda res, g, out: partial(_tanh_backward_into, g, out, grad_input=res))
     vjps = (lambda h, res, g, out: TanhGrad.apply(h, out), lambda h, res, g, out: -2 * (h * g * out))
     reads = ("out", "g out")
     domain = (Interval(), Interval(-1.0, 1.0))
@@ -183,6 +199,7 @@ class Tanh(Primitive):
     Variable([0.0000, 0.7616])
     """
 
+    native = "tanh({a})"
     forward = staticmethod(torch.tanh)
     vjps = (lambda g, out, a: TanhGrad.apply(g, out),)
     reads = ("out",)
@@ -197,8 +214,10 @@ class SigmoidGrad(Primitive):
     tensor([0.2500, 0.0000])
     """
 
+    native = "{g} * (1 - {out}) * {out}"
     function = ""
     forward = staticmethod(_sigmoid_backward)
+    into = staticmethod(lambda res, g, out: partial(_sigmoid_backward_into, g, out, grad_input=res))
     vjps = (lambda h, res, g, out: SigmoidGrad.apply(h, out), lambda h, res, g, out: h * g * (1 - (out + out)))
     reads = ("out", "g out")
     domain = (Interval(), Interval(0.0, 1.0))
@@ -212,6 +231,7 @@ class Sigmoid(Primitive):
     Variable([0.5000, 1.0000])
     """
 
+    native = "sigmoid({a})"
     forward = staticmethod(torch.sigmoid)
     vjps = (lambda g, out, a: SigmoidGrad.apply(g, out),)
     reads = ("out",)
@@ -226,6 +246,7 @@ class Erf(Primitive):
     Variable([0.0000, 0.8427])
     """
 
+    native = "erf({a})"
     forward = staticmethod(torch.erf)
     vjps = (lambda g, out, a: g * ((-a * a).exp() * (2 / math.sqrt(math.pi))),)
     reads = ("a",)
@@ -239,8 +260,10 @@ class ReLUGrad(Primitive):
     tensor([0., 1.])
     """
 
+    native = "{out} <= 0 ? 0 : {g}"
     function = ""
     forward = staticmethod(lambda g, out: _threshold_backward(g, out, 0))
+    into = staticmethod(lambda res, g, out: partial(_threshold_backward_into, g, out, 0, grad_input=res))
     vjps = (lambda h, res, g, out: ReLUGrad.apply(h, out), zero)
     reads = ("out", "")
     fresh = True
@@ -253,7 +276,9 @@ class ReLU(Primitive):
     Variable([0., 2.])
     """
 
+    native = "{a} <= 0 ? 0 : {a}"
     forward = staticmethod(torch.relu)
+    into = staticmethod(lambda out, a: partial(torch.relu_, a) if out is a else partial(torch.clamp_min, a, 0, out=out))
     vjps = (lambda g, out, a: ReLUGrad.apply(g, out),)
     reads = ("out",)
     fresh = True
@@ -266,10 +291,13 @@ class Softplus(Primitive):
     Variable([6.9315e-01, 1.0000e+03])
     """
 
+    native = "{beta} * {a} > {threshold} ? {a} : softplus({beta} * {a}) / {beta}"
+
     @staticmethod
     def forward(a, *, beta=1.0, threshold=20.0):  # type: ignore[no-untyped-def]
         return torch.ops.aten.softplus(a, beta, threshold)
 
+    into = staticmethod(lambda out, a, beta, threshold: partial(torch._C._nn.softplus, a, beta, threshold, out=out))
     vjps = (lambda g, out, a, beta, threshold: Where.apply(a * beta > threshold, g, g * (a * beta).sigmoid()),)
     reads = ("a",)
     fresh = True

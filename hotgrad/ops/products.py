@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
 
+from hotgrad.ops.shaping import compact
 from hotgrad.primitive import Primitive
 
 
@@ -26,6 +28,13 @@ def _matmul_right(g: Any, out: Any, a: Any, b: Any) -> Any:
     return (a.mT @ g.unsqueeze(-1)).squeeze(-1)  # a stack of matrices times a vector
 
 
+def _operand(a: Any) -> tuple[list[partial[Any]], Any]:
+    """`a` as kernels of products read it in place, and the calls that bring it into this form."""
+    if a.ndim == 2 and any(a.stride(i) == 1 and a.stride(1 - i) >= max(a.shape[i], 1) for i in (0, 1)):
+        return [], a
+    return ([], a) if a.ndim == 1 else compact(a)
+
+
 class MatMul(Primitive):
     """Matrix product `a @ b` of the last two axes; the axes before them broadcast.
 
@@ -36,6 +45,7 @@ class MatMul(Primitive):
     Variable([3., 7.])
     """
 
+    native = "matmul"
     signature = "(m,k),(k,n)->(m,n)"
 
     @staticmethod
@@ -48,10 +58,53 @@ class MatMul(Primitive):
         return [(drawn, {}) for drawn in shapes]
 
     forward = staticmethod(torch.matmul)
+    @staticmethod
+    def into(out: Any, a: Any, b: Any) -> Any:
+        if a.ndim == 1 and b.ndim == 2:
+            a, out = a.unsqueeze(0), out.unsqueeze(0)
+        if a.ndim > 2 and b.ndim > 2:  # stacks of equal length, as the kernel itself makes them
+            a, b = (t.expand(*out.shape[:-2], *t.shape[-2:]) for t in (a, b))
+        (first, a), (second, b) = _operand(a), _operand(b)
+        if a.ndim > 2 and b.ndim > 2:
+            a, b, out = (t.view(-1, *t.shape[-2:]) for t in (a, b, out))
+        kernel = {(1, 1): torch.dot, (2, 1): torch.mv, (2, 2): torch.mm, (3, 3): torch.bmm}.get((a.ndim, b.ndim), torch.matmul)
+        return [*first, *second, partial(kernel, a, b, out=out)]
+
     vjps = (_matmul_left, _matmul_right)
     reads = ("b", "a")
     fresh = True
     operators = ("__matmul__", "__rmatmul__")
+
+
+class AddMM(Primitive):
+    """Matrix product with a bias added, `bias + a @ b`, in one kernel, for two matrices and a bias that broadcasts.
+
+    >>> hg.ops.AddMM.apply(torch.ones(2), torch.eye(2), torch.eye(2))
+    tensor([[2., 1.],
+            [1., 2.]])
+    """
+
+    native = "addmm"
+    function = ""
+
+    @staticmethod
+    def operands() -> list[Any]:
+        shapes = [((2,), (3, 2), (2, 2)), ((), (1, 2), (2, 1)), ((3, 2), (3, 1), (1, 2)), ((3, 1), (3, 2), (2, 3)), ((2,), (2, 0), (0, 2))]
+        return [(drawn, {}) for drawn in shapes]
+
+    forward = staticmethod(torch.addmm)
+
+    @staticmethod
+    def into(out: Any, bias: Any, a: Any, b: Any) -> Any:
+        (first, a), (second, b) = _operand(a), _operand(b)
+        return [*first, *second, partial(torch.addmm, bias, a, b, out=out)]
+
+    vjps = (
+        lambda g, out, bias, a, b: g,
+        lambda g, out, bias, a, b: torch.matmul(g, b.mT),
+        lambda g, out, bias, a, b: torch.matmul(a.mT, g),
+    )
+    reads = ("", "b", "a")
 
 
 def _spell_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:

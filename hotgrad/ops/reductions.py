@@ -7,6 +7,7 @@ axes with size 1. An axis out of range or given twice raises AxisError.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.axes import normal_axes, normal_axis
-from hotgrad.ops.shaping import Cat, Stack
+from hotgrad.ops.shaping import Cat, Stack, compact
 from hotgrad.primitive import Primitive
 
 _AXES = [None, 0, -1, (0, -1)]  # what tests draw for `dim`; those that a shape does not have are discarded
@@ -33,6 +34,12 @@ def count(a: Any, dim: Any) -> int:
     return math.prod(a.shape[i] for i in normal_axes(dim, a.ndim))
 
 
+def _axes(dim: Any, ndim: int) -> Any:
+    """The axes of a reduction as its kernel takes them fastest."""
+    axes = normal_axes(dim, ndim)
+    return axes[0] if len(axes) == 1 else axes
+
+
 class Sum(Primitive):
     """Sum over `dim`; 0 over nothing.
 
@@ -40,10 +47,13 @@ class Sum(Primitive):
     Variable([4., 6.])
     """
 
+    native = "sum"
+
     @staticmethod
     def forward(a: Any, *, dim: Any = None, keepdim: bool = False) -> Any:
         return a.sum(normal_axes(dim, a.ndim), keepdim) if dim is not None or keepdim else a.sum()
 
+    into = staticmethod(lambda out, a, dim, keepdim: partial(torch.sum, a, _axes(dim, a.ndim), keepdim, out=out))
     vjps = (lambda g, out, a, dim, keepdim: (kept(g, a, dim, keepdim) if dim is not None else g).expand(a.shape),)
     reads = ("",)
     options = {"dim": _AXES, "keepdim": [False, True]}
@@ -56,6 +66,8 @@ class Mean(Primitive):
     Variable(2.5000)
     """
 
+    native = "mean"
+
     @staticmethod
     def forward(a: Any, *, dim: Any = None, keepdim: bool = False) -> Any:
         return a.mean(normal_axes(dim, a.ndim), keepdim) if dim is not None or keepdim else a.mean()
@@ -65,6 +77,13 @@ class Mean(Primitive):
         if dim is None:
             return (g / a.numel()).expand(a.shape)
         return (kept(g, a, dim, keepdim) / count(a, dim)).expand(a.shape)
+
+    @staticmethod
+    def into(out: Any, a: Any, dim: Any, keepdim: bool) -> Any:
+        if not a.is_cpu or out.dtype not in (torch.float32, torch.float64):
+            return partial(torch.mean, a, _axes(dim, a.ndim), keepdim, out=out)
+        number = torch.tensor(count(a, dim), dtype=out.dtype)  # what the kernel itself does, in two thirds of its time
+        return [partial(torch.sum, a, _axes(dim, a.ndim), keepdim, out=out), partial(torch.div, out, number, out=out)]
 
     vjps = (rule,)
     reads = ("",)
@@ -84,10 +103,13 @@ class Var(Primitive):
     Variable(1.)
     """
 
+    native = "var"
+
     @staticmethod
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
         return torch.var(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
 
+    into = staticmethod(lambda out, a, dim, correction, keepdim: partial(torch.var, a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim, out=out))
     vjps = (
         lambda g, out, a, dim, correction, keepdim: kept(g, a, dim, keepdim) * _centred(a, dim) * 2 / max(count(a, dim) - correction, 0),
     )
@@ -103,10 +125,13 @@ class Std(Primitive):
     Variable(1.)
     """
 
+    native = "std"
+
     @staticmethod
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
         return torch.std(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
 
+    into = staticmethod(lambda out, a, dim, correction, keepdim: partial(torch.std, a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim, out=out))
     vjps = (
         lambda g, out, a, dim, correction, keepdim: (
             kept(g / Where.apply(out == 0, 1.0, out), a, dim, keepdim) * _centred(a, dim) / max(count(a, dim) - correction, 0)
@@ -138,7 +163,9 @@ class Amax(Primitive):
     Variable([5., 4.])
     """
 
+    native = "amax"
     forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amax(a, _something(a, dim, "largest"), keepdim))
+    into = staticmethod(lambda out, a, dim, keepdim: partial(torch.amax, a, normal_axes(dim, a.ndim), keepdim, out=out))
     vjps = (_extremum_rule,)
     reads = ("a out",)
     fresh = True
@@ -152,7 +179,9 @@ class Amin(Primitive):
     Variable([1., 3.])
     """
 
+    native = "amin"
     forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amin(a, _something(a, dim, "smallest"), keepdim))
+    into = staticmethod(lambda out, a, dim, keepdim: partial(torch.amin, a, normal_axes(dim, a.ndim), keepdim, out=out))
     vjps = (_extremum_rule,)
     reads = ("a out",)
     fresh = True
@@ -165,6 +194,8 @@ class Prod(Primitive):
     >>> hg.Variable([2.0, 3.0, 0.0]).prod()
     Variable(0.)
     """
+
+    native = "prod"
 
     @staticmethod
     def forward(a: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -201,6 +232,13 @@ class Prod(Primitive):
         others = others.reshape(a.shape) if dim is None or not a.ndim else others.transpose(axis, -1)
         return kept(g, a, dim, keepdim) * others
 
+    @staticmethod
+    def into(out: Any, a: Any, dim: int | None, keepdim: bool) -> Any:
+        if dim is not None:
+            return partial(torch.prod, a, normal_axis(dim, a.ndim), keepdim, out=out)
+        copies, a = compact(a)
+        return [*copies, partial(torch.prod, a.view(-1), 0, out=out.view(()))]
+
     vjps = (rule,)
     reads = ("a",)
     fresh = True
@@ -214,7 +252,9 @@ class Cumsum(Primitive):
     Variable([1., 3., 6.])
     """
 
+    native = "cumsum"
     forward = staticmethod(lambda a, *, dim: torch.cumsum(a, normal_axis(dim, a.ndim)))
+    into = staticmethod(lambda out, a, dim: partial(torch.cumsum, a, normal_axis(dim, a.ndim), out=out))
     vjps = (lambda g, out, a, dim: g.flip(dim).cumsum(dim).flip(dim) if a.ndim else g,)
     reads = ("",)
     options = {"dim": [0, -1]}
@@ -227,6 +267,7 @@ class LogSumExp(Primitive):
     Variable(1000.6932)
     """
 
+    native = "logsumexp"
     forward = staticmethod(lambda a, *, dim, keepdim=False: torch.logsumexp(a, normal_axes(dim, a.ndim), keepdim))
     vjps = (
         lambda g, out, a, dim, keepdim: (
@@ -239,6 +280,11 @@ class LogSumExp(Primitive):
     options = {"dim": _AXES[1:], "keepdim": [False, True]}
 
 
+def _along(kernel: Any, out: Any, a: Any, dim: int) -> list[partial[Any]]:
+    copies, a = compact(a)
+    return [*copies, partial(kernel, a, normal_axis(dim, a.ndim), out=out)]
+
+
 class Softmax(Primitive):
     """exp(a) divided by its sum along the axis `dim`, without overflow.
 
@@ -246,7 +292,9 @@ class Softmax(Primitive):
     Variable([0., 1.])
     """
 
+    native = "softmax"
     forward = staticmethod(lambda a, *, dim: torch.softmax(a, normal_axis(dim, a.ndim)))
+    into = staticmethod(lambda out, a, dim: _along(torch.softmax, out, a, dim))
     vjps = (lambda g, out, a, dim: out * (g - (g * out).sum(dim, True)),)
     reads = ("out",)
     fresh = True
@@ -261,8 +309,10 @@ class LogSoftmax(Primitive):
     Variable([-1000.,     0.])
     """
 
+    native = "log_softmax"
     function = "log_softmax"
     forward = staticmethod(lambda a, *, dim: torch.log_softmax(a, normal_axis(dim, a.ndim)))
+    into = staticmethod(lambda out, a, dim: _along(torch.log_softmax, out, a, dim))
     vjps = (lambda g, out, a, dim: g - out.exp() * g.sum(dim, True),)
     reads = ("out",)
     fresh = True
@@ -286,6 +336,7 @@ class Norm(Primitive):
     Variable(5.)
     """
 
+    native = "norm"
     forward = staticmethod(
         lambda a, *, p=2.0, dim=None, keepdim=False: torch.linalg.vector_norm(a, _order(p), normal_axes(dim, a.ndim), keepdim)
     )
@@ -304,6 +355,10 @@ class Norm(Primitive):
         if p == 2:
             return a * (g / scale)
         return g * a.sign() * Where.apply(a == 0, 1.0, a.abs() / scale) ** (p - 1)
+
+    into = staticmethod(
+        lambda out, a, p, dim, keepdim: partial(torch.linalg.vector_norm, a, _order(p), normal_axes(dim, a.ndim), keepdim, out=out)
+    )
 
     vjps = (rule,)
     reads = ("a out",)

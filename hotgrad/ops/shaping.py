@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -22,6 +24,7 @@ class Reshape(Primitive):
               [3., 4.]])
     """
 
+    native = "reshape"
     collects = True
     forward = staticmethod(lambda a, *, shape: a.reshape(shape))
     operands = staticmethod(
@@ -33,6 +36,7 @@ class Reshape(Primitive):
             ]
         ]
     )  # fmt: skip
+    into = staticmethod(lambda out, a, shape: partial(out.view(a.shape).copy_, a))  # where it is no view
     vjps = (lambda g, out, a, shape: g.reshape(tuple(a.shape)),)
     reads = ("",)
 
@@ -44,6 +48,7 @@ class Permute(Primitive):
     torch.Size([4, 2, 3])
     """
 
+    native = "permute"
     collects = True
 
     operands = staticmethod(
@@ -79,6 +84,7 @@ class Expand(Primitive):
               [2., 2., 2.]])
     """
 
+    native = "expand"
     collects = True
     forward = staticmethod(lambda a, *, shape: a.expand(shape))
     operands = staticmethod(
@@ -94,6 +100,19 @@ class Expand(Primitive):
     reads = ("",)
 
 
+def compact(a: Tensor) -> tuple[list[partial[Any]], Tensor]:
+    """A contiguous tensor made once, and the call that copies `a` into it: for kernels that would allocate such a copy themselves."""
+    if a.is_contiguous():
+        return [], a
+    kept = torch.empty(a.shape, dtype=a.dtype, device=a.device)
+    return [partial(kept.copy_, a)], kept
+
+
+def _take(out: Tensor, a: Tensor, select: Callable[[Tensor], Tensor]) -> partial[Any]:
+    """The call that picks into `out` the elements of `a` that `select` picks of an array like it."""
+    return partial(torch.take, a, select(torch.arange(a.numel(), device=a.device).reshape(a.shape)), out=out)
+
+
 class Flip(Primitive):
     """`a` with the order of its elements reversed along the axes `dims`.
 
@@ -101,6 +120,7 @@ class Flip(Primitive):
     Variable([3., 2., 1.])
     """
 
+    native = "flip"
     collects = True
     forward = staticmethod(lambda a, *, dims: a.flip(() if dims == () else normal_axes(dims, a.ndim)))
     operands = staticmethod(
@@ -111,6 +131,7 @@ class Flip(Primitive):
             if all(-len(shape) <= d < len(shape) for d in dims) and len({d % len(shape) for d in dims}) == len(dims)
         ]
     )
+    into = staticmethod(lambda out, a, dims: _take(out, a, lambda places: Flip.forward(places, dims=dims)))
     vjps = (lambda g, out, a, dims: g.flip(dims),)
     reads = ("",)
     fresh = True
@@ -124,6 +145,7 @@ class Pad(Primitive):
     Variable([0., 1., 2., 0., 0.])
     """
 
+    native = "pad"
     operands = staticmethod(
         lambda: [
             ((shape,), {"pad": pad, "value": value})
@@ -140,6 +162,15 @@ class Pad(Primitive):
         if mode != "constant":
             raise OperandError(f"mode must be 'constant'; got {mode!r}. Compose others from getitem and cat")
         return torch.constant_pad_nd(a, pad, value)
+
+    @staticmethod
+    def into(out: Any, a: Any, pad: tuple[int, ...], mode: str, value: float) -> Any:
+        inner = out
+        for axis, before, after in zip(range(a.ndim - 1, -1, -1), pad[::2], pad[1::2]):
+            size = a.shape[axis]
+            a = a.narrow(axis, max(-before, 0), max(size + min(before, 0) + min(after, 0), 0))
+            inner = inner.narrow(axis, max(before, 0), a.shape[axis])
+        return [partial(out.fill_, value), partial(inner.copy_, a)]
 
     vjps = (lambda g, out, a, pad, mode, value: Pad.apply(g, tuple(-n for n in pad)),)
     reads = ("",)
@@ -162,6 +193,7 @@ class Unfold(Primitive):
               [3., 4.]])
     """
 
+    native = "unfold"
     forward = staticmethod(lambda a, *, dimension, size, step: a.unfold(normal_axis(dimension, a.ndim), size, step))
     operands = staticmethod(lambda: [((shape,), {"dimension": d, "size": n, "step": k}) for shape, d, n, k in _WINDOWS])
     vjps = (
@@ -179,6 +211,7 @@ class Fold(Primitive):
     tensor([1., 2., 2., 1.])
     """
 
+    native = "fold"
     function = ""
     forward = staticmethod(lambda g, *, shape, dimension, size, step: torch.ops.aten.unfold_backward(g, shape, dimension, size, step))
     operands = staticmethod(
@@ -187,6 +220,12 @@ class Fold(Primitive):
             for shape, d, n, k in _WINDOWS
         ]
     )
+    @staticmethod
+    def into(res: Any, g: Any, shape: tuple[int, ...], dimension: int, size: int, step: int) -> Any:
+        windows = res.unfold(dimension, size, step)
+        later = reversed(range(size))  # so that each element gets the slices that hold it in their order, as in the kernel
+        return [partial(res.zero_), *(partial(windows.select(-1, i).add_, g.select(-1, i)) for i in later)]
+
     vjps = (lambda h, res, g, shape, dimension, size, step: h.unfold(dimension, size, step),)
     reads = ("",)
 
@@ -225,12 +264,15 @@ class GetItem(Primitive):
     Variable([1., 3., 3.])
     """
 
+    native = "getitem"
+
     @classmethod
     def bind(cls, extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
         return super().bind(tuple(map(_plain_index, extra)), {name: _plain_index(index) for name, index in given.items()})
 
     forward = staticmethod(lambda a, *, index: a[index])
     operands = staticmethod(lambda: [((shape,), {"index": index}) for shape, index in _indices()])
+    into = staticmethod(lambda out, a, index: _take(out, a, lambda places: places[index]))
     vjps = (lambda g, out, a, index: PutItem.apply(g, shape=tuple(a.shape), index=index),)
     reads = ("",)
     operators = ("__getitem__",)
@@ -243,6 +285,7 @@ class PutItem(Primitive):
     tensor([0., 2., 0.])
     """
 
+    native = "putitem"
     function = ""
 
     @staticmethod
@@ -258,6 +301,14 @@ class PutItem(Primitive):
     operands = staticmethod(
         lambda: [((tuple(torch.empty(shape)[index].shape),), {"shape": shape, "index": index}) for shape, index in _indices()]
     )
+    @staticmethod
+    def into(out: Any, g: Any, shape: tuple[int, ...], index: Any) -> Any:
+        items = index if isinstance(index, tuple) else (index,)
+        if not any(isinstance(item, (Tensor, bool)) for item in items):
+            return [partial(out.zero_), partial(out[index].copy_, g)]
+        places = torch.arange(out.numel(), device=g.device).reshape(shape)[index]
+        return [partial(out.zero_), partial(out.put_, places, g, accumulate=True)]
+
     vjps = (lambda h, res, g, shape, index: h[index],)
     reads = ("",)
 
@@ -271,6 +322,7 @@ class Cat(Primitive):
     Variable([1., 0., 0.])
     """
 
+    native = "cat"
     forward = staticmethod(lambda *tensors, dim=0: torch.cat(tensors, dim))
     operands = staticmethod(
         lambda: [
@@ -283,6 +335,7 @@ class Cat(Primitive):
         ]
     )  # fmt: skip
 
+    into = staticmethod(lambda out, *tensors, dim: partial(torch.cat, tensors, dim, out=out))
     @staticmethod
     def vjp(index: int, g: Any, out: Any, *tensors: Any, dim: int) -> Any:
         if tensors[index].ndim != g.ndim:  # torch lets a tensor of shape (0,) join any others
@@ -304,6 +357,7 @@ class Stack(Primitive):
     Variable([1., 2.])
     """
 
+    native = "stack"
     forward = staticmethod(lambda *tensors, dim=0: torch.stack(tensors, dim))
     operands = staticmethod(
         lambda: [
@@ -313,6 +367,7 @@ class Stack(Primitive):
             for dim in range(-len(shape) - 1, len(shape) + 1)
         ]
     )
+    into = staticmethod(lambda out, *tensors, dim: partial(torch.stack, tensors, dim, out=out))
     vjp = staticmethod(lambda index, g, out, *tensors, dim: g[(slice(None),) * normal_axis(dim, g.ndim) + (index,)])
     reads = ("",)
 
@@ -346,6 +401,7 @@ class Gather(Primitive):
               [3.]])
     """
 
+    native = "gather"
     operands = staticmethod(lambda: [((shape, torch.tensor(index)), {"dim": dim}) for shape, index, dim in _GATHERED])
 
     @staticmethod
@@ -358,6 +414,7 @@ class Gather(Primitive):
             _check_gather(a, index, dim)
             raise
 
+    into = staticmethod(lambda out, a, index, dim: partial(torch.gather, a, dim, index, out=out) if index.dtype is torch.int64 else None)
     vjps = (lambda g, out, a, index, dim: ScatterAdd.apply(g, index, shape=tuple(a.shape), dim=dim), None)
     reads = ("index", "")
     fresh = True
@@ -371,6 +428,7 @@ class ScatterAdd(Primitive):
             [1., 0.]])
     """
 
+    native = "scatter_add"
     function = ""
     operands = staticmethod(
         lambda: [
@@ -381,6 +439,10 @@ class ScatterAdd(Primitive):
     forward = staticmethod(
         lambda g, index, *, shape, dim: torch.zeros(shape, dtype=g.dtype, device=g.device).scatter_add_(dim, index.long(), g)
     )
+    into = staticmethod(
+        lambda out, g, index, shape, dim: [partial(out.zero_), partial(out.scatter_add_, dim, index, g)] if index.dtype is torch.int64 else None
+    )
+
     vjps = (lambda h, res, g, index, shape, dim: Gather.apply(h, index, dim=dim), None)
     reads = ("index", "")
     fresh = True

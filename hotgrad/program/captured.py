@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import CaptureError
-from hotgrad.program.guards import Unsteady, Watch, random_state
+from hotgrad.program.guards import Unsteady, Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import fold_constants, merge_common, remove_dead
 from hotgrad.program.trace import Trace
@@ -64,7 +64,9 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
             structures.append(structure)
         first, second = traces
         if structures[0] != structures[1]:
-            raise CaptureError(f"the function returned {shown(structures[0])} and then {shown(structures[1])}; it must always return the same structure")
+            raise CaptureError(
+                f"the function returned {shown(structures[0])} and then {shown(structures[1])}; it must always return the same structure"
+            )
         found = _difference(first.code, second.code)
         if found:
             raise CaptureError(
@@ -77,7 +79,9 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
                 state.pop(name, None)
         raise
     memory = [(state, name, state[name]) for state, name in first.slots]
-    return Captured(remove_dead(merge_common(fold_constants(remove_dead(first.code)))), structures[0], first.hooks, watch, first.versions, memory)
+    return Captured(
+        remove_dead(merge_common(fold_constants(remove_dead(first.code)))), structures[0], first.hooks, watch, first.versions, memory
+    )
 
 
 def _traced_run(f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence[bool], watch: Watch) -> tuple[Trace, Any]:
@@ -88,7 +92,6 @@ def _traced_run(f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence
             trace.keep_grad(parameter._sink())
     for variable in watch.variables:
         trace.keep_grad(variable._sink())
-    before = random_state()
     unsteady = Unsteady()
     with trace.on():
         inputs = [trace.input(value, flag) for value, flag in zip(values, flags)]
@@ -99,9 +102,9 @@ def _traced_run(f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence
             raise CaptureError(f"a captured function must return at least one Variable; got {result!r:.60}")
         trace.code.outputs = [(trace.leaf(a) if isinstance(a, Variable) else trace.constant(a)).value for a in arrays]
     if unsteady.called:
-        raise CaptureError(f"the function called {unsteady.called}(), which differs at each run; make it an argument")
-    if random_state() != before:
-        raise CaptureError("the function drew random numbers, which would be the same at each run; make them an argument, or use Dropout")
+        raise CaptureError(
+            f"the function called {unsteady.called}(), which gives something else at each run; make it an argument, or use Dropout"
+        )
     changed = watch.changed()
     if changed:
         raise CaptureError(f"the function changes what it depends on ({changed}), so its second run would differ from its first")
@@ -149,8 +152,8 @@ def _difference(a: Code, b: Code) -> str:
     if len(a.states) != len(b.states) or any(s.holder is not t.holder for s, t in zip(a.states, b.states)):
         return "it uses other parameters"
     updates = [(s.update, t.update) for s, t in zip(a.states, b.states)]
-    for x, y in [*updates, *zip_longest(a.outputs, b.outputs)]:
-        if x is not (places.get(y) if y is not None else None):
+    for old, new in [*updates, *zip_longest(a.outputs, b.outputs)]:
+        if old is not (places.get(new) if new is not None else None):
             return "it returns or writes something else"
     return ""
 

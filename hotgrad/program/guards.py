@@ -8,7 +8,6 @@ the contents of arrays need no watching, but for constants, whose versions are c
 from __future__ import annotations
 
 import functools
-import random
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -64,7 +63,7 @@ class Watch:
         return ""
 
     def _visit(self, path: str, thing: Any) -> None:
-        if isinstance(thing, _PLAIN) or isinstance(thing, _SKIPPED) or id(thing) in self._seen or len(self._seen) > _LIMIT:
+        if isinstance(thing, (*_PLAIN, *_SKIPPED)) or id(thing) in self._seen or len(self._seen) > _LIMIT:
             return
         self._seen[id(thing)] = thing
         if isinstance(thing, Tensor):
@@ -90,7 +89,7 @@ class Watch:
             self._items(path, thing)
         elif isinstance(thing, Module) or (hasattr(thing, "__dict__") and not _foreign(type(thing).__module__)):
             self._attributes(path, thing)
-            if not isinstance(thing, Module) and isinstance(getattr(type(thing), "__call__", None), types.FunctionType):
+            if not isinstance(thing, Module) and callable(thing):
                 self._function(path, type(thing).__call__)
         if isinstance(thing, Module):
             self._function(path, type(thing).forward)
@@ -115,7 +114,7 @@ class Watch:
                 self._visit(f"{path}[{i}]", value)
 
     def _attributes(self, path: str, thing: Any) -> None:
-        skip = getattr(type(thing), "_unwatched", frozenset())
+        skip: frozenset[str] = getattr(type(thing), "_unwatched", frozenset())
         attributes = vars(thing)
         keys = [key for key in attributes if key not in skip]
         prefix = f"{path}." if path else ""
@@ -180,12 +179,6 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _short(thing: Any) -> str:
     return f"{thing!r:.60}"
-
-
-def random_state() -> tuple[Any, ...]:
-    """The states of the global random generators, to see whether one was used."""
-    numpy = sys.modules.get("numpy.random")
-    return torch.get_rng_state().tolist(), random.getstate(), None if numpy is None else str(numpy.get_state())
 
 
 # C functions whose results differ from call to call, by the module or the type that they belong to.

@@ -276,11 +276,12 @@ class Trace:
         finally:
             self.inside -= 1
         value = Value.like("result", out)
+        options = {name: tuple(option) if type(option) is torch.Size else option for name, option in (options or {}).items()}
         values = tuple(g.value if isinstance(g, (Traced, Scalar)) else g for g in given)
-        self.code.instructions.append(Instruction(op, values, options or {}, value))
+        self.code.instructions.append(Instruction(op, values, options, value))
         links = tuple(g._link if isinstance(g, Traced) else None for g in given)
         recorded = any(link is not None for link in links) and state.recording and op.differentiable and out.dtype.is_floating_point
-        return _traced(out, value, self._record(op, given, links, options, out, value) if recorded and not op.plain else None)
+        return _traced(out, value, self._record(op, given, links, options or None, out, value) if recorded and not op.plain else None)
 
     def _operand(self, op: type[Primitive], operand: Any) -> Any:
         """An operand as a Traced Variable, a Scalar or a number."""

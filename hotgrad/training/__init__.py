@@ -2,6 +2,7 @@
 
 from hotgrad.training.callbacks import EarlyStopping
 from hotgrad.training.history import History
+from hotgrad.training.many import fit_many
 from hotgrad.training.sequential import Sequential
 
-__all__ = ["EarlyStopping", "History", "Sequential"]
+__all__ = ["EarlyStopping", "History", "Sequential", "fit_many"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hotgrad.errors import FileError
-from hotgrad.training.files import differences, read, write
+from hotgrad.errors import EngineWarning, FileError
+from hotgrad.files import differences, read, write
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot
 
@@ -25,8 +26,9 @@ class Checkpoint:
     differences before anything has changed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, Any], engine: str) -> None:
-        self.path, self.fingerprint, self.engine = Path(path), fingerprint, engine
+    def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, Any]) -> None:
+        self.path, self.fingerprint = Path(path), fingerprint
+        self.engine = ""
         self.stopped = False
         self._written = -SECONDS
         self._stored = read(self.path, KIND, _FIELDS) if self.path.exists() else None
@@ -35,13 +37,27 @@ class Checkpoint:
                 raise FileNotFoundError(f"the folder of checkpoint={str(path)!r} does not exist")
             return
         wrong = differences(self._stored["fingerprint"], fingerprint)
-        if self._stored["engine"] != engine:
-            wrong.append(f"engine: {self._stored['engine']} in the file, {engine} now")
         if wrong:
             raise FileError(
                 f"the checkpoint {path} belongs to another run; remove it or give another path to start anew. Differences:\n  "
                 + "\n  ".join(wrong)
             )
+
+    def preferred(self, engine: str) -> str:
+        """`engine`, or for "auto" the one that wrote the file."""
+        stored = "" if self._stored is None else self._stored["engine"].split(" ")[0]
+        return stored if engine == "auto" and stored in ("eager", "replay", "native") else engine
+
+    def runs_on(self, engine: str) -> None:
+        """Take note of the engine with its compiler and target; warns if it is not the one that wrote the file."""
+        if self._stored is not None and self._stored["engine"] != engine:
+            warnings.warn(
+                f"the checkpoint {self.path} was written by the engine {self._stored['engine']}; training goes on with {engine}, so that "
+                "results may differ in rounding from those of an uninterrupted run",
+                EngineWarning,
+                stacklevel=5,
+            )
+        self.engine = engine
 
     def resume(self, model: Any, history: History, callbacks: Sequence[Any]) -> None:
         """Bring everything to where the file stands, if there is one. Raises FileError, with nothing changed, if it does not fit."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from hotgrad.engines import ENGINES
 from hotgrad.errors import CaptureError
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training.metrics import chosen
+from hotgrad.training.predictor import Predictor
 from hotgrad.training.steps import Epoch, Job, objective, training_step
 from hotgrad.variable import wrap
 
@@ -20,15 +23,18 @@ SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C i
 FIRST = 16  # steps of the first call, which shows how long a step lasts
 
 
-class _Batches:
-    """Steps of one batch shape, in a row."""
+@dataclass
+class _Part:
+    """Steps of one batch shape in one epoch: the rows in order, and for each step the numbers and random arrays that it needs.
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.orders: list[Tensor] = []
-        self.steps = 0
-        self.numbers: list[list[float]] = []
-        self.draws: list[list[Tensor]] = []
+    `numbers` has a single row if they are the same for each step.
+    """
+
+    rows: int
+    steps: int
+    order: Tensor
+    numbers: list[list[float]]
+    draws: list[list[Tensor]]
 
 
 class Compiled:
@@ -37,11 +43,13 @@ class Compiled:
     Raises CaptureError if the training step cannot be captured, EngineError if the engine cannot run it.
     """
 
-    def __init__(self, model: Any, job: Job, engine: str) -> None:
-        self.model, self.job, self.name = model, job, engine
+    def __init__(self, model: Any, job: Job, engine: str, fuse: bool = True) -> None:
+        self.model, self.job, self.name, self.fuse = model, job, engine, fuse
+        self.details = engine  # for the checkpoint: with what else decides about bits
         self.programs: dict[int, tuple[Captured, Any]] = {}
-        self.parts: list[list[_Batches]] = []  # per epoch
+        self.parts: list[list[_Part]] = []  # per epoch
         self.rate = 0.0  # steps per second
+        self.predict = Predictor(model)
         for rows in sorted(set(job.sizes()), reverse=True):
             self._program(rows)
 
@@ -59,7 +67,7 @@ class Compiled:
             finally:
                 for module, training in modes:
                     module.training = training
-            found = self.programs[rows] = program, ENGINES[self.name](program.code)
+            found = self.programs[rows] = program, ENGINES[self.name](program.code, self.fuse)
         return found
 
     # ---- epochs
@@ -68,26 +76,21 @@ class Compiled:
         """Note an epoch that is to run over the rows in this order, with the random numbers and rates that its steps will need."""
         sizes = self.job.sizes()
         full = len(sizes) - (sizes[-1] != sizes[0])
-        parts = []
-        for rows, steps, part in (
-            (sizes[0], full, order[: full * sizes[0]]),
-            (sizes[-1], len(sizes) - full, order[full * sizes[0] :]),
-        ):
-            if not steps:
-                continue
-            program, _ = self._program(rows)
-            batches = _Batches(rows)
-            batches.orders.append(part)
-            batches.steps = steps
-            batches.numbers = [sum(row, []) for row in zip(*(hook.take(steps) for hook in program.hooks))] or [[]]
-            if program.code.draws:
-                for _ in range(steps):
-                    drawn = [torch.empty(draw.value.shape, dtype=draw.value.dtype) for draw in program.code.draws]
-                    for draw, tensor in zip(program.code.draws, drawn):
-                        draw.fill(tensor)
-                    batches.draws.append(drawn)
-            parts.append(batches)
-        self.parts.append(parts)
+        cut = full * sizes[0]
+        self.parts.append([self._part(sizes[0], full, order[:cut])])
+        if full < len(sizes):
+            self.parts[-1].append(self._part(sizes[-1], 1, order[cut:]))
+
+    def _part(self, rows: int, steps: int, order: Tensor) -> _Part:
+        program, _ = self._program(rows)
+        numbers = [list(chain(*row)) for row in zip(*(hook.take(steps) for hook in program.hooks))] or [[]]
+        draws = []
+        for _ in range(steps if program.code.draws else 0):
+            drawn = [torch.empty(draw.value.shape, dtype=draw.value.dtype) for draw in program.code.draws]
+            for draw, tensor in zip(program.code.draws, drawn):
+                draw.fill(tensor)
+            draws.append(drawn)
+        return _Part(rows, steps, order, numbers, draws)
 
     def together(self) -> int:
         """How many epochs may run before anything is looked at: as many as a call into the engine takes."""
@@ -96,48 +99,59 @@ class Compiled:
     def results(self, stop: Callable[[], bool]) -> list[Epoch] | None:
         """Run the epochs noted; None if `stop` said so between two calls into the engine."""
         epochs, self.parts = self.parts, []
-        work = _merged(epochs)
-        losses, outputs = [], []
-        for batches in work:
-            found = self._run(batches, stop)
+        losses: dict[int, Tensor] = {}
+        right: dict[int, int] = {}
+        for rows, neighbours in groupby(chain(*epochs), key=lambda part: part.rows):
+            parts = list(neighbours)
+            found = self._run(rows, parts, stop)
             if found is None:
                 return None
-            losses.append(found[0])
-            outputs.append(found[1])
-        return self._split(epochs, work, losses, outputs)
+            for part, values, count in zip(parts, *found):
+                losses[id(part)], right[id(part)] = values, count
+        labelled = self.job.data.labels is not None
+        return [
+            Epoch(torch.cat([losses[id(part)] for part in parts]), sum(right[id(part)] for part in parts) if labelled else None)
+            for parts in epochs
+        ]
 
-    def _run(self, batches: _Batches, stop: Callable[[], bool]) -> tuple[Tensor, Tensor] | None:
-        """All steps of these batches: their losses, and the outputs, or those of the last step if there are no labels."""
-        program, engine = self._program(batches.rows)
+    def _run(self, rows: int, parts: list[_Part], stop: Callable[[], bool]) -> tuple[Sequence[Tensor], Sequence[int]] | None:
+        """All steps of these parts: for each the losses, and how many labels were right."""
+        program, engine = self._program(rows)
         data = self.job.data
-        order = batches.orders[0] if len(batches.orders) == 1 else torch.cat(batches.orders)
-        order = order.to(data.x.device)
-        loss, output = program.code.outputs[:2]
-        losses = torch.empty((batches.steps, *loss.shape), dtype=loss.dtype, device=loss.device)
-        kept = batches.steps if data.labels is not None else 1
-        outputs = torch.empty((kept, *output.shape), dtype=output.dtype, device=output.device)
-        numbers = torch.tensor(batches.numbers, dtype=torch.float64)
-        draws = [torch.stack(column) for column in zip(*batches.draws)]
+        steps = sum(part.steps for part in parts)
+        order = torch.cat([part.order for part in parts]).to(data.x.device)
+        loss, output = (torch.empty((1, *v.shape), dtype=v.dtype, device=v.device) for v in program.code.outputs[:2])
+        losses = loss.new_empty((steps, *loss.shape[1:]))
+        outputs = output if data.labels is None else output.new_empty((steps, *output.shape[1:]))
+        same = all(part.numbers == parts[0].numbers and len(part.numbers) == 1 for part in parts)
+        table = parts[0].numbers if same else [r for p in parts for r in (p.numbers * p.steps if len(p.numbers) == 1 else p.numbers)]
+        numbers = torch.tensor(table, dtype=torch.float64)
+        draws = [torch.stack(column) for column in zip(*chain(*(part.draws for part in parts)))]
         if self.model.optimizer.needs_closure:
             self._minimise(program, engine, order, losses, outputs)
-            return losses, outputs
-        done = 0
-        while done < batches.steps:
+        done = steps if self.model.optimizer.needs_closure else 0
+        while done < steps:
             if stop():
                 return None
-            count = min(batches.steps - done, max(1, int(self.rate * SECONDS)) if self.rate else FIRST)
+            count = min(steps - done, max(1, int(self.rate * SECONDS)) if self.rate else FIRST)
+            now = slice(done, done + count)
             began = time.perf_counter()
             engine.many(
                 data.sources(),
-                order[done * batches.rows : (done + count) * batches.rows],
+                order[done * rows : (done + count) * rows],
                 count,
-                numbers[done : done + count] if len(numbers) > 1 else numbers,
-                [draw[done : done + count] for draw in draws],
-                [losses[done : done + count], outputs[done : done + count] if kept > 1 else outputs],
+                numbers if same else numbers[now],
+                [draw[now] for draw in draws],
+                [losses[now], outputs if data.labels is None else outputs[now]],
             )
             self.rate = count / max(time.perf_counter() - began, 1e-9)
             done += count
-        return losses, outputs
+        counts = [part.steps for part in parts]
+        values = torch.split(losses.reshape(-1).double(), counts)
+        if data.labels is None:
+            return values, [0] * len(parts)
+        right = chosen(outputs.flatten(0, 1), self.job.threshold) == data.labels.index_select(0, order)
+        return values, [int(part.sum()) for part in torch.split(right, [rows * count for count in counts])]
 
     def _minimise(self, program: Captured, engine: Any, order: Tensor, losses: Tensor, outputs: Tensor) -> None:
         """One step of an optimizer that evaluates the objective itself, which the engine computes with its gradients."""
@@ -157,46 +171,6 @@ class Compiled:
             return wrap(values[0][0].clone(), None)
 
         self.model.optimizer.step(closure)
-
-    def _split(self, epochs: list[list[_Batches]], work: list[_Batches], losses: list[Tensor], outputs: list[Tensor]) -> list[Epoch]:
-        """What ran together, epoch by epoch."""
-        data, found = self.job.data, []
-        places = {id(batches): [0, values.double().reshape(-1), out] for batches, values, out in zip(work, losses, outputs)}
-        joined = {id(part): place for batches, place in zip(work, places.values()) for part in getattr(batches, "parts", [batches])}
-        for parts in epochs:
-            values, right = [], 0
-            for part in parts:
-                place: Any = joined[id(part)]
-                start, stop = place[0], place[0] + part.steps
-                place[0] = stop
-                values.append(place[1][start:stop])
-                if data.labels is not None:
-                    predicted = chosen(place[2][start:stop].flatten(0, 1), self.job.threshold)
-                    right += int((predicted == data.labels.index_select(0, part.orders[0].to(data.labels.device))).sum())
-            found.append(Epoch(torch.cat(values) if len(values) > 1 else values[0], None if data.labels is None else right))
-        return found
-
-
-def _merged(epochs: Sequence[list[_Batches]]) -> list[_Batches]:
-    """Neighbours of the same batch shape made one."""
-    work: list[Any] = []
-    for part in (part for parts in epochs for part in parts):
-        last = work[-1] if work else None
-        if last is None or last.rows != part.rows:
-            last = _Batches(part.rows)
-            last.parts = []  # type: ignore[attr-defined]
-            work.append(last)
-        steady = len(part.numbers) == 1 and (not last.numbers or last.numbers == part.numbers)
-        if not steady:
-            last.numbers = last.numbers * last.steps if len(last.numbers) == 1 else last.numbers
-            last.numbers = last.numbers + (part.numbers * part.steps if len(part.numbers) == 1 else part.numbers)
-        else:
-            last.numbers = part.numbers
-        last.orders += part.orders
-        last.draws += part.draws
-        last.steps += part.steps
-        last.parts.append(part)
-    return work
 
 
 def _gradients(model: Any, weighted: bool) -> Callable[..., Any]:

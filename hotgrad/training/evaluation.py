@@ -35,15 +35,15 @@ def evaluating(model: Module) -> Iterator[None]:
             module.training = training
 
 
-def forward(model: Module, x: Tensor, batch_size: int | None = None) -> Tensor:
+def forward(model: Module, x: Tensor, batch_size: int | None = None, run: Callable[[Tensor], Any] | None = None) -> Tensor:
     """The model's output for all rows of `x`, in eval mode, unrecorded, computed in pieces of `batch_size` rows.
 
-    Raises OperandError unless the model gives a Variable or tensor, ShapeError unless that has one row per row of `x`.
+    `run` computes a piece in place of the model. Raises OperandError unless the model gives a Variable or tensor, ShapeError unless that has one row per row of `x`.
     """
     outputs = []
     with evaluating(model):
         for piece in torch.split(x, batch_size or max(1, min(ROWS, ELEMENTS // x[0].numel()))):
-            output = model(wrap(piece, None))
+            output = model(wrap(piece, None)) if run is None else run(piece)
             if not isinstance(output, (Variable, Tensor)):
                 raise OperandError(f"the model must give a Variable; got {type(output).__name__} ({output!r:.60})")
             data = output.data.detach() if isinstance(output, Variable) else output

@@ -19,6 +19,8 @@ from hotgrad.training.evaluation import accuracy, forward, scalar_loss
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot
 from hotgrad.training.steps import Data, Job
+from hotgrad.training.threads import stopping
+
 
 class Interrupt:
     """Notices Ctrl-C, so that the loop can end between steps; a second Ctrl-C raises as usual.
@@ -26,10 +28,17 @@ class Interrupt:
     Only where Ctrl-C would raise KeyboardInterrupt: a program's own handler, and other threads, are left alone.
     """
 
-    requested = False
+    def __init__(self) -> None:
+        self._signalled = False
+        self._event = stopping.get()
+
+    @property
+    def requested(self) -> bool:
+        """Whether training is to end."""
+        return self._signalled or (self._event is not None and self._event.is_set())
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.requested = True
+        self._signalled = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @contextlib.contextmanager
@@ -93,6 +102,8 @@ def train(model: Any, job: Job, runner: Any) -> History:
         raise
     finally:
         progress.close()
+        if runner.name != "eager":
+            model.zero_grad()  # so that none is taken for that of the last step
         for module, training in modes:
             module.training = training
     if checkpoint is not None:
@@ -149,15 +160,19 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int)
     model.epochs_done += count
     last = table[-1]
     if job.validation is not None:
-        last |= {f"val_{name}": value for name, value in measured(model, model.loss, job.validation, job.threshold).items()}
+        last |= {
+            f"val_{name}": value for name, value in measured(model, model.loss, job.validation, job.threshold, run=runner.predict).items()
+        }
     optimizer.epoch_end(last.get("val_loss", last["loss"]))
     seconds = (time.perf_counter() - began) / count
     return [{**{name: value for name, value in row.items() if name != "lr"}, "lr": row["lr"], "seconds": seconds} for row in table]
 
 
-def measured(model: Any, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None) -> dict[str, float]:
+def measured(
+    model: Any, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None, run: Any = None
+) -> dict[str, float]:
     """Loss, and accuracy where the targets are labels, in eval mode; the loss is taken once, over all rows."""
-    output = forward(model, data.x, batch_size)
+    output = forward(model, data.x, batch_size, run)
     found = {"loss": scalar_loss(loss, output, data.y, data.weights)}
     if data.labels is not None:
         found["accuracy"] = accuracy(output, data.labels, threshold)

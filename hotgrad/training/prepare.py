@@ -11,25 +11,16 @@ from torch import Tensor
 
 from hotgrad.checks import whole_number
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
-from hotgrad.explain import nearest
+from hotgrad.files import digest
 from hotgrad.modules import Loss, Module, Sigmoid
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
-from hotgrad.training.files import digest
 from hotgrad.training.inputs import check_filled, check_lengths, pair, row_weights, to_tensor
-from hotgrad.training.steps import Data
 from hotgrad.training.metrics import columns_of, labels_of
+from hotgrad.training.steps import Data
 from hotgrad.variable import Variable, wrap
 
-ENGINES = ("auto", "eager", "replay", "native")
 ELEMENTS = 2**22  # of the outputs against which one call of the loss checks targets
-
-
-def check_engine(engine: Any) -> str:
-    """The engine that will run. Raises SettingError for a name that is not one of ENGINES."""
-    if engine not in ENGINES:
-        raise SettingError(f"unknown engine {engine!r}; available are {', '.join(map(repr, ENGINES))}{nearest(engine, ENGINES)}")
-    return "eager" if engine == "auto" else engine
 
 
 def check_verbose(verbose: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,20 +13,22 @@ from torch import Tensor
 
 from hotgrad.checks import whole_number
 from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
+from hotgrad.files import read, write
 from hotgrad.modules import Module
 from hotgrad.training import prepare
 from hotgrad.training.checkpoint import Checkpoint
+from hotgrad.training.choice import check_engine, runner_for
 from hotgrad.training.evaluation import forward, score
-from hotgrad.training.files import read, write
 from hotgrad.training.folds import stratified
 from hotgrad.training.history import History
 from hotgrad.training.inputs import check_lengths, pair, to_tensor
 from hotgrad.training.loop import measured, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
+from hotgrad.training.predictor import Predictor
 from hotgrad.training.state import Snapshot
-from hotgrad.training.compiled import Compiled
-from hotgrad.training.steps import Data, Eager, Job
+from hotgrad.training.steps import Data, Job
+from hotgrad.training.threads import side_by_side
 
 _SAVED = {"state": dict, "optimizer": (str, type(None))}
 
@@ -35,6 +38,27 @@ class _Setup:
 
     loss: Callable[..., Any] | None = None
     optimizer: Any = None
+    predictor: Predictor | None = None
+    warned = False  # that "auto" could not take the engine that it would have chosen
+
+    @contextlib.contextmanager
+    def kept(self, model: Sequential) -> Iterator[None]:
+        """Loss, optimizer and generator return to what they were if an exception leaves the block."""
+        loss, optimizer, generator = self.loss, self.optimizer, model.generator
+        state = None if generator is None else generator.get_state()
+        try:
+            yield
+        except BaseException:
+            self.loss, self.optimizer = loss, optimizer
+            model.use_generator(generator)
+            if generator is not None and state is not None:
+                generator.set_state(state)
+            raise
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Setup:
+        copied = _Setup()
+        copied.loss, copied.optimizer, copied.warned = copy.deepcopy(self.loss, memo), copy.deepcopy(self.optimizer, memo), self.warned
+        return copied
 
 
 class Sequential(Module):
@@ -54,6 +78,8 @@ class Sequential(Module):
     >>> [row["epoch"] for row in history]
     [1, 2]
     """
+
+    _unwatched = frozenset(("_setup", "epochs_done"))  # no captured step depends on these
 
     def __init__(self, *layers: Any, loss: Any = None, optimizer: Any = None) -> None:
         if layers and isinstance(layers[0], (list, tuple, dict)):
@@ -181,7 +207,7 @@ class Sequential(Module):
         """
         epochs = whole_number("epochs", epochs)
         seed = None if seed is None else whole_number("seed", seed, 0)
-        ran = prepare.check_engine(engine)
+        engine = check_engine(engine)
         prepare.check_verbose(verbose)
         callbacks = prepare.check_callbacks(callbacks)
         new_loss = self._given_loss(loss)
@@ -207,18 +233,17 @@ class Sequential(Module):
                 "seed": seed,
                 "callbacks": [prepare.described(c) for c in callbacks if hasattr(c, "state_dict")],
             }
-            file = Checkpoint(checkpoint, prepare.fingerprint(stand_in, new_loss, new_optimizer, data, validation, settings), ran)
-        self.use_generator(self._seeded(seed))
-        forward(self, data.x[:2])  # sizes lazy layers
-        self.loss, self.optimizer = new_loss, new_optimizer
-        if not new_optimizer.groups:
-            new_optimizer.bind(list(self.parameters()))
-        history = History()
-        history.engine = ran
-        job = Job(
-            data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file, history
-        )  # fmt: skip
-        return train(self, job, Eager(self, job) if engine in ("auto", "eager") else Compiled(self, job, engine))
+            file = Checkpoint(checkpoint, prepare.fingerprint(stand_in, new_loss, new_optimizer, data, validation, settings))
+            engine = file.preferred(engine)
+        job = Job(data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file)
+        with self._setup.kept(self):
+            self.use_generator(self._seeded(seed))
+            forward(self, data.x[:2])  # sizes lazy layers
+            self.loss, self.optimizer = new_loss, new_optimizer
+            if not new_optimizer.groups:
+                new_optimizer.bind(list(self.parameters()))
+            runner = runner_for(self, job, engine)
+        return train(self, job, runner)
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
         found = self.loss if loss is None else loss_of(loss)
@@ -249,7 +274,12 @@ class Sequential(Module):
         tensor([[0., 0., 0.]])
         """
         size = None if batch_size is None else whole_number("batch_size", batch_size)
-        return forward(self, prepare.inputs_for(self, x, "x"), size)
+        return forward(self, prepare.inputs_for(self, x, "x"), size, self._predictor())
+
+    def _predictor(self) -> Predictor:
+        if self._setup.predictor is None:
+            self._setup.predictor = Predictor(self)
+        return self._setup.predictor
 
     def classify(self, x: Any, batch_size: int | None = None) -> Tensor:
         """The label of each row of `x`, int64 (n,): the column with the largest output; for one column 1 where the logit is
@@ -273,7 +303,7 @@ class Sequential(Module):
         y = to_tensor(y, "y", prepare.home(self)[0])
         x = prepare.inputs_for(self, x, "x")
         check_lengths(x, y)
-        output = forward(self, x, size)
+        output = forward(self, x, size, self._predictor())
         return score(output, y.to(output.device), prepare.threshold_of(self))
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
@@ -288,12 +318,12 @@ class Sequential(Module):
         return measured(self, loss, prepare.data_for(self, loss, x, y, ""), prepare.threshold_of(self), size)
 
     def cross_validate(
-        self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, **settings: Any
+        self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, jobs: int = 1, **settings: Any
     ) -> dict[str, list[float]]:
         """Train and score on `n_splits` splits, each from a fresh start: {"train_score": [...], "test_score": [...]}.
 
         Stratified where the targets are labels. `settings` are those of `fit`; `verbose` is 0 unless given. The model itself
-        keeps its weights. Raises SettingError for fewer than two splits or more than rows, and what `fit` raises.
+        keeps its weights. `jobs`: threads to train on, which changes no result and gains on the native engine. Raises SettingError for fewer than two splits or more than rows, and what `fit` raises.
 
         >>> x, labels = hg.data.disc(40, seed=0)
         >>> model = Sequential(hg.Linear(2, 2), loss="cross_entropy", optimizer="sgd")
@@ -305,6 +335,8 @@ class Sequential(Module):
             raise SettingError("cross_validate takes no validation_data and no checkpoint: each fold is its own training")
         if settings.get("sample_weight") is not None:
             raise SettingError("cross_validate takes no sample_weight; use class_weight")
+        if whole_number("jobs", jobs) > 1 and settings.get("callbacks"):
+            raise SettingError("cross_validate takes no callbacks with several jobs: they would be shared by trainings side by side")
         x, y, brought = pair(x, y)
         settings.setdefault("batch_size", brought)
         settings.setdefault("verbose", 0)
@@ -312,14 +344,21 @@ class Sequential(Module):
         data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "")
         generator = self._seeded(seed)
         optimizer = self._given_optimizer(settings.pop("optimizer", None))
-        scores: dict[str, list[float]] = {"train_score": [], "test_score": []}
+
+        def fold(model: Sequential, optimizer: Any, kept: Tensor, held_out: Tensor) -> Callable[[], tuple[float, float]]:
+            def task() -> tuple[float, float]:
+                model.fit(data.x[kept], data.y[kept], optimizer=optimizer, **settings)
+                return model.score(data.x[kept], data.y[kept]), model.score(data.x[held_out], data.y[held_out])
+
+            return task
+
+        folds = []
         for kept, held_out in stratified(len(data.x), n_splits, data.labels, generator):
             model = copy.deepcopy(self)
             model.reset(int(torch.randint(2**63 - 1, (), generator=generator)))
-            model.fit(data.x[kept], data.y[kept], optimizer=optimizer.fresh(), **settings)
-            scores["train_score"].append(model.score(data.x[kept], data.y[kept]))
-            scores["test_score"].append(model.score(data.x[held_out], data.y[held_out]))
-        return scores
+            folds.append(fold(model, optimizer.fresh(), kept, held_out))
+        scores = side_by_side(folds, jobs)
+        return {"train_score": [train for train, _ in scores], "test_score": [test for _, test in scores]}
 
     def reset(self, seed: int | None = None) -> None:
         """Start anew: parameters and buffers initialised again, the optimizer's state forgotten, no epochs done.

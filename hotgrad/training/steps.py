@@ -109,6 +109,8 @@ class Eager:
     """Runs epochs step by step."""
 
     name = "eager"
+    details = "eager"
+    predict: Callable[[Tensor], Any] | None = None  # what computes outputs for validation in place of the model
 
     def __init__(self, model: Any, job: Job) -> None:
         self.job = job

@@ -1,0 +1,285 @@
+"""The system's C compiler: finding it, and turning C text into a loaded library, through a private cache.
+
+Libraries are loaded with `ctypes.CDLL`, whose calls let go of the GIL: other Python threads run meanwhile.
+
+A cached library is code that will be run, so a directory or file that others could have written is never read. Where the cache
+cannot be used, a temporary directory of this process takes its place, and `Library.note` says why.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hotgrad.errors import HotgradError
+
+# Without errno and traps, selects become vector code; results do not change. ISO mode alone would forbid fused multiply-add.
+OPTIONS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+NATIVE = ("-march=native", "-mcpu=native")
+# A library linked with some of these makes denormals zero in the whole thread that loads it; the others break NaN and infinity.
+UNSAFE: tuple[str, ...] = (
+    "-ffast-math",
+    "-Ofast",
+    "-funsafe-math-optimizations",
+    "-fassociative-math",
+    "-ffinite-math-only",
+    "-freciprocal-math",
+)
+UNSAFE += ("-mdaz-ftz", "-fno-signed-zeros")
+
+LIMIT = 60.0  # seconds for one compilation
+MAX_FILES = 500
+MAX_BYTES = 200 * 2**20
+# Part of each key: a library that was made in another way is not found.
+_FORMAT = "hotgrad 1"
+_ABANDONED = 24 * 3600.0  # seconds after which a directory that a killed process was building in is removed
+
+
+class CompilerError(HotgradError, RuntimeError):
+    """There is no C compiler, or it failed, took too long, or made something that cannot be loaded."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler: its `path`, the arguments that always go with it, its `version`, and the CPU `target` it compiles for."""
+
+    path: str
+    arguments: tuple[str, ...]
+    version: str
+    native: tuple[str, ...]  # the option for this machine's CPU, if it has one
+    target: str  # a digest of what the compiler knows about that CPU
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded library, the file it came from, whether that was `cached`, and a `note` where the cache could not be used."""
+
+    functions: ctypes.CDLL
+    path: Path
+    cached: bool
+    note: str = ""
+
+
+@functools.cache
+def find_compiler() -> Compiler | None:
+    """The compiler: `$CC`, or `cc`, `gcc`, `clang` on the PATH; None without one. Looked for once: `find_compiler.cache_clear()` forgets.
+
+    >>> compiler = find_compiler()
+    >>> compiler is None or len(compiler.target)
+    64
+    """
+    if os.name != "posix":
+        return None
+    candidates = [["cc"], ["gcc"], ["clang"]]
+    with contextlib.suppress(ValueError):  # quotes that do not close
+        candidates.insert(0, shlex.split(os.environ.get("CC", "")))
+    for words in candidates:
+        path = shutil.which(words[0]) if words else None
+        compiler = _examine(path, tuple(words[1:])) if path is not None else None
+        if compiler is not None:
+            return compiler
+    return None
+
+
+def _examine(path: str, arguments: tuple[str, ...]) -> Compiler | None:
+    """What this program says of itself; None if it does not answer as a compiler does."""
+    try:
+        code, said, _ = _run([path, *arguments, "--version"], 10.0)
+        if code != 0 or not said.strip():
+            return None
+        # The predefined macros name every instruction set that the option turned on, with gcc and clang alike.
+        for native in (*((option,) for option in NATIVE), ()):
+            code, macros, _ = _run([path, *arguments, *native, "-dM", "-E", "-x", "c", "-"], 10.0)
+            if code == 0:
+                break
+        else:
+            macros = ""
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return Compiler(path, arguments, said.strip().splitlines()[0], native, hashlib.sha256(macros.encode()).hexdigest())
+
+
+def compile_source(source: str, *, options: Sequence[str] = (), limit: float = LIMIT) -> Library:
+    """Compile C text to a shared library and load it, or load it from the cache.
+
+    `options` are added to those of this module. Raises CompilerError.
+
+    >>> library = compile_source("int twice(int a) { return 2 * a; }")
+    >>> library.functions.twice(21)
+    42
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise CompilerError("no C compiler was found: install one (`cc`, `gcc` or `clang`), or set the environment variable CC to it")
+    given = (*OPTIONS, *compiler.native, *options)
+    unsafe = [option for option in (*compiler.arguments, *given) if option in UNSAFE]
+    if unsafe:
+        raise CompilerError(
+            f"{', '.join(unsafe)}: with this option NaN, infinity and denormals go wrong, in the whole process; take it out of CC"
+        )
+    parts = (_FORMAT, source, compiler.path, *compiler.arguments, compiler.version, compiler.target, sys.platform, *given)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    try:
+        directory = _prepared(cache_directory())
+        library = _from_cache(directory, key) or _build(directory, key, source, compiler, given, limit)
+        return Library(*library)
+    except CompilerError:
+        raise
+    except (OSError, RuntimeError, _Refused) as reason:  # RuntimeError: no home
+        note = f"the cache of compiled code is not used, and what is compiled now is lost when this process ends: {reason}"
+    try:
+        directory = _private_directory()
+        functions, path, cached = _from_cache(directory, key) or _build(directory, key, source, compiler, given, limit)
+    except OSError as reason:
+        raise CompilerError(f"what {compiler.path} compiled cannot be loaded: {reason}") from reason
+    return Library(functions, path, cached, note)
+
+
+def cache_directory() -> Path:
+    """Where compiled libraries are kept: `$HOTGRAD_CACHE`, or `hotgrad` in the user's directory for caches. It need not exist."""
+    given = os.environ.get("HOTGRAD_CACHE")
+    if given:
+        return Path(given).absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "hotgrad"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "hotgrad"
+
+
+class _Refused(Exception):
+    """Others could have written here."""
+
+
+def _prepared(directory: Path) -> Path:
+    """The directory, made if it is missing, and private."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _require_private(directory)
+    return directory
+
+
+def _require_private(path: Path) -> None:
+    """Raise _Refused where anyone else could write `path`, or point it somewhere else."""
+    found = [os.lstat(path), os.stat(path)]
+    for state in found:
+        if state.st_uid != os.geteuid():
+            raise _Refused(f"{path} belongs to another user; set HOTGRAD_CACHE to a directory of your own")
+    mode = stat.S_IMODE(found[1].st_mode)
+    if mode & 0o022:
+        raise _Refused(f"others may write to {path} (mode {mode:o}); `chmod go-w` it, or set HOTGRAD_CACHE to another directory")
+
+
+@functools.cache
+def _private_directory() -> Path:
+    """A directory of this process, removed when it ends."""
+    directory = Path(tempfile.mkdtemp(prefix="hotgrad-"))
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not in a fork
+            shutil.rmtree(directory, ignore_errors=True)
+
+    atexit.register(remove)
+    return directory
+
+
+def _from_cache(directory: Path, key: str) -> tuple[ctypes.CDLL, Path, bool] | None:
+    """The library of this key, if a whole one is there; broken ones are removed.
+
+    A file is named after its key and the digest of its content, as loading a truncated library can end the process.
+    """
+    for path in directory.glob(f"{key}-*.so"):
+        try:
+            _require_private(path)
+            content = path.read_bytes()
+        except FileNotFoundError:  # another process has just removed it
+            continue
+        if path.name == _name(key, content):
+            with contextlib.suppress(OSError):
+                functions = ctypes.CDLL(str(path))
+                os.utime(path)
+                return functions, path, True
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _name(key: str, content: bytes) -> str:
+    return f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.so"
+
+
+def _build(
+    directory: Path, key: str, source: str, compiler: Compiler, options: Sequence[str], limit: float
+) -> tuple[ctypes.CDLL, Path, bool]:
+    """Compile, move the result to its place in one step, and load it."""
+    workplace = Path(tempfile.mkdtemp(prefix="build-", dir=directory))
+    try:
+        text, made = workplace / "source.c", workplace / "library.so"
+        text.write_text(source, encoding="utf-8")
+        command = [compiler.path, *compiler.arguments, *options, str(text), "-o", str(made), "-lm"]
+        try:
+            code, said, errors = _run(command, limit)
+        except subprocess.TimeoutExpired:
+            raise CompilerError(f"the C compiler {compiler.path} did not end within {limit:g} seconds") from None
+        if code != 0 or not made.is_file():
+            lines = (errors or said).replace(str(text), "source.c").strip().splitlines()
+            excerpt = "".join(f"\n    {line}" for line in lines[:8])
+            raise CompilerError(f"the C compiler {compiler.path} failed (status {code}):{excerpt or ' it said nothing'}")
+        os.chmod(made, 0o700)
+        path = directory / _name(key, made.read_bytes())
+        os.replace(made, path)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    _prune(directory, path)
+    return ctypes.CDLL(str(path)), path, False
+
+
+def _prune(directory: Path, keep: Path) -> None:
+    """Remove the libraries that were not used for longest, beyond the limits of the cache, and what killed processes left."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        states = [(entry.stat(follow_symlinks=False), Path(entry.path)) for entry in entries]
+        states.sort(key=lambda item: item[0].st_mtime, reverse=True)
+        files = total = 0
+        for state, path in states:
+            if path.suffix == ".so":
+                files, total = files + 1, total + state.st_size
+                if path != keep and (files > MAX_FILES or total > MAX_BYTES):
+                    path.unlink(missing_ok=True)
+            elif path.name.startswith("build-") and time.time() - state.st_mtime > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _run(command: Sequence[str], limit: float) -> tuple[int, str, str]:
+    """Run a program without a shell: its status, output and errors. When time is up, its own children are ended too."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    with process:
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except BaseException:  # a key press, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, output, errors

@@ -1,0 +1,509 @@
+"""From a program's instructions to kernels over places: views become index arithmetic, chains of elementwise ops one loop, and
+buffers whose lives do not overlap share memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from hotgrad.engines.compositions import expanded
+from hotgrad.engines.expressions import is_expression
+from hotgrad.engines.kernels import Context, Copy, Elementwise, Fill, Kernel
+from hotgrad.engines.layout import C_TYPES, Buffer, NativeError, Place, fresh, reshaped
+from hotgrad.engines.products import Dots, Product, fits
+from hotgrad.engines.reducing import Cumsum, Reduce
+from hotgrad.engines.scattering import Gathering, Scattering, Table
+from hotgrad.ops.arithmetic import Cast
+from hotgrad.ops.axes import normal_axes, normal_axis
+from hotgrad.program.instructions import Code, Instruction, Value, described
+
+LONGEST_CHAIN = 60  # instructions in a loop; more, and values leave the registers
+
+
+class Lowering:
+    """The kernels of a program, and where its values lie.
+
+    `places`: of values; `scalars`: the C names of scalar values; `constants`: what is loaded once; `slots`: the memory, C type and
+    size by name.
+    """
+
+    def __init__(self, code: Code, context: Context, fuse: bool = True) -> None:
+        self.code, self.context, self.fuse = code, context, fuse
+        self.kernels: list[Kernel | None] = []
+        self.places: dict[Value, Place] = {}
+        self.scalars: dict[Value, str] = {scalar: f"scalars[{i}]" for i, scalar in enumerate(code.scalars)}
+        self.scalar_lines: list[str] = []
+        self.constants: list[tuple[Place, Tensor]] = []
+        self.slots: dict[str, tuple[str, int]] = {}
+        for value in [*code.inputs, *(d.value for d in code.draws), *(s.value for s in code.states), *code.constants]:
+            self.places[value] = self._fresh(value, pinned=True)
+        self.constants += [(self.places[value], tensor) for value, tensor in code.constants.items()]
+        for instruction in expanded(code.instructions):
+            self._lower(instruction)
+        self._finish()
+
+    # ---- instructions
+
+    def _fresh(self, value: Value, padded: bool = True, pinned: bool = False) -> Place:
+        if value.dtype not in C_TYPES:
+            raise NativeError(f"{described(value)}: arrays of {value.dtype} have no native form; there are float32, float64, int32, int64, bool")
+        if value.device.type != "cpu":
+            raise NativeError(f"{described(value)} is on {value.device}; native code runs on the CPU")
+        return fresh(value.shape, value.dtype, self.context.lanes, padded, pinned)
+
+    def _lower(self, instruction: Instruction) -> None:
+        op, out = instruction.op, instruction.out
+        if out.kind == "scalar":
+            self._scalar(instruction)
+        elif is_expression(op.native):
+            self._elementwise(instruction)
+        elif op.native in _LOWERINGS:
+            self.places[out] = _LOWERINGS[op.native](self, instruction, *map(self._array, instruction.operands), **instruction.options)
+            if self.places[out].shape != out.shape or self.places[out].dtype is not out.dtype:
+                raise NativeError(f"{op.name}: lowered to {self.places[out].shape}, {self.places[out].dtype}; expected {described(out)}")
+        else:
+            raise NativeError(f"{op.name} has no native form" + (f": {op.native!r} is not known" if op.native else ""))
+
+    def _array(self, operand: Any) -> Any:
+        """The place of an operand of an op that is not elementwise."""
+        return self.places[operand] if isinstance(operand, Value) and operand.kind != "scalar" else operand
+
+    def _scalar(self, instruction: Instruction) -> None:
+        native = "pow({a}, {b})" if instruction.op.native == "pow" else instruction.op.native
+        texts = [self.scalars[o] if isinstance(o, Value) else repr(float(o)) for o in instruction.operands]
+        for name, text in zip(instruction.op.operand_names, texts):
+            native = native.replace("{" + name + "}", text)
+        self.scalars[instruction.out] = f"s{len(self.scalar_lines)}"
+        self.scalar_lines.append(f"const double {self.scalars[instruction.out]} = {native};")
+
+    def add(self, kernel: Kernel) -> None:
+        """Append a kernel."""
+        position = len(self.kernels)
+        self.kernels.append(kernel)
+        for place in kernel.writes:
+            place.buffer.written = position
+
+    def _note(self, instruction: Instruction) -> list[str]:
+        options = ", ".join(f"{k}={tuple(v.shape) if isinstance(v, Tensor) else v!r}" for k, v in instruction.options.items())
+        return [f"{instruction.op.name}({options}) -> {described(instruction.out)}".replace("torch.", "")]
+
+    # ---- elementwise chains
+
+    def _elementwise(self, instruction: Instruction) -> None:
+        out = instruction.out
+        place = self.places[out] = self._fresh(out)
+        operands = {
+            (instruction, index): self.places[operand]
+            for index, operand in enumerate(instruction.operands)
+            if isinstance(operand, Value) and operand.kind != "scalar"
+        }
+        group = self._group(out.shape, list(operands.values()))
+        if group is None:
+            group = Elementwise(self.context, [], [], [], out.shape, scalars=self.scalars)
+            self.add(group)
+        position = self.kernels.index(group)
+        group.members.append(instruction)
+        group.operands |= operands
+        group.results[out] = place
+        group.reads += operands.values()
+        group.writes.append(place)
+        group.note += self._note(instruction)
+        place.buffer.written = position
+        self._absorb(group, position)
+
+    def _group(self, shape: tuple[int, ...], operands: Sequence[Place]) -> Elementwise | None:
+        """A loop that can compute this too: of the same shape, and after all kernels that write its operands."""
+        if not self.fuse:
+            return None
+        last = max((place.buffer.written for place in operands), default=-1)
+
+        def joins(kernel: Kernel | None, own: bool) -> bool:
+            if not isinstance(kernel, Elementwise) or kernel.shape != shape or len(kernel.members) >= LONGEST_CHAIN:
+                return False
+            results = list(kernel.results.values())
+            shared = own or any(place in kernel.reads for place in operands)
+            return shared and all(place in results for place in operands if place.buffer.written == last) if own else shared
+
+        if last >= 0 and joins(self.kernels[last], own=True):
+            return cast(Elementwise, self.kernels[last])
+        for kernel in self.kernels[last + 1 :]:
+            if joins(kernel, own=False):
+                return cast(Elementwise, kernel)
+        return None
+
+    def _absorb(self, group: Elementwise, position: int) -> None:
+        """Move earlier loops whose results are read here into this one, where nothing in between reads them."""
+        for place in list(group.reads):
+            earlier = place.buffer.written
+            kernel = self.kernels[earlier] if 0 <= earlier < position else None
+            if not self.fuse or not isinstance(kernel, Elementwise) or kernel.shape != group.shape:
+                continue
+            results = {p.buffer: p for p in kernel.results.values()}
+            between = [k for k in self.kernels[earlier + 1 : position] if k is not None]
+            if any(p.buffer in results for k in between for p in k.reads):
+                continue
+            if any(p.buffer in results and p != results[p.buffer] for p in group.reads):
+                continue
+            if len(kernel.members) + len(group.members) > LONGEST_CHAIN:
+                continue
+            group.members[:0] = kernel.members
+            group.operands |= kernel.operands
+            group.results = kernel.results | group.results
+            group.reads += kernel.reads
+            group.writes += kernel.writes
+            group.note[:0] = kernel.note
+            for p in kernel.writes:
+                p.buffer.written = position
+            self.kernels[earlier] = None
+
+    # ---- memory
+
+    def copied(self, place: Place, padded: bool = True, dtype: torch.dtype | None = None) -> Place:
+        """A copy by rows."""
+        target = fresh(place.shape, dtype or place.dtype, self.context.lanes, padded)
+        self.add(Copy(self.context, [place], [target], [f"copy {place.shape}"]))
+        return target
+
+    def _finish(self) -> None:
+        code = self.code
+        for value in code.results():
+            if value.kind == "scalar" and value not in self.places:
+                place = self.places[value] = self._fresh(value)
+                kernel = Elementwise(self.context, [], [place], ["a scalar"], (), scalars=self.scalars)
+                kernel.members.append(Instruction(Cast, (value,), {}, Value.like("result", torch.empty((), dtype=torch.float64))))
+                kernel.results[kernel.members[0].out] = place
+                self.add(kernel)
+        updates = [(s.value, s.update) for s in code.states if s.update is not None and s.update is not s.value]
+        for value, update in updates:
+            if (value.shape, value.dtype) != (update.shape, update.dtype):
+                raise NativeError(f"a state {described(value)} gets a value {described(update)}")
+        owned = {self.places[value].buffer for value, _ in updates}
+        # where outputs lie. One that is a state's old value needs a copy, as the state changes before outputs are read.
+        self.outputs = [self.copied(p) if p.buffer in owned else p for p in (self.places[v] for v in code.outputs)]
+        final = [self.copied(p) if p.buffer in owned else p for p in (self.places[u] for _, u in updates)]
+        end = len(self.kernels)
+        last: dict[Buffer, int] = {}
+        for position, kernel in enumerate(self.kernels):
+            for place in kernel.reads if kernel else ():
+                last[place.buffer] = position
+        for place in [*self.outputs, *final]:
+            last[place.buffer] = end
+        for kernel in self.kernels:
+            if isinstance(kernel, Elementwise):
+                own = {p.buffer for p in kernel.results.values()}
+                read = {p.buffer for k in self.kernels if k and k is not kernel for p in k.reads if p.buffer in own} if own else set()
+                kernel.needed = read | {b for b in own if last.get(b) == end}
+                inner = own - kernel.needed
+                kernel.reads = [p for p in kernel.reads if p.buffer not in own]
+                kernel.writes = [p for p in kernel.writes if p.buffer not in inner]
+        self._name_pinned()
+        self._in_place(updates, final, last, end)
+        self._share(last)
+
+    def _name_pinned(self) -> None:
+        code = self.code
+        groups = {"x": code.inputs, "r": [d.value for d in code.draws], "w": [s.value for s in code.states], "c": list(code.constants)}
+        for letter, values in groups.items():
+            for number, value in enumerate(values):
+                self._slot(self.places[value].buffer, f"{letter}{number}")
+        for number, (place, _) in enumerate(self.constants[len(code.constants) :]):
+            self._slot(place.buffer, f"t{number}")
+
+    def _slot(self, buffer: Buffer, name: str) -> None:
+        buffer.slot = name
+        self.slots[name] = (C_TYPES[buffer.dtype], buffer.size)
+
+    def _in_place(self, updates: list[tuple[Value, Value]], final: list[Place], last: dict[Buffer, int], end: int) -> None:
+        """States' new values are computed where the old ones stand, if nobody needs those any more, else copied at the end."""
+        taken: set[Buffer] = set()
+        for (value, _), place in zip(updates, final):
+            state, buffer = self.places[value], place.buffer
+            position = buffer.written
+            kernel = self.kernels[position] if 0 <= position < end else None
+            old = last.get(state.buffer, -1)
+            suits = (
+                kernel is not None
+                and not buffer.pinned
+                and buffer not in taken
+                and (place.strides, place.offset, buffer.size) == (state.strides, 0, state.buffer.size)
+                and sum(any(p.buffer is buffer for p in k.writes) for k in self.kernels if k) == 1
+                and (old < position or (old == position and kernel.exchangeable(state, place)))
+            )
+            if suits:
+                buffer.slot, buffer.pinned = state.buffer.slot, True
+                taken.add(buffer)
+            else:
+                self.add(Copy(self.context, [place], [state], ["a state's new value"]))
+
+    def _share(self, last: dict[Buffer, int]) -> None:
+        """Give every buffer memory: that of one which is read no more, if there is one."""
+        free: dict[str, list[str]] = {}
+        dying: dict[int, list[Buffer]] = {}
+        seen: set[Buffer] = set()
+        for position, kernel in enumerate(self.kernels):
+            if kernel is None:
+                continue
+            ends = {p.buffer: p for p in kernel.reads if last.get(p.buffer, -1) == position and p.buffer in seen and not p.buffer.pinned}
+            for place in kernel.writes:
+                buffer = place.buffer
+                if buffer.pinned or buffer in seen:
+                    continue
+                seen.add(buffer)
+                ctype = C_TYPES[buffer.dtype]
+                heir = next(
+                    (b for b, p in ends.items() if b.size == buffer.size and b.dtype is buffer.dtype and kernel.exchangeable(p, place)), None
+                )
+                available = free.setdefault(ctype, [])
+                if heir is not None:
+                    del ends[heir]
+                    seen.discard(heir)
+                    buffer.slot = heir.slot
+                elif available:
+                    enough = [s for s in available if self.slots[s][1] >= buffer.size]
+                    name = min(enough, key=self._size) if enough else max(available, key=self._size)
+                    available.remove(name)
+                    self._slot(buffer, name) if not enough else setattr(buffer, "slot", name)
+                else:
+                    self._slot(buffer, f"{ctype[0]}{sum(t == ctype for t, _ in self.slots.values())}_")
+                dying.setdefault(last.get(buffer, position), []).append(buffer)
+            for buffer in dying.pop(position, []):
+                if buffer in seen:
+                    free.setdefault(C_TYPES[buffer.dtype], []).append(buffer.slot)
+
+    def _size(self, slot: str) -> int:
+        return self.slots[slot][1]
+
+
+# ---- the shape classes: functions of the lowering, the instruction, the operands' places and the options, that return the result's place
+
+
+def _strided(f: Callable[[Tensor], Tensor]) -> Callable[[Place], Place]:
+    """A view of a place by what torch makes of a tensor with its shape and strides. Negative strides are not torch's: see `_flip`."""
+
+    def view(place: Place) -> Place:
+        out = f(torch.empty_strided(place.shape, place.strides, device="meta"))
+        return place.view(out.shape, out.stride(), out.storage_offset())
+
+    return view
+
+
+def _reshape(low: Lowering, instruction: Instruction, a: Place, shape: Any) -> Place:
+    target = instruction.out.shape
+    return reshaped(a, target) or cast(Place, reshaped(low.copied(a, padded=False), target))
+
+
+def _permute(low: Lowering, instruction: Instruction, a: Place, dims: Any) -> Place:
+    return a.permuted([normal_axis(d, len(a.shape)) for d in dims])
+
+
+def _expand(low: Lowering, instruction: Instruction, a: Place, shape: Any) -> Place:
+    return a.broadcast(instruction.out.shape)
+
+
+def _flip(low: Lowering, instruction: Instruction, a: Place, dims: Any) -> Place:
+    axes = () if dims == () else normal_axes(dims, len(a.shape))
+    offset = sum((a.shape[i] - 1) * a.strides[i] for i in axes if a.shape[i])
+    return a.view(a.shape, [-s if i in axes else s for i, s in enumerate(a.strides)], offset)
+
+
+def _unfold(low: Lowering, instruction: Instruction, a: Place, dimension: int, size: int, step: int) -> Place:
+    return _windows(a, dimension, size, step)
+
+
+def _windows(a: Place, dimension: int, size: int, step: int) -> Place:
+    axis = normal_axis(dimension, len(a.shape))
+    if not a.shape:
+        return a.view((size,), (1,))
+    count = (a.shape[axis] - size) // step + 1
+    shape, strides = [*a.shape, size], [*a.strides, a.strides[axis]]
+    shape[axis], strides[axis] = count, a.strides[axis] * step
+    return a.view(shape, strides)
+
+
+def _is_basic(index: Any) -> bool:
+    items = index if isinstance(index, tuple) else (index,)
+    return all(item is None or item is ... or isinstance(item, slice) or (isinstance(item, int) and not isinstance(item, bool)) for item in items)
+
+
+def _picked(a: Place, index: Any) -> Place:
+    """The view of a basic index."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    given = sum(item is not None and item is not ... for item in items)
+    if ... not in items:
+        items.append(...)
+    where = items.index(...)
+    items[where : where + 1] = [slice(None)] * (len(a.shape) - given)
+    shape, strides, offset, axis = [], [], 0, 0
+    for item in items:
+        if item is None:
+            shape.append(1)
+            strides.append(0)
+            continue
+        size, stride = a.shape[axis], a.strides[axis]
+        if isinstance(item, slice):
+            start, stop, step = item.indices(size)
+            shape.append(len(range(start, stop, step)))
+            strides.append(stride * step)
+            offset += start * stride if shape[-1] else 0
+        else:
+            offset += (item % max(size, 1)) * stride
+        axis += 1
+    return a.view(shape, strides, offset)
+
+
+def _getitem(low: Lowering, instruction: Instruction, a: Place, index: Any) -> Place:
+    if _is_basic(index):
+        return _picked(a, index)
+    out = low._fresh(instruction.out)
+    table = _table(low, a.shape, a, index)
+    low.add(Table(low.context, [a, table], [out], low._note(instruction)))
+    return out
+
+
+def _table(low: Lowering, shape: tuple[int, ...], place: Place, index: Any) -> Place:
+    """A constant with the elements' offsets in the buffer for an index with tensors."""
+    offsets = torch.zeros(shape, dtype=torch.int64)
+    for axis, (size, stride) in enumerate(zip(shape, place.strides)):
+        offsets += (torch.arange(size) * stride).reshape((-1,) + (1,) * (len(shape) - axis - 1))
+    chosen = offsets[index] + place.offset
+    table = fresh(tuple(chosen.shape), torch.int64, low.context.lanes, pinned=True)
+    low.constants.append((table, chosen))
+    return table
+
+
+def _putitem(low: Lowering, instruction: Instruction, g: Place, shape: Any, index: Any) -> Place:
+    out = _filled(low, instruction, 0.0)
+    if _is_basic(index):
+        low.add(Copy(low.context, [g], [_picked(out, index)], low._note(instruction)))
+    else:
+        table = _table(low, out.shape, out, index)
+        low.add(Table(low.context, [g.broadcast(table.shape), table, out], [out], low._note(instruction), add=True))
+    return out
+
+
+def _filled(low: Lowering, instruction: Instruction, value: float) -> Place:
+    out = low._fresh(instruction.out)
+    low.add(Fill(low.context, [], [out], [f"fill {out.shape}"], value))
+    return out
+
+
+def _pad(low: Lowering, instruction: Instruction, a: Place, pad: Any, mode: str, value: float) -> Place:
+    before = [0] * len(a.shape)
+    after = [0] * len(a.shape)
+    for i in range(len(pad) // 2):
+        before[-1 - i], after[-1 - i] = pad[2 * i], pad[2 * i + 1]
+    out = _filled(low, instruction, value)
+    source = _picked(a, tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(before, after, a.shape)))
+    target = _picked(out, tuple(slice(max(b, 0), max(b, 0) + n) for b, n in zip(before, source.shape)))
+    low.add(Copy(low.context, [source], [target], low._note(instruction)))
+    return out
+
+
+def _fold(low: Lowering, instruction: Instruction, g: Place, shape: Any, dimension: int, size: int, step: int) -> Place:
+    out = _filled(low, instruction, 0.0)
+    low.add(Copy(low.context, [g, out], [_windows(out, dimension, size, step)], low._note(instruction), add=True))
+    return out
+
+
+def _cat(low: Lowering, instruction: Instruction, *tensors: Place, dim: int) -> Place:
+    out = low._fresh(instruction.out)
+    axis = normal_axis(dim, len(out.shape))
+    start = 0
+    for place in tensors:
+        if len(place.shape) != len(out.shape):  # torch lets a tensor of shape (0,) join any others
+            continue
+        target = _picked(out, (slice(None),) * axis + (slice(start, start + place.shape[axis]),))
+        low.add(Copy(low.context, [place], [target], low._note(instruction)))
+        start += place.shape[axis]
+    return out
+
+
+def _stack(low: Lowering, instruction: Instruction, *tensors: Place, dim: int) -> Place:
+    out = low._fresh(instruction.out)
+    axis = normal_axis(dim, len(out.shape))
+    for position, place in enumerate(tensors):
+        low.add(Copy(low.context, [place], [_picked(out, (slice(None),) * axis + (position,))], low._note(instruction)))
+    return out
+
+
+def _reduce(low: Lowering, instruction: Instruction, a: Place, dim: Any = None, keepdim: bool = False) -> Place:
+    axes = normal_axes(dim, len(a.shape))
+    out = low._fresh(instruction.out)
+    whole = reshaped(out, tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
+    low.add(Reduce(low.context, [a], [cast(Place, whole)], low._note(instruction), instruction.op.native, axes))
+    return out
+
+
+def _cumsum(low: Lowering, instruction: Instruction, a: Place, dim: int) -> Place:
+    out = low._fresh(instruction.out)
+    low.add(Cumsum(low.context, [a], [out], low._note(instruction), normal_axis(dim, len(a.shape))))
+    return out
+
+
+def _gather(low: Lowering, instruction: Instruction, a: Place, index: Place, dim: int) -> Place:
+    out = low._fresh(instruction.out)
+    low.add(Gathering(low.context, [a, index], [out], low._note(instruction), normal_axis(dim, len(out.shape))))
+    return out
+
+
+def _scatter_add(low: Lowering, instruction: Instruction, g: Place, index: Place, shape: Any, dim: int) -> Place:
+    out = _filled(low, instruction, 0.0)
+    low.add(Scattering(low.context, [g, index, out], [out], low._note(instruction), normal_axis(dim, len(out.shape))))
+    return out
+
+
+def _matmul(low: Lowering, instruction: Instruction, a: Place, b: Place) -> Place:
+    out = low._fresh(instruction.out)
+    if not out.dtype.is_floating_point:
+        raise NativeError(f"MatMul of {out.dtype} has no native form")
+    if 0 in out.shape:
+        return out
+    product(low, instruction, a, b, out)
+    return out
+
+
+def product(low: Lowering, instruction: Instruction, a: Place, b: Place, out: Place) -> None:
+    """Add the kernel of a matrix product, and copies where an operand does not lie as it needs."""
+    c = out
+    if len(b.shape) == 1:
+        b, c = b.view((*b.shape, 1), (*b.strides, 0)), c.view((*c.shape, 1), (*c.strides, 0))
+    if len(a.shape) == 1:
+        a = a.view((1, *a.shape), (0, *a.strides))
+        c = c.view((*c.shape[:-1], 1, c.shape[-1]), (*c.strides[:-1], 0, c.strides[-1]))
+    vector = low.context.vector(out.dtype)
+    batch = c.shape[:-2]
+    note = low._note(instruction)
+    if c.shape[-1] == 1:  # a matrix times a vector
+        turned = c.permuted([*range(len(batch)), -1, -2])
+        if a.strides[-1] != 1 and a.strides[-2] == 1 and fits(turned, vector):
+            last = [*range(len(a.shape) - 2), -1, -2], [*range(len(b.shape) - 2), -1, -2]
+            a, b, c = b.permuted(last[1]), a.permuted(last[0]), turned
+        else:
+            a = a if a.strides[-1] == 1 or a.shape[-1] < 2 else low.copied(a)
+            if b.strides[-2] != 1 and b.shape[-2] > 1:
+                b = _column(low, b)
+            a, b = a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:]))
+            low.add(Dots(low.context, [a, b], [c], note))
+            return
+    if not fits(b, vector):
+        b = low.copied(b)
+    a, b = a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:]))
+    low.add(Product(low.context, [a, b], [c], note))
+
+
+def _column(low: Lowering, b: Place) -> Place:
+    """A copy of columns whose elements are neighbours."""
+    flat = low.copied(b.view(b.shape[:-1], b.strides[:-1]))
+    return flat.view(b.shape, (*flat.strides, 0))
+
+
+_LOWERINGS: dict[str, Callable[..., Place]] = {
+    "reshape": _reshape, "permute": _permute, "expand": _expand, "flip": _flip, "unfold": _unfold, "fold": _fold, "getitem": _getitem,
+    "putitem": _putitem, "pad": _pad, "cat": _cat, "stack": _stack, "sum": _reduce, "prod": _reduce, "amax": _reduce, "amin": _reduce,
+    "cumsum": _cumsum, "gather": _gather, "scatter_add": _scatter_add, "matmul": _matmul,
+}  # fmt: skip

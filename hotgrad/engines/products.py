@@ -1,0 +1,151 @@
+"""Matrix products in C: blocks of rows and vectors of columns whose sums stay in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from string import Template
+
+import torch
+
+from hotgrad.engines.kernels import Context, Kernel
+from hotgrad.engines.layout import C_TYPES, Nest, Place, added
+
+PANEL = 4  # vectors of columns at a time
+DEPTH = 384  # products summed in one go; more, and the right operand's panel leaves the cache
+
+_DOT = Template("""\
+/* The sum of a[k] * b[k]. */
+static $t $name(long n, const $t *a, const $t *b)
+{
+  ${t}_v s0 = {0}, s1 = {0};
+  long k = 0;
+  for (; k + 2 * $v <= n; k += 2 * $v) {
+    s0 += *(const ${t}_v *)(a + k) * *(const ${t}_v *)(b + k);
+    s1 += *(const ${t}_v *)(a + k + $v) * *(const ${t}_v *)(b + k + $v);
+  }
+  s0 += s1;
+  for (; k + $v <= n; k += $v) s0 += *(const ${t}_v *)(a + k) * *(const ${t}_v *)(b + k);
+  $t s = 0;
+  for (long z = 0; z < $v; z++) s += s0[z];
+  for (; k < n; k++) s += a[k] * b[k];
+  return s;
+}
+""")
+
+
+def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str:
+    """The name of the C function that multiplies `rows` rows by `vectors` vectors of columns at a time."""
+    t, v = C_TYPES[dtype], context.vector(dtype)
+    name = f"product_{t}_{rows}x{vectors}"
+    if name in context.helpers:
+        return name
+    cells = [(r, c) for r in range(rows) for c in range(vectors)]
+    lines = [
+        f"/* c[i, j] {{+}}= the sum over k of a[i, k] * b[k, j] for `blocks` times {rows} rows and {vectors} vectors of columns; `more`: added. */",
+        f"static void {name}(long blocks, long depth, const {t} *a, long ai, long ak, const {t} *b, long bk, {t} *c, long ci, int more)",
+        "{",
+        f"  for (; blocks > 0; blocks--, a += {rows} * ai, c += {rows} * ci) {{",
+        f"    {t}_v " + ", ".join(f"s{r}{j} = {{0}}" for r, j in cells) + ";",
+        "    if (more) {",
+        *("      " + " ".join(f"s{r}{j} = *({t}_v *)(c + {r} * ci + {j * v});" for j in range(vectors)) for r in range(rows)),
+        "    }",
+        f"    const {t} *x = a, *y = b;",
+        "    for (long k = 0; k < depth; k++, x += ak, y += bk) {",
+        "      const " + f"{t}_v " + ", ".join(f"b{j} = *(const {t}_v *)(y + {j * v})" for j in range(vectors)) + ";",
+        *(f"      const {t} a{r} = x[{r} * ai];" for r in range(rows)),
+        *("      " + " ".join(f"s{r}{j} += a{r} * b{j};" for j in range(vectors)) for r in range(rows)),
+        "    }",
+        *("    " + " ".join(f"*({t}_v *)(c + {r} * ci + {j * v}) = s{r}{j};" for j in range(vectors)) for r in range(rows)),
+        "  }",
+        "}",
+    ]
+    context.helpers[name] = "\n".join(lines).replace("{+}", "+") + "\n"
+    return name
+
+
+def _row_blocks(rows: int, vectors: int) -> list[tuple[int, int]]:
+    """How `rows` rows are cut: (rows of a block, how many). Ten to twelve sums stay in registers; a short rest would wait for itself."""
+    block = {1: 8, 2: 6, 3: 4, 4: 3}[vectors]
+    count, rest = divmod(rows, block)
+    if not rest:
+        return [(block, count)]
+    if count and rest * 2 < block:
+        count -= 1
+        both = block + rest
+        parts = [(block, count), (both - both // 2, 1), (both // 2, 1)]
+    else:
+        parts = [(block, count), (rest, 1)]
+    merged: list[tuple[int, int]] = []
+    for size, number in parts:
+        if merged and merged[-1][0] == size:
+            merged[-1] = (size, merged[-1][1] + number)
+        elif number:
+            merged.append((size, number))
+    return merged
+
+
+@dataclass(eq=False)
+class Product(Kernel):
+    """Matrix product: reads (..., m, k) and (..., k, n), the axes before broadcast already, and writes (..., m, n).
+
+    The right operand's rows and the result's are contiguous, with room for whole vectors.
+    """
+
+    def lines(self) -> Iterator[str]:
+        a, b, c = self.reads[0], self.reads[1], self.writes[0]
+        batch = Nest.over(c.shape[:-2], [p.strides[:-2] for p in (a, b, c)])
+        (m, depth), n = a.shape[-2:], c.shape[-1]
+        (ai, ak), bk, ci = a.strides[-2:], b.strides[-2], c.strides[-2]
+        v = self.context.vector(c.dtype)
+        vectors = -(-n // v)
+
+        body: list[str] = []
+        panels = [(0, vectors // PANEL, PANEL)] if vectors >= PANEL else []
+        if vectors % PANEL:
+            panels.append((vectors // PANEL * PANEL, 1, vectors % PANEL))
+        for k in range(0, max(depth, 1), DEPTH):
+            for first, count, wide in panels:
+                base = f"z * {wide * v}" if count > 1 else str(first * v) if first else ""
+                row, lines = 0, []
+                for rows, blocks in _row_blocks(m, wide):
+                    left = a.address(_sum(batch.terms(0), _number(row * ai + k * ak)))
+                    right = b.address(_sum(batch.terms(1), _number(k * bk), base))
+                    to = c.address(_sum(batch.terms(2), _number(row * ci), base))
+                    name = _block(self.context, c.dtype, rows, wide)
+                    lines.append(f"{name}({blocks}, {min(DEPTH, depth - k)}, {left}, {ai}, {ak}, {right}, {bk}, {to}, {ci}, {int(k > 0)});")
+                    row += rows * blocks
+                if count > 1:
+                    body += [f"for (long z = 0; z < {count}; z++) {{", *("  " + line for line in lines), "}"]
+                else:
+                    body += lines
+        yield from batch.wrap(body, independent=False)
+
+
+def _number(number: int) -> str:
+    return str(number) if number else ""
+
+
+def _sum(*terms: str) -> str:
+    return added(*terms) if any(terms) else ""
+
+
+@dataclass(eq=False)
+class Dots(Kernel):
+    """Matrix times vector by dot products: reads (..., m, k) and (..., k, 1), contiguous along k, and writes (..., m, 1)."""
+
+    def lines(self) -> Iterator[str]:
+        a, b, c = self.reads[0], self.reads[1], self.writes[0]
+        name = f"dot_{C_TYPES[c.dtype]}"
+        self.context.helpers.setdefault(name, _DOT.substitute(name=name, t=C_TYPES[c.dtype], v=self.context.vector(c.dtype)))
+        nest = Nest.over(c.shape[:-1], [(*p.strides[:-2], step) for p, step in ((a, a.strides[-2]), (b, 0), (c, c.strides[-2]))])
+        call = f"{name}({a.shape[-1]}, {a.address(nest.terms(0))}, {b.address(nest.terms(1))})"
+        yield from nest.wrap([f"{c.at(nest.terms(2))} = {call};"], independent=False)
+
+
+def fits(place: Place, vector: int) -> bool:
+    """Whether the rows are contiguous, with room for whole vectors at their ends."""
+    n = place.shape[-1]
+    return (n == 1 or place.strides[-1] == 1) and place.view(
+        (*place.shape[:-1], -(-n // vector) * vector), (*place.strides[:-1], 1)
+    ).allows((*place.shape[:-1], -(-n // vector) * vector))

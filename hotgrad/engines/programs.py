@@ -1,0 +1,207 @@
+"""Programs as users hold them: `capture` makes one out of a function, and calling it runs it on an engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.engines.replay import Replay as _Replay
+from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError
+from hotgrad.explain import nearest
+from hotgrad.program import storage
+from hotgrad.program.captured import Captured, captured
+from hotgrad.program.guards import Watch
+from hotgrad.program.tree import rebuilt
+from hotgrad.variable import Variable, as_tensor
+
+
+class Replay(_Replay):
+    def many(self, sources, order, steps, scalars, draws, outputs):
+        numbers = scalars.tolist()
+        rows = None if order is None else order.split(len(order) // steps)
+        kept = [(out, array.unbind(0)) for out, array in zip(self.outputs, outputs)]
+        for i in range(steps):
+            for buffer, source in zip(self.inputs, sources):
+                if rows is None:
+                    buffer.copy_(source)
+                else:
+                    torch.index_select(source, 0, rows[i], out=buffer)
+            if i < len(numbers):
+                self.scalars[:] = numbers[i]
+            for buffer, draw in zip(self.draws, draws):
+                buffer.copy_(draw[i])
+            self.step()
+            for out, array in kept:
+                array[i if len(array) > 1 else 0].copy_(out)
+
+
+ENGINES: dict[str, Any] = {"replay": Replay}
+
+
+class Program:
+    """What a function computes, as a flat list of primitives that runs without Python in between; made by `capture`.
+
+    Calling it with tensors like the examples gives tensors in the structure that the function returned. Parameters that the
+    function read are read anew at each call, and those that it changed, by an optimizer's step, are changed in place. `str` lists
+    the instructions.
+
+    >>> program = hg.capture(lambda x: (x * 2).tanh().sum(), torch.ones(3))
+    >>> print(program)
+    inputs: x0 float32(3,)
+      %0 = Mul(x0, 2)                        float32(3,)
+      %1 = Tanh(%0)                          float32(3,)
+      %2 = Sum(%1, dim=None, keepdim=False)  float32()
+    outputs: %2
+    >>> program(torch.zeros(3))
+    tensor(0.)
+    """
+
+    def __init__(self, found: Captured, engine: str = "replay", fuse: bool = True) -> None:
+        if engine not in ENGINES:
+            raise SettingError(f"unknown engine {engine!r}; a program runs on {' or '.join(map(repr, ENGINES))}{nearest(engine, ENGINES)}")
+        self._captured, self.code = found, found.code
+        self.engine, self.fuse = engine, fuse
+        self._runner: Any = None
+        self._kept: list[Tensor] | None = None
+
+    def to(self, engine: str, fuse: bool = True) -> Program:
+        """The same program on another engine, "replay" or "native". Without `fuse` replay computes eager's results bit for bit.
+
+        Raises SettingError for an unknown engine, EngineError if the engine cannot run this program.
+        """
+        program = Program(self._captured, engine, fuse)
+        program._start()
+        return program
+
+    def _start(self) -> Any:
+        if self._runner is None:
+            self._runner = ENGINES[self.engine](self.code, self.fuse)
+        return self._runner
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run it. Inputs have the shapes and dtypes of the examples; the results are new tensors.
+
+        Raises ShapeError, DtypeError or DeviceError for other inputs, CaptureError if something that the function depends on,
+        such as a number in its closure or a module's mode, is no longer what it was while capturing.
+        """
+        return rebuilt(self._captured.structure, self._run(inputs, None))
+
+    def run(self, *inputs: Any) -> Any:
+        """As calling it, but what it returns is the program's own memory, valid until the next run."""
+        if self._kept is None:
+            self._kept = self._fresh()
+        return rebuilt(self._captured.structure, self._run(inputs, self._kept))
+
+    def _fresh(self) -> list[Tensor]:
+        return [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in self.code.outputs]
+
+    def _run(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
+        changed = self._captured.changed()
+        if changed:
+            raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
+        tensors = self._checked(inputs)
+        runner = self._start()
+        outputs = self._fresh() if outputs is None else outputs
+        numbers = [number for hook in self._captured.hooks for number in hook.next()]
+        draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in self.code.draws]
+        for draw, tensor in zip(self.code.draws, draws):
+            draw.fill(tensor[0])
+        runner.many(tensors, None, 1, torch.tensor([numbers], dtype=torch.float64), draws, outputs)
+        for hook in self._captured.hooks:
+            hook.done()
+        return [output[0] for output in outputs]
+
+    def _checked(self, inputs: tuple[Any, ...]) -> list[Tensor]:
+        wanted = self.code.inputs
+        if len(inputs) != len(wanted):
+            raise OperandError(f"the program takes {len(wanted)} inputs, as in the capture; got {len(inputs)}")
+        tensors = []
+        for i, (given, value) in enumerate(zip(inputs, wanted)):
+            tensor = given._data if isinstance(given, Variable) else as_tensor(given)
+            if tuple(tensor.shape) != value.shape:
+                raise ShapeError(
+                    f"input {i} has shape {tuple(tensor.shape)}; the program was captured for {value.shape}. Capture it for this shape too"
+                )
+            if tensor.dtype != value.dtype:
+                raise DtypeError(
+                    f"input {i} is {tensor.dtype}; the program was captured for {value.dtype}. Convert it with to({value.dtype})"
+                )
+            if tensor.device != value.device:
+                raise DeviceError(
+                    f"input {i} is on {tensor.device}; the program was captured on {value.device}. Move it with to({str(value.device)!r})"
+                )
+            tensors.append(tensor)
+        return tensors
+
+    @property
+    def states(self) -> dict[str, Tensor]:
+        """The tensors that outlive a call, by name: parameters, buffers and optimizer state; not copies."""
+        found: dict[str, Tensor] = {}
+        for state in self.code.states:
+            name = state.value.name or f"w{len(found)}"
+            while name in found:
+                name += "'"
+            found[name] = state.tensor
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program to `path`: its instructions as text, and the tensors it reads, with their present values.
+
+        Raises CaptureError for a program that holds an optimizer's step, whose rates and counts are computed outside of it.
+        """
+        if self._captured.hooks:
+            raise CaptureError(
+                "a program that holds an optimizer's step cannot be saved, since its rates are computed outside; save the model"
+            )
+        storage.save(path, self.code, self._captured.structure)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], engine: str = "replay", fuse: bool = True) -> Program:
+        """The program that `save` wrote. Its states are tensors of its own; random numbers come from torch's global generator.
+
+        Nothing in the file is executed. Raises FileError for a file that is broken or foreign, or needs an op that is not declared.
+        """
+        code, structure = storage.load(path)
+        return cls(Captured(code, structure, [], Watch([]), [], []), engine, fuse)
+
+    def source(self) -> str:
+        """What its engine runs, as text: Python for replay, C for native."""
+        return self._start().source()  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        return str(self.code)
+
+    def __repr__(self) -> str:
+        return f"<Program of {len(self.code.instructions)} instructions on {self.engine}>"
+
+
+def capture(f: Callable[..., Any], *examples: Any) -> Program:
+    """The Program of `f` for arguments like `examples`: tensors, arrays, numbers, or Variables, which keep `requires_grad`.
+
+    `f` is run twice on such arguments, on Variables that have no values to read, and every primitive it calls is noted, those of
+    `backward`, `gradients` and an optimizer's `step` included. So a program can be a whole training step. Parameters, buffers,
+    gradients and optimizer state stay as they were.
+
+    Raises CaptureError where the result would not hold for other values: `f` reads values (`item`, `bool`, `float`, `data`,
+    printing), calls torch on plain tensors, draws random numbers, asks for the time, or changes what it depends on.
+
+    >>> w = hg.Parameter([1.0, 2.0])
+    >>> optimizer = hg.optim.SGD([w], lr=0.1)
+    >>> def step(x):
+    ...     optimizer.zero_grad()
+    ...     loss = ((w * x) ** 2).sum()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> program = hg.capture(step, torch.ones(2))
+    >>> program(torch.ones(2)), w.data
+    (tensor(5.), tensor([0.8000, 1.6000]))
+    """
+    if not callable(f):
+        raise OperandError(f"capture takes a function and examples of its arguments; got {f!r:.60}")
+    arrays = [example if isinstance(example, Variable) else as_tensor(example) for example in examples]
+    return Program(captured(f, arrays, [f]))

@@ -1,0 +1,73 @@
+"""Reading and writing at computed positions, in C."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hotgrad.engines.kernels import Kernel
+from hotgrad.engines.layout import Nest, added, scaled
+
+
+@dataclass(eq=False)
+class Table(Kernel):
+    """out = a[table], or with `add` out[table] += a, for a table of offsets in the buffer. Reads a and the table."""
+
+    add: bool = False
+
+    def lines(self) -> Iterator[str]:
+        a, table, out = self.reads[0], self.reads[1], self.writes[0]
+        dense = a if self.add else out
+        nest = Nest.over(table.shape, [table.strides, dense.strides])
+        place, element = table.at(nest.terms(0)), dense.at(nest.terms(1))
+        sparse = (out if self.add else a).buffer.pointer
+        line = f"{sparse}[{place}] += {element};" if self.add else f"{element} = {sparse}[{place}];"
+        yield from nest.wrap([line], independent=False)
+
+
+@dataclass(eq=False)
+class Gathering(Kernel):
+    """out[i] = a[i], with index[i] in place of i's `axis`. A wrong index reads no memory: the result is NaN, or 0 of integers."""
+
+    axis: int = 0
+
+    def lines(self) -> Iterator[str]:
+        a, index, out = self.reads[0], self.reads[1], self.writes[0]
+        others = _without(a.strides, self.axis)
+        nest = Nest.over(index.shape, [index.strides, out.strides, others])
+        size, stride = (a.shape[self.axis], a.strides[self.axis]) if a.shape else (1, 0)
+        element = a.at(added(*filter(None, (nest.terms(2), scaled("at", stride)))) if nest.terms(2) or stride else "")
+        wrong = "NAN" if out.dtype.is_floating_point else "0"
+        body = [
+            f"const int64_t at = {index.at(nest.terms(0))};",
+            f"{out.at(nest.terms(1))} = at >= 0 && at < {size} ? {element} : {wrong};",
+        ]
+        yield from _scoped(nest.wrap(body, independent=False))
+
+
+@dataclass(eq=False)
+class Scattering(Kernel):
+    """out[i] += g[i], with index[i] in place of i's `axis`. A wrong index writes nothing. Reads g and the index."""
+
+    axis: int = 0
+
+    def lines(self) -> Iterator[str]:
+        g, index, out = self.reads[0], self.reads[1], self.writes[0]
+        nest = Nest.over(index.shape, [index.strides, g.strides, _without(out.strides, self.axis)])
+        size, stride = (out.shape[self.axis], out.strides[self.axis]) if out.shape else (1, 0)
+        element = out.at(added(*filter(None, (nest.terms(2), scaled("at", stride)))) if nest.terms(2) or stride else "")
+        body = [
+            f"const int64_t at = {index.at(nest.terms(0))};",
+            f"if (at >= 0 && at < {size}) {element} += {g.at(nest.terms(1))};",
+        ]
+        yield from _scoped(nest.wrap(body, independent=False))
+
+
+def _without(strides: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return tuple(0 if i == axis else s for i, s in enumerate(strides))
+
+
+def _scoped(lines: Iterator[str]) -> Iterator[str]:
+    yield "{"
+    yield from ("  " + line for line in lines)
+    yield "}"

@@ -1,0 +1,245 @@
+"""The replay engine: the same as each op's forward, bit for bit, on memory that is allocated once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import hotgrad as hg
+from hotgrad.engines.replay import Replay
+from hotgrad.primitive import Booleans, Integers, Interval, Primitive
+from hotgrad.program.instructions import Code, Instruction, State, Value
+
+
+class Build:
+    """A program under construction: `run` adds an instruction, and computes its example."""
+
+    def __init__(self) -> None:
+        self.code = Code()
+        self.env: dict[Value, Any] = {}
+
+    def _given(self, kind: str, tensor: Tensor) -> Value:
+        value = Value.like(kind, tensor)
+        self.env[value] = tensor
+        return value
+
+    def input(self, tensor: Tensor) -> Value:
+        value = self._given("input", tensor)
+        self.code.inputs.append(value)
+        return value
+
+    def constant(self, tensor: Tensor) -> Value:
+        value = self._given("constant", tensor)
+        self.code.constants[value] = tensor
+        return value
+
+    def state(self, tensor: Tensor) -> Value:
+        value = self._given("state", tensor)
+        self.code.states.append(State(value, tensor))
+        return value
+
+    def scalar(self, number: float) -> Value:
+        value = Value.scalar()
+        self.env[value] = number
+        self.code.scalars.append(value)
+        return value
+
+    def run(self, op: type[Primitive] | str, *operands: Any, **options: Any) -> Value:
+        op = hg.primitives()[op] if isinstance(op, str) else op
+        options = op.bind((), options)
+        result = op.forward(*[self.env[o] if isinstance(o, Value) else o for o in operands], **options)
+        value = Value.like("result", result) if isinstance(result, Tensor) else Value.scalar()
+        self.env[value] = result
+        self.code.instructions.append(Instruction(op, operands, options, value))
+        return value
+
+    def update(self, state: Value, new: Value) -> None:
+        next(s for s in self.code.states if s.value is state).update = new
+
+
+def interpret(code: Code, inputs: list[Tensor], scalars: list[float]) -> list[Any]:
+    """Each instruction by its op's forward; the states' new values are left in their memory. What `step` must equal."""
+    env: dict[Value, Any] = {**dict(zip(code.inputs, inputs)), **dict(zip(code.scalars, scalars)), **code.constants}
+    env.update({s.value: s.tensor.clone(memory_format=torch.preserve_format) for s in code.states})
+    for i in code.instructions:
+        env[i.out] = i.op.forward(*[env[o] if isinstance(o, Value) else o for o in i.operands], **i.options)
+    for s in code.states:
+        if s.update is not None:
+            s.tensor.copy_(env[s.update])
+    return [torch.as_tensor(env[value], dtype=value.dtype).clone() for value in code.outputs]
+
+
+def bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal to the last bit, with NaN equal to NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a, b = (t.clone(memory_format=torch.contiguous_format).reshape(-1) for t in (a, b))
+    same = (a == b) & (a.signbit() == b.signbit()) if a.dtype.is_floating_point else a == b
+    return bool((same | ((a != a) & (b != b))).all())
+
+
+# ------------------------------------------------------------------------------------------------------------- all ops
+
+
+def drawn(domain: Any, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if isinstance(domain, Booleans):
+        return torch.rand(shape, generator=generator) < 0.5
+    if isinstance(domain, Integers):
+        return torch.randint(domain.low, domain.high + 1, shape, generator=generator)
+    x = torch.randn(shape, generator=generator, dtype=dtype)
+    low, high = domain.low, domain.high
+    if math.isfinite(low) and math.isfinite(high):
+        return low + (high - low) * torch.rand(shape, generator=generator, dtype=dtype)
+    return x.abs() + low + 0.01 if math.isfinite(low) else x
+
+
+BROADCAST = {
+    1: [((),), ((3,),), ((2, 3),), ((4, 5, 6),), ((0, 2),), ((33, 25),)],
+    2: [((), ()), ((3,), (3,)), ((2, 3), (3,)), ((2, 1), (1, 3)), ((), (4, 5)), ((0, 2), (2,)), ((20, 25), (20, 25)), ((5, 4), ())],
+    3: [((2, 3), (2, 3), (2, 3)), ((3,), (2, 3), ()), ((20, 1), (25,), (20, 25))],
+}
+
+
+def cases(op: type[Primitive]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Operands (shapes, tensors, numbers) and options on which to try an op."""
+    if hasattr(op, "operands") and isinstance(op.operands(), list):
+        return list(op.operands())
+    names = list(op.options)
+    values = [op.options[name] for name in names]
+    return [(shapes, dict(zip(names, chosen))) for shapes in BROADCAST[op.arity or 1] for chosen in itertools.product(*values)]
+
+
+def strided(tensor: Tensor) -> list[Tensor]:
+    """The same values in several layouts."""
+    layouts = [tensor]
+    if tensor.ndim > 1:
+        layouts.append(tensor.transpose(0, -1).contiguous().transpose(0, -1))
+    if tensor.ndim:
+        layouts.append(torch.stack([tensor, tensor], -1)[..., 0])
+    return layouts
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", sorted(name for name, op in hg.primitives().items() if op.__module__.startswith("hotgrad.ops.")))
+def test_every_op(name: str, dtype: torch.dtype, fuse: bool) -> None:
+    """On all that its declaration draws, in several layouts, with inputs, numbers and scalars."""
+    op = hg.primitives()[name]
+    generator = torch.Generator().manual_seed(0)
+    ran = 0
+    for operands, options in cases(op):
+        domains = [*op.domain, *[Interval()] * len(operands)]
+        tensors = [
+            drawn(domains[i], o, dtype, generator) if isinstance(o, tuple) else o for i, o in enumerate(operands)
+        ]
+        for layout in range(3):
+            build = Build()
+            given: list[Tensor] = []
+            values: list[Any] = []
+            for tensor in tensors:
+                if not isinstance(tensor, Tensor):
+                    values.append(tensor)
+                    continue
+                layouts = strided(tensor)
+                given.append(layouts[layout % len(layouts)])
+                values.append(build.input(given[-1]))
+            try:
+                out = build.run(op, *values, **options)
+            except (IndexError, ValueError, TypeError, RuntimeError, NotImplementedError):
+                continue  # not a case for this shape or dtype
+            second = build.run("Mul", out, 0.5) if dtype.is_floating_point and out.dtype == dtype else out
+            build.code.outputs = [out, second]
+            replay = Replay(build.code, fuse)
+            for _ in range(2):
+                for buffer, tensor in zip(replay.inputs, given):
+                    buffer.copy_(tensor)
+                replay.step()
+            ran += 1
+            for value, result in zip(build.code.outputs, replay.outputs):
+                wanted = build.env[value]
+                near = fuse and op.name == "Sum" and torch.allclose(wanted, result, rtol=1e-5, atol=1e-5)
+                assert near or bits(wanted, result), (operands, options, layout, wanted, result, replay.source())
+    assert ran or dtype is torch.bfloat16
+
+
+# ------------------------------------------------------------------------------------------------------------ programs
+
+
+def compare(build: Build, fuse: bool, steps: int = 3, tolerance: float = 0.0) -> Replay:
+    """Run a program by the interpreter and by replay, with other inputs at each step, and compare outputs and states."""
+    code = build.code
+    generator = torch.Generator().manual_seed(1)
+    start = [s.tensor.clone() for s in code.states]
+    replay = Replay(code, fuse)
+    for s, tensor in zip(code.states, start):
+        assert bits(s.tensor, tensor), "making a Replay changed a state"
+    draws = [[torch.randn(v.shape, generator=generator).to(v.dtype) for v in code.inputs] for _ in range(steps)]
+    numbers = [[0.1 + 0.05 * k + i for i in range(len(code.scalars))] for k in range(steps)]
+    expected = [(interpret(code, *given), [s.tensor.clone() for s in code.states]) for given in zip(draws, numbers)]
+    for s, tensor in zip(code.states, start):
+        s.tensor.copy_(tensor)
+    for inputs, scalars, (outputs, states) in zip(draws, numbers, expected):
+        replay.feed(inputs, scalars)
+        replay.step()
+        pairs = [*zip(outputs, replay.outputs), *zip(states, [s.tensor for s in code.states])]
+        for wanted, got in pairs:
+            wanted = torch.as_tensor(wanted, dtype=got.dtype)
+            if tolerance:
+                scale = max(float(wanted.nan_to_num().abs().max()), 1e-30) if wanted.numel() else 1.0
+                assert torch.allclose(wanted, got, rtol=0, atol=tolerance * scale, equal_nan=True), f"{code}\n{replay.source()}"
+            else:
+                assert bits(wanted, got), f"{code}\n{replay.source()}\n{wanted}\n{got}"
+    return replay
+
+
+def test_random_programs(count: Any) -> None:
+    for seed in range(count(300, 10_000)):
+        try_random_program(seed)
+
+
+def try_random_program(seed: int) -> None:
+    """Elementwise ops, views and reductions of inputs, states and scalars; anything may be an output or any state's new value."""
+    random = Random(seed)
+    build = Build()
+    generator = torch.Generator().manual_seed(seed)
+    scalars = [build.scalar(0.5), build.scalar(1.5)]
+    arrays = [build.input(torch.randn(3, 3, generator=generator)), build.constant(torch.randn(3, 3, generator=generator))]
+    arrays += [build.state(torch.randn(3, 3, generator=generator).t() if i == 2 else torch.randn(3, 3, generator=generator)) for i in range(3)]
+    first = len(arrays)
+    for _ in range(random.randint(1, 14)):
+        a = random.choice(arrays[-4:] if random.random() < 0.6 else arrays)
+        b = random.choice(arrays[-4:] if random.random() < 0.5 else arrays)
+        kind = random.randrange(12)
+        if kind < 3:
+            arrays.append(build.run(random.choice(["Add", "Sub", "Mul", "Maximum"]), a, b))
+        elif kind < 4:
+            arrays.append(build.run("AddScaled", a, b, random.choice([*scalars, 0.25])))
+        elif kind < 5:
+            op = random.choice(["Add", "Mul", "Sub", "Div"])
+            number = random.choice([*scalars, 0.3, 2])
+            arrays.append(build.run(op, *((a, number) if random.random() < 0.6 else (number, a))))
+        elif kind < 7:
+            arrays.append(build.run(random.choice(["Tanh", "ReLU", "Neg", "Abs", "Sin"]), a))
+        elif kind < 8:
+            arrays.append(build.run("Permute", a, dims=(1, 0)))
+        elif kind < 9:
+            arrays.append(build.run("Expand", build.run("GetItem", a, index=random.randrange(3)), shape=(3, 3)))
+        elif kind < 10:
+            arrays.append(build.run("Expand", build.run("Sum", a, dim=random.choice([0, 1, -1]), keepdim=True), shape=(3, 3)))
+        elif kind < 11:
+            arrays.append(build.run("MatMul", a, b))
+        else:
+            scalars.append(build.run(random.choice(["Mul", "Sub"]), random.choice(scalars), random.choice([*scalars, 0.5])))
+    build.code.outputs = [random.choice(arrays[-6:]) for _ in range(random.randint(1, 3))] + random.sample(scalars, random.randint(0, 1))
+    for state in arrays[first - 3 : first]:
+        if random.random() < 0.8:
+            build.update(state, random.choice(arrays[-5:] if random.random() < 0.7 else arrays))
+    compare(build, fuse=False)
+    compare(build, fuse=True, tolerance=1e-5)
