@@ -120,21 +120,21 @@ def interleaved(contenders: Mapping[Name, Callable[[], float]], turns: int) -> d
 
 
 @contextlib.contextmanager
-def deadline(seconds: int) -> Iterator[None]:
+def deadline(seconds: float) -> Iterator[None]:
     """Raise TimeoutError inside, if it takes longer; where there are no such alarms, do nothing."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def late(number: int, frame: Any) -> None:
-        raise TimeoutError(f"took longer than {seconds} s")
+        raise TimeoutError(f"took longer than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 

@@ -67,8 +67,10 @@ def section(name: str, group: Group) -> str:
 def heading(environment: dict[str, Any]) -> str:
     """Where and with what it was measured."""
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
-    where = f"{environment['processor']}, {environment['cores']} cores, one thread on one core, {environment['clock']}; {environment['system']}; {environment['compiler']}"
-    return f"{environment['time']}; Python {environment['python']}, {versions}\n{where}"
+    machine = f"{environment['processor']}, {environment['cores']} cores, of which one is used, by one thread; {environment['clock']}"
+    return (
+        f"{environment['time']}; Python {environment['python']}, {versions}\n{machine}; {environment['system']}; {environment['compiler']}"
+    )
 
 
 def save(folder: Path, environment: dict[str, Any], groups: dict[str, Group]) -> None:

@@ -9,8 +9,8 @@ Groups, each in a process of its own:
   chain   long and wide graphs                memory  peak memory
   check   checking gradients                  second  second derivatives
 
-Writes results.json (all samples, versions, processor), results.md, and with --plot results.png into the folder `--out`. Exits
-with 1 if contenders that should compute the same do not, or a group fails.
+Writes results.json (all samples, versions, processor), results.md, and with --plot results.png into the folder `--out`
+(results, beside this file). Exits with 1 if contenders that should compute the same do not, or a group fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from measure import Group, environment, in_fresh_process
+from measure import HERE, Group, environment, in_fresh_process
 from report import heading, plot, save, section
 
 GROUPS = {
@@ -53,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer turns and sizes; about two minutes")
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="NAME", help="some groups")
-    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="the folder to write to")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder to write to")
     parser.add_argument("--plot", action="store_true", help="also a picture; needs matplotlib")
     parser.add_argument("--cpu-time", action="store_true", help="for a busy machine: CPU time, except in first fits, which compile")
     arguments = parser.parse_args()

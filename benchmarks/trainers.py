@@ -23,10 +23,14 @@ from steps import Contender
 
 @dataclass
 class Trainer:
-    """`train(epochs)` goes on training and gives each epoch's mean loss; `parameters()` are weights (in, out), then biases."""
+    """`train(epochs)` goes on training and gives each epoch's mean loss; `parameters()` are weights (in, out), then biases.
+
+    `ran`: the engine of hotgrad's that did it.
+    """
 
     train: Callable[[int], list[float]]
     parameters: Callable[[], list[Any]]
+    ran: str = ""
 
 
 def hotgrad_model(problem: Problem) -> hg.Sequential:
@@ -47,10 +51,12 @@ def hotgrad_fit(engine: str, problem: Problem, shuffle: bool) -> Trainer:
 
     def train(epochs: int) -> list[float]:
         history = model.fit(x, y, epochs=epochs, batch_size=problem.batch, shuffle=shuffle, engine=engine, verbose=0)
+        trainer.ran = history.engine
         return [row["loss"] for row in history]
 
     state = model.state_dict
-    return Trainer(train, lambda: [p for kind in ("weight", "bias") for name, p in state().items() if name.endswith(kind)])
+    trainer = Trainer(train, lambda: [p for kind in ("weight", "bias") for name, p in state().items() if name.endswith(kind)])
+    return trainer
 
 
 def torch_loop(make: Callable[[Problem], steps.Stepper], problem: Problem, shuffle: bool) -> Trainer:

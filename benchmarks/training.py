@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from measure import Group, clock, deadline, in_fresh_process, interleaved, reason
+from measure import Group, clock, deadline, in_fresh_process, interleaved, reason, timed
 from network import SIZES, Problem
 from steps import STEPS, Contender, Stepper
 from trainers import ENGINES, TRAINERS, Trainer
 
 COMPILING = 180  # seconds that a contender may take to get ready
+LONG = 20_000  # steps for which engine="auto" is to choose where the steady state counts, or as many as take a second
 ALLOWED = 2e-3  # of difference, relative to the largest entry; biases are still small, and rounding can switch a ReLU
 
 
@@ -113,13 +114,13 @@ def fit(quick: bool) -> dict[str, Any]:
     """Whole training per step, in the steady state: (time of 3n epochs - time of n epochs) / steps of 2n epochs.
 
     Both are calls on a model that has trained before, so compiling and capturing are not in it, nor what a call costs once;
-    shuffling, gathering and the losses of each epoch are.
+    shuffling, gathering and the losses of each epoch are. "auto" is measured on long trainings, see `steady`.
     """
     group = Group("whole training, per step, in the steady state", tuple(f"hotgrad {e}" for e in ENGINES), "hotgrad's best engine")
     contenders = chosen(TRAINERS, quick, group)
     for problem in sizes(quick):
         made = prepared(group, problem.name, contenders, functools.partial(ready_trainer, problem))
-        group.add(problem.name, in_turns(made, problem, quick))
+        time_in_turns(group, made, problem, quick)
     return dataclasses.asdict(group)
 
 
@@ -135,25 +136,31 @@ def ready_trainer(problem: Problem, contender: Contender) -> tuple[Trainer, list
     return shuffling, numbers
 
 
-def in_turns(trainers: dict[str, Trainer], problem: Problem, quick: bool) -> dict[str, list[float]]:
-    """Samples of the seconds per step; fewer of the largest network, whose epochs take long."""
+def time_in_turns(group: Group, trainers: dict[str, Trainer], problem: Problem, quick: bool) -> None:
+    """Add the seconds per step; fewer samples of the largest network, whose epochs take long."""
     seconds = 0.04 if quick else 0.15
     turns = 5 if quick or problem.width > 128 else 11
-    return interleaved({name: steady(trainer, problem, seconds) for name, trainer in trainers.items()}, turns)
+    samples = {name: steady(trainer, problem, seconds, name == "hotgrad auto") for name, trainer in trainers.items()}
+    group.add(problem.name, interleaved(samples, turns))
+    group.notes += [f"{name} at {problem.name} ran {trainer.ran}" for name, trainer in trainers.items() if name == "hotgrad auto"]
 
 
-def steady(trainer: Trainer, problem: Problem, seconds: float) -> Callable[[], float]:
-    """A function that gives the seconds per step, from calls of n and of 3n epochs, n being such that they differ by about `seconds`."""
+def steady(trainer: Trainer, problem: Problem, seconds: float, long: bool) -> Callable[[], float]:
+    """A function that gives the seconds per step, from calls of n and of 3n epochs, n being such that they differ by about `seconds`.
+
+    `long`: n is large from the start, as "auto" chooses otherwise for short trainings. Both calls must run on the same engine.
+    """
 
     def difference_of(n: int) -> float:
-        times = []
+        times, engines = [], set()
         for epochs in (n, 3 * n):
-            started = clock()
-            trainer.train(epochs)
-            times.append(clock() - started)
-        return times[1] - times[0]
+            times.append(timed(functools.partial(trainer.train, epochs)))
+            engines.add(trainer.ran)
+        return times[1] - times[0] if len(engines) == 1 else 0.0
 
     n = 1
+    while long and n * problem.steps < LONG and timed(functools.partial(trainer.train, n)) < 1.0:
+        n *= 4
     while (found := difference_of(n)) < seconds / 2:
         n *= 2 if found <= 0 else min(10, max(2, round(seconds / found)))
     return lambda: difference_of(n) / (2 * n * problem.steps)
@@ -224,8 +231,8 @@ def auto(quick: bool) -> dict[str, Any]:
     contenders = {name: contender for name, contender in TRAINERS.items() if name in (*singles, "hotgrad auto", "torch.nn")}
     for problem in sizes(quick):
         made = prepared(group, problem.name, contenders, functools.partial(ready_trainer, problem))
-        del made["torch.nn"]  # here only as what the others must equal
-        group.add(problem.name, in_turns(made, problem, quick))
+        made.pop("torch.nn", None)  # here only as what the others must equal
+        time_in_turns(group, made, problem, quick)
     for count in (1, 100, 10_000) if quick else (1, 10, 100, 1000, 10_000):
         rows = min(1000, 20 * count)
         samples: dict[str, list[float]] = {"hotgrad eager": [], "hotgrad auto": []}
@@ -233,6 +240,6 @@ def auto(quick: bool) -> dict[str, Any]:
             for name, values in samples.items():
                 with tempfile.TemporaryDirectory() as cache:
                     values.append(first_in(cache, name, count * 20 // rows, 20, rows))
-        group.add(f"{count:,} steps in all", samples)
+        group.add(f"steps in all: {count:,}", samples)
     group.notes.append("steps in all: a first fit at 20x25 in a fresh process with an empty cache; in brackets, times eager's")
     return dataclasses.asdict(group)

@@ -272,6 +272,8 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise OperandError("batch_norm: outside of training the running mean and variance are needed")
+        if state.trace is not None:  # there they are memory that may change, not values
+            running_mean, running_var = _operand(running_mean), _operand(running_var)
         return _normalized(x, running_mean, running_var, weight, bias, eps)
     n = x.shape[0]
     if n < 2:

@@ -181,6 +181,8 @@ class Tape:
         return table(self._records())
 
     def _records(self) -> list[Record]:
+        if state.trace is not None:
+            state.trace.refuse("the tape was looked at while capturing, where it is not as in eager execution")
         # A record names its tape last, when it is complete.
         found = [o for o in gc.get_objects() if type(o) is Record and getattr(o, "tape", None) is self and o.parents is not None]
         return sorted(found, key=lambda record: record.sequence)

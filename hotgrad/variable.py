@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import CaptureError, DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
+from hotgrad.errors import DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
 from hotgrad.explain import describe, operand_name, rule_failed, written
 from hotgrad.methods import FUNCTIONS, Methods
 from hotgrad.primitive import Primitive
@@ -193,8 +193,8 @@ class Variable(Methods):
         """
         for sink, g in walk([(self, gradient)], None, retain_graph, create_graph).items():
             old = sink.grad
-            if isinstance(old, Tensor) and isinstance(g, Variable) and state.trace is not None:
-                raise CaptureError("backward() would add to a `grad` from before the capture; call zero_grad() in the function first")
+            if old is not None and not isinstance(old, Variable) and state.trace is not None:
+                state.trace.refuse("backward() would add to a `grad` from before the capture; call zero_grad() in the function first")
             if old is None:
                 sink.grad = g
             elif create_graph or isinstance(old, Variable):
@@ -211,9 +211,7 @@ class Variable(Methods):
 
     def _values(self) -> Tensor:
         if state.trace is not None:
-            raise CaptureError(
-                f"the values of a {type(self).__name__} were read while capturing; they may differ at each run of the program"
-            )
+            state.trace.refuse("the values of a Variable were read while capturing; they may differ at each run")
         return self._data
 
     def item(self) -> Any:
@@ -308,8 +306,7 @@ class Variable(Methods):
             raise OperandError(f"torch's {name!r} on a Variable takes what hotgrad's {name!r} takes; {error}") from error
 
 
-# What torch.nn.functional passes along although nobody asked for it.
-_TORCH_DEFAULTS = [("_stacklevel", 3), ("dtype", None), ("out", None), ("inplace", False), ("value", None)]
+_TORCH_DEFAULTS = [("_stacklevel", 3), ("dtype", None), ("out", None), ("inplace", False), ("value", None)]  # which nobody asked for
 
 
 class Parameter(Variable):

@@ -254,7 +254,7 @@ def test_loops_become_vector_code(name: str, dtype: str, end: str, tmp_path: Any
     )
     (tmp_path / "loop.c").write_text(text)
     options = [option for option in OPTIONS if option != "-shared"]
-    command = [compiler.path, *compiler.arguments, *options, *compiler.native, "-S", str(tmp_path / "loop.c"), "-o", "-"]
+    command = [compiler.path, *compiler.arguments, *options, *compiler.own, *compiler.native, "-S", str(tmp_path / "loop.c"), "-o", "-"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
     operations = [words[0] for words in map(str.split, lines) if words]
     vector = sum(bool(re.fullmatch(rf"v?(mul|f?n?m(add|sub)\d*)p{end}", op)) for op in operations)

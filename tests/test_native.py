@@ -16,7 +16,7 @@ from torch import Tensor
 
 import hotgrad as hg
 from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.csource import lowered, source, standalone
+from hotgrad.engines.csource import standalone
 from hotgrad.engines.native import Native, NativeError
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 
@@ -87,10 +87,11 @@ def close(got: Tensor, expected: Tensor, what: str) -> None:
     assert bool(same.all()), f"{what}\n{got}\n{expected}"
 
 
-def check_together(examples: Sequence[tuple[str, Example]]) -> None:
-    for start in range(0, len(examples), 150):
-        part = examples[start : start + 150]
-        for (what, example), native in zip(part, Native.together([e.code for _, e in part])):
+def check_together(examples: Sequence[tuple[str, Example]], options: Sequence[str] = ("-O1",)) -> None:
+    """Compile and check many; without much optimisation, which would take minutes."""
+    for start in range(0, len(examples), 300):
+        part = examples[start : start + 300]
+        for (what, example), native in zip(part, Native.together([e.code for _, e in part], options=options)):
             example.check(native, what)
 
 
@@ -173,10 +174,10 @@ def test_special_values() -> None:
             examples.append((name, example))
             if op.arity == 2:
                 for number in (2.0, -1, 0.5, 3, -0.5, -2, 0, 1, 1.7, math.inf):
-                    example = Example()
-                    example.code.outputs.append(example(op, example.given(numbers), number))
-                    examples.append((f"{name} {number}", example))
-    check_together(examples)
+                    by_number = one(op, (numbers, number), {})
+                    if by_number is not None:
+                        examples.append((f"{name} {number}", by_number))
+    check_together(examples, options=())
 
 
 def test_reductions_of_every_set_of_axes() -> None:
@@ -184,9 +185,9 @@ def test_reductions_of_every_set_of_axes() -> None:
     for shape in [(4,), (3, 5), (20, 25), (2, 3, 4), (2, 3, 4, 9), (3, 1, 33), (40, 3, 2)]:
         for count in range(1, len(shape) + 1):
             for axes in itertools.combinations(range(len(shape)), count):
-                for op, keepdim in itertools.product((ops.Sum, ops.Amax, ops.Var, ops.LogSumExp, ops.Norm), (False, True)):
-                    example = one(op, (shape,), {"dim": axes, "keepdim": keepdim})
-                    assert example is not None
+                for op, keepdim in itertools.product((ops.Sum, ops.Amax, ops.LogSumExp, ops.Norm), (False, True)):
+                    example = Example()
+                    example.code.outputs.append(example(op, example.given(drawn(shape)), dim=axes, keepdim=keepdim))
                     examples.append((f"{op.name} {shape} {axes}", example))
                 turned = Example()
                 a = turned(ops.Permute, turned.given(drawn(shape)), dims=tuple(reversed(range(len(shape)))))
@@ -248,3 +249,274 @@ def test_dtypes_promote_as_in_torch() -> None:
         example.code.outputs.append(example(ops.Cast, example.given(a), dtype=dtype))
         examples.append((f"cast {a} {dtype}", example))
     check_together(examples)
+
+
+def perceptron(batch: int, sizes: Sequence[int], dtype: torch.dtype = torch.float32, momentum: float = 0.0) -> Example:
+    """A step of training: ReLU layers, tanh at the end, mean squared error, gradient descent."""
+    make = Example()
+    x, y = make.given(drawn((batch, sizes[0]), dtype)), make.given(drawn((batch, sizes[-1]), dtype))
+    rate = make.scalar(0.05)
+    layers = [
+        (make.given(drawn((a, b), dtype) / math.sqrt(a), "state"), make.given(drawn((b,), dtype) / 10, "state"))
+        for a, b in itertools.pairwise(sizes)
+    ]
+    h, saved = x, []
+    for i, (w, b) in enumerate(layers):
+        out = make(ops.ReLU if i < len(layers) - 1 else ops.Tanh, make(ops.Add, make(ops.MatMul, h, w), b))
+        saved.append((h, w, b, out))
+        h = out
+    d = make(ops.Sub, h, y)
+    loss = make(ops.Mean, make(ops.Mul, d, d), dim=None)
+    g = make(ops.Mul, d, 2.0 / (batch * sizes[-1]))
+    step = make(ops.Neg, rate)
+    for i, (h_in, w, b, out) in reversed(list(enumerate(saved))):
+        g = make(ops.ReLUGrad if i < len(layers) - 1 else ops.TanhGrad, g, out)
+        grads = [(b, make(ops.Sum, g, dim=(0,))), (w, make(ops.MatMul, make(ops.Permute, h_in, dims=(1, 0)), g))]
+        if i:
+            g = make(ops.MatMul, g, make(ops.Permute, w, dims=(1, 0)))
+        for p, grad in grads:
+            if momentum:
+                v = make.given(drawn(p.shape, dtype), "state")
+                grad = make(ops.Add, make(ops.Mul, v, momentum), grad)
+                make.update(v, grad)
+            make.update(p, make(ops.AddScaled, p, grad, step))
+    make.code.outputs += [loss, h]
+    return make
+
+
+def interpret(example: Example, inputs: Sequence[Tensor], scalars: Sequence[float], draws: Sequence[Tensor] = ()) -> list[Tensor]:
+    """One run with torch's own kernels; states change."""
+    code = example.code
+    values: dict[Value, Any] = dict(zip(code.inputs, inputs)) | dict(zip(code.scalars, scalars)) | dict(code.constants)
+    values |= {s.value: s.tensor.clone() for s in code.states} | dict(zip((d.value for d in code.draws), draws))
+    for i in code.instructions:
+        values[i.out] = i.op.forward(*[values[o] if isinstance(o, Value) else o for o in i.operands], **i.options)
+    for state in code.states:
+        if state.update is not None:
+            state.tensor.copy_(values[state.update])
+    return [torch.as_tensor(values[o], dtype=o.dtype) for o in code.outputs]
+
+
+def test_many_steps_of_training() -> None:
+    for dtype, momentum, sizes, batch in (
+        (torch.float32, 0.0, [2, 25, 25, 25, 2], 20),
+        (torch.float64, 0.9, [3, 30, 17, 1], 7),
+        (torch.float32, 0.9, [9, 1, 64, 5], 33),
+    ):
+        ours, theirs = (perceptron(batch, sizes, dtype, momentum) for _ in range(2))
+        for a, b in zip(ours.code.states, theirs.code.states):
+            b.tensor.copy_(a.tensor)
+        native = Native(ours.code)
+        x, y = drawn((50, sizes[0]), dtype), drawn((50, sizes[-1]), dtype)
+        steps = 30
+        order = torch.randint(0, 50, (steps * batch,), generator=GENERATOR)
+        rates = torch.rand(steps, 1, dtype=torch.float64, generator=GENERATOR) / 20
+        losses, last = torch.zeros(steps, dtype=dtype), torch.zeros(1, batch, sizes[-1], dtype=dtype)
+        native.many([x, y], order, 10, rates[:10].clone(), [], [losses[:10], last])
+        native.many([x, y], order[10 * batch :], 20, rates[10:].clone(), [], [losses[10:], last])
+        for s in range(steps):
+            rows = order[s * batch : (s + 1) * batch]
+            loss, out = interpret(theirs, [x[rows], y[rows]], rates[s].tolist())
+            close(losses[s], loss, "loss")
+        close(last[0], out, "output")
+        for a, b in zip(ours.code.states, theirs.code.states):
+            close(a.tensor, b.tensor, "state")
+
+
+def test_states_that_depend_on_each_other() -> None:
+    """Exchanged, shifted, unchanged, given out before they change, and views of each other."""
+    make = Example()
+    a, b, c, d = (make.given(drawn((3, 5)), "state") for _ in range(4))
+    e = make.given(drawn((5, 3)), "state")
+    make.update(a, b)
+    make.update(b, a)
+    make.update(c, make(ops.Add, c, make(ops.Permute, e, dims=(1, 0))))
+    make.update(d, make(ops.Mul, d, 2.0))
+    make.update(e, make(ops.Permute, c, dims=(1, 0)))
+    make.code.outputs += [a, d, make(ops.Sum, d, dim=(0,)), e]
+    make.check(Native(make.code))
+    shared = Example()
+    a, b = (shared.given(drawn((3, 5)), "state") for _ in range(2))
+    new = shared(ops.Add, shared(ops.Mul, a, 0.5), b)
+    shared.update(a, new)
+    shared.update(b, new)
+    shared.code.outputs += [new, new, b]
+    shared.check(Native(shared.code))
+
+
+def test_scalars_constants_draws_and_kinds_of_outputs() -> None:
+    make = Example()
+    x = make.given(drawn((4, 6)))
+    rate, other = make.scalar(0.5), make.scalar(3.0)
+    derived = make(ops.Div, make(ops.Sub, 1.0, make(ops.Mul, rate, rate)), other)
+    constant = make.given(drawn((6,)), "constant")
+    scaled = make(ops.Mul, x, derived)
+    make.code.outputs += [make(ops.AddScaled, scaled, constant, rate), derived, constant, x, x]
+    make.check(Native(make.code))
+    noise = Example()
+    x = noise.given(drawn((4, 6)))
+    draw = Value.like("draw", torch.zeros(4, 6))
+    noise.code.draws.append(Draw(draw, None))
+    noise.values[draw] = torch.zeros(4, 6)
+    noise.code.outputs.append(noise(ops.Mul, noise(ops.Cast, noise(ops.Less, draw, 0.5), dtype=torch.float32), x))
+    given, out = torch.rand(3, 4, 6), torch.zeros(3, 4, 6)
+    Native(noise.code).many([noise.values[x]], None, 3, NONE, [given], [out])
+    assert torch.equal(out, (given < 0.5).float() * noise.values[x])
+
+
+def test_a_state_of_other_strides_and_the_last_output_alone() -> None:
+    make = Example()
+    w = make.given(drawn((3, 4)), "state")
+    make.code.states[0].holder = make.values[w].t().contiguous().t()
+    new = make(ops.Mul, w, 2.0)
+    make.update(w, new)
+    make.code.outputs += [new, new]
+    last, every = torch.zeros(1, 3, 4), torch.zeros(3, 3, 4)
+    Native(make.code).many([], None, 3, NONE, [], [last, every])
+    assert torch.equal(last[0], 8 * make.values[w]) and torch.equal(make.code.states[0].tensor, last[0]) and torch.equal(every[2], last[0])
+
+
+def random_program(seed: int) -> Example:
+    """A program of views, chains, reductions and products in any order."""
+    g = torch.Generator().manual_seed(seed)
+
+    def pick(n: int) -> int:
+        return int(torch.randint(0, n, (), generator=g))
+
+    make = Example()
+    dtype = (torch.float32, torch.float64)[pick(2)]
+    m, n = 1 + pick(9), 1 + pick(20)
+    pool = [make.given(drawn((m, n), dtype)), make.given(drawn((n,), dtype)), make.given(drawn((m, n), dtype), "state"), make.given(drawn((n, m), dtype))]
+    state = pool[2]
+    unary = [ops.Tanh, ops.ReLU, ops.Neg, ops.Square, ops.Sigmoid, ops.Abs, ops.Exp, ops.Sin]
+    binary = [ops.Add, ops.Sub, ops.Mul, ops.Maximum, ops.ReLUGrad, ops.TanhGrad]
+    while len(make.code.instructions) < 8 + pick(20):
+        a, b = pool[pick(len(pool))], pool[pick(len(pool))]
+        kind = pick(10)
+        try:
+            if kind < 2:
+                new = make(unary[pick(len(unary))], a)
+            elif kind < 5:
+                new = make(binary[pick(len(binary))], a, b)
+            elif kind == 5:
+                new = make(ops.Permute, a, dims=tuple(reversed(range(a.ndim))))
+            elif kind == 6:
+                new = make((ops.Sum, ops.Mean, ops.Amax, ops.Softmax)[pick(4)], a, dim=pick(a.ndim))
+            elif kind == 7:
+                new = make(ops.MatMul, a, b)
+            elif kind == 8:
+                new = make(ops.Where, make(ops.Less, a, b), a, 0.5)
+            else:
+                new = make(ops.Reshape, a, shape=(-1, a.shape[0])) if pick(2) else make(ops.Flip, a, dims=(0,))
+        except Exception:
+            continue
+        result = make.values[new]
+        if result.numel() and float(result.abs().max()) < 1e3 and bool(result.isfinite().all()):
+            pool.append(new)
+    for value in reversed(pool):
+        if value.shape == state.shape:
+            make.update(state, value)
+            break
+    make.code.outputs += [pool[-1], pool[-1 - pick(3)], pool[pick(len(pool))]]
+    return make
+
+
+def test_random_programs(count: Callable[[int, int], int]) -> None:
+    examples = [(f"seed {seed}", random_program(seed)) for seed in range(count(100, 2000))]
+    for fuse in (True, False):
+        for start in range(0, len(examples), 100):
+            part = examples[start : start + 100]
+            for (what, example), native in zip(part, Native.together([e.code for _, e in part], fuse=fuse, options=("-O1",))):
+                for state in example.code.states:
+                    state.tensor.copy_(example.values[state.value])
+                example.check(native, what)
+
+
+def test_threads_with_a_native_each_do_not_meet() -> None:
+    examples = [perceptron(20, [2, 25, 25, 2]) for _ in range(4)]
+    for example in examples[1:]:
+        for a, b in zip(examples[0].code.states, example.code.states):
+            b.tensor.copy_(a.tensor)
+    natives = [Native(example.code) for example in examples]
+    data = [examples[0].values[v] for v in examples[0].code.inputs]
+    rates = torch.full((1, 1), 0.01, dtype=torch.float64)
+
+    def work(native: Native) -> None:
+        native.many(data, None, 3000, rates, [], [torch.zeros(3000), torch.zeros(1, 20, 2)])
+
+    work(natives[0])
+    threads = [threading.Thread(target=work, args=(native,)) for native in natives[1:]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for example in examples[1:]:
+        assert all(torch.equal(a.tensor, b.tensor) for a, b in zip(examples[0].code.states, example.code.states))
+
+
+def test_what_has_no_native_form_is_named() -> None:
+    class Odd(hg.Primitive):
+        """No native form."""
+
+        forward = staticmethod(torch.neg)
+        vjps = (None,)
+
+    class Cube(hg.Primitive):
+        """A user's op with one."""
+
+        forward = staticmethod(lambda a, *, times=1.0: times * a * a * a)
+        vjps = (None,)
+        native = "{times} * {a} * {a} * {a}"
+
+    for op, options, given, match in (
+        (Odd, {}, drawn((3,)), "Odd has no native form"),
+        (ops.Einsum, {"equation": "ij->ji"}, drawn((2, 3)), "Einsum has no native form"),
+        (ops.Neg, {}, drawn((3,)).half(), "float16"),
+    ):
+        make = Example()
+        make.code.outputs.append(make(op, make.given(given), **options))
+        with pytest.raises(NativeError, match=match):
+            Native(make.code)
+    make = Example()
+    make.code.outputs.append(make(Cube, make.given(drawn((7,))), times=0.5))
+    make.check(Native(make.code))
+
+
+def test_wrong_tensors_are_refused() -> None:
+    make = Example()
+    make.code.outputs.append(make(ops.Neg, make.given(drawn((2, 3)))))
+    native = Native(make.code)
+    out = torch.zeros(1, 2, 3)
+    for sources, order, outputs in (
+        ([torch.zeros(2, 4)], None, [out]),
+        ([torch.zeros(2, 3, dtype=torch.float64)], None, [out]),
+        ([torch.zeros(2, 3)], None, [torch.zeros(1, 3, 2)]),
+        ([torch.zeros(5, 3)], torch.tensor([0]), [out]),
+        ([torch.zeros(5, 3)], torch.tensor([0, 5]), [out]),
+        ([], None, [out]),
+    ):
+        with pytest.raises(hg.errors.HotgradError):
+            native.many(sources, order, 1, NONE, [], outputs)
+
+
+def shown_programs() -> list[Example]:
+    programs = [perceptron(7, [2, 25, 9, 3], dtype, 0.9) for dtype in (torch.float32, torch.float64)]
+    for name in ("Gather", "ScatterAdd", "GetItem", "PutItem", "Pad", "Fold", "Cumsum", "Softmax", "Var", "MatMul", "Prod", "Cat"):
+        op = hg.primitives()[name]
+        cases = list(op.operands()) if hasattr(op, "operands") else [(((5, 19),), {"dim": 1}), (((5, 19),), {"dim": 0})]
+        programs += [made for operands, options in cases[-6:] if (made := one(op, operands, options)) is not None]
+    return programs + [random_program(seed) for seed in range(8)]
+
+
+def test_sanitizers_and_warnings_find_nothing(tmp_path: Path) -> None:
+    compiler = find_compiler()
+    assert compiler is not None
+    text, program = tmp_path / "program.c", tmp_path / "program"
+    text.write_text(standalone([example.code for example in shown_programs()]))
+    command = [compiler.path, *compiler.native, "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", str(text), "-o", str(program), "-lm"]
+    done = subprocess.run([*command, "-fsanitize=address,undefined", "-fno-sanitize-recover"], capture_output=True, text=True)
+    if "asan" in done.stderr or "ubsan" in done.stderr:
+        pytest.skip("the compiler has no sanitizers")
+    assert done.returncode == 0, done.stderr[:3000]
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:3000]

@@ -23,10 +23,13 @@ _OPERATORS: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def lower(op: type[Primitive], out: Tensor, operands: tuple[Any, ...], options: dict[str, Any], given: tuple[Any, ...]) -> list[Call] | None:
+def lower(
+    op: type[Primitive], out: Tensor, operands: tuple[Any, ...], options: dict[str, Any], given: tuple[Any, ...]
+) -> list[Call] | None:
     """The calls that compute `op` into `out` without allocating, None where there are none.
 
-    `operands`: tensors, with 0-d ones for numbers. `given`: the same with the numbers, as forward takes them.
+    `operands`: tensors, with 0-d ones for numbers. `given`: the same with the numbers, as forward takes them. `scalars`: the ids of
+    those 0-d tensors that stand for another number at each step.
 
     >>> zeros = torch.zeros(2)
     >>> lower(hg.ops.Exp, torch.empty(2), (zeros,), {}, (zeros,))[0]()
@@ -76,7 +79,7 @@ def together(steps: Sequence[tuple[Call | str, str]]) -> Iterator[tuple[Call | s
 
     >>> a, b, one = torch.zeros(2), torch.zeros(2), torch.tensor(1.0)
     >>> steps = [(partial(torch.add, tensor, one, out=tensor), "") for tensor in (a, b)]
-    >>> [call for call, _ in together(steps)][0]()
+    >>> _ = [call() for call, _ in together(steps)]
     >>> a, b
     (tensor([1., 1.]), tensor([1., 1.]))
     """
@@ -96,7 +99,11 @@ def together(steps: Sequence[tuple[Call | str, str]]) -> Iterator[tuple[Call | s
 def _alike(group: list[Call], call: Call) -> bool:
     """Whether a call can join the others of a group: of the same kernel, and none reads what another writes."""
     first = group[0]
-    if call.func is not first.func or call.keywords["out"] is not call.args[0] or call.keywords.get("alpha") is not first.keywords.get("alpha"):
+    if (
+        call.func is not first.func
+        or call.keywords["out"] is not call.args[0]
+        or call.keywords.get("alpha") is not first.keywords.get("alpha")
+    ):
         return False
     written = {other.args[0].untyped_storage()._cdata for other in group}
     read = {tensor.untyped_storage()._cdata for other in group for tensor in other.args[1:]}

@@ -26,11 +26,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotgrad.errors import HotgradError
+from hotgrad.errors import EngineError
 
 # Without errno and traps, selects become vector code; results do not change. ISO mode alone would forbid fused multiply-add.
 OPTIONS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 NATIVE = ("-march=native", "-mcpu=native")
+# For gcc alone: a sixth less time to compile, and selects stay selects; the code is as fast or faster.
+GCC = ("-fno-gcse", "-fno-thread-jumps")
 # A library linked with some of these makes denormals zero in the whole thread that loads it; the others break NaN and infinity.
 UNSAFE: tuple[str, ...] = (
     "-ffast-math",
@@ -50,7 +52,7 @@ _FORMAT = "hotgrad 1"
 _ABANDONED = 24 * 3600.0  # seconds after which a directory that a killed process was building in is removed
 
 
-class CompilerError(HotgradError, RuntimeError):
+class CompilerError(EngineError):
     """There is no C compiler, or it failed, took too long, or made something that cannot be loaded."""
 
 
@@ -62,6 +64,7 @@ class Compiler:
     arguments: tuple[str, ...]
     version: str
     native: tuple[str, ...]  # the option for this machine's CPU, if it has one
+    own: tuple[str, ...]  # options that other compilers would refuse
     target: str  # a digest of what the compiler knows about that CPU
 
 
@@ -111,7 +114,8 @@ def _examine(path: str, arguments: tuple[str, ...]) -> Compiler | None:
             macros = ""
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return Compiler(path, arguments, said.strip().splitlines()[0], native, hashlib.sha256(macros.encode()).hexdigest())
+    own = GCC if "__GNUC__" in macros and "__clang__" not in macros else ()
+    return Compiler(path, arguments, said.strip().splitlines()[0], native, own, hashlib.sha256(macros.encode()).hexdigest())
 
 
 def compile_source(source: str, *, options: Sequence[str] = (), limit: float = LIMIT) -> Library:
@@ -126,7 +130,7 @@ def compile_source(source: str, *, options: Sequence[str] = (), limit: float = L
     compiler = find_compiler()
     if compiler is None:
         raise CompilerError("no C compiler was found: install one (`cc`, `gcc` or `clang`), or set the environment variable CC to it")
-    given = (*OPTIONS, *compiler.native, *options)
+    given = (*OPTIONS, *compiler.own, *compiler.native, *options)
     unsafe = [option for option in (*compiler.arguments, *given) if option in UNSAFE]
     if unsafe:
         raise CompilerError(

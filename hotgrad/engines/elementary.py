@@ -23,8 +23,12 @@ HEADERS = "#include <math.h>\n#include <stdint.h>\n#include <string.h>\n"
 
 _DTYPES = ("float", "double")
 
+# Always: a call would end the vector code, and compilers stop inlining in long functions.
+_INLINE = "static inline __attribute__((always_inline))"
+
 # What the names after `$` stand for in the texts below: for float, and for double.
 _TEXTS: dict[str, tuple[str, str]] = {
+    "inline": (_INLINE, _INLINE),
     "T": ("float", "double"),
     "U": ("uint32_t", "uint64_t"),
     "w": ("f32", "f64"),  # ends the names of our functions
@@ -90,14 +94,14 @@ _FUNCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "_bits": (
         (),
         """
-static inline $U hg_bits_$w($T x) { $U u; memcpy(&u, &x, sizeof u); return u; }
-static inline $T hg_real_$w($U u) { $T x; memcpy(&x, &u, sizeof x); return x; }
+$inline $U hg_bits_$w($T x) { $U u; memcpy(&u, &x, sizeof u); return u; }
+$inline $T hg_real_$w($U u) { $T x; memcpy(&x, &u, sizeof x); return x; }
 """,
     ),
     "exp": (
         ("_bits",),
         """
-static inline $T hg_exp_$w($T x) {
+$inline $T hg_exp_$w($T x) {
     $T c = x < $exp_min ? $exp_min : x;
     c = c > $exp_max ? $exp_max : c;
     $T t = c * $inverse_ln2 + $round;
@@ -115,7 +119,7 @@ static inline $T hg_exp_$w($T x) {
     "_expm1_small": (
         ("_bits",),
         """
-static inline $T hg_expm1_small_$w($T x) {
+$inline $T hg_expm1_small_$w($T x) {
     $T t = x * $inverse_ln2 + $round;
     $T n = t - $round;
     $T r = (x - n * $ln2_high) - n * $ln2_low;
@@ -128,7 +132,7 @@ static inline $T hg_expm1_small_$w($T x) {
     "expm1": (
         ("_bits",),
         """
-static inline $T hg_expm1_$w($T x) {
+$inline $T hg_expm1_$w($T x) {
     $T c = x < $expm1_min ? $expm1_min : x;
     c = c > $exp_max ? $exp_max : c;
     $T t = c * $inverse_ln2 + $round;
@@ -146,7 +150,7 @@ static inline $T hg_expm1_$w($T x) {
     "_log_tail": (
         (),
         """
-static inline $T hg_log_tail_$w($T f, $T k) {
+$inline $T hg_log_tail_$w($T f, $T k) {
     $T s = f / ($two + f);
     $T z = s * s;
     $T h = $half * f * f;
@@ -157,7 +161,7 @@ static inline $T hg_log_tail_$w($T f, $T k) {
     "log": (
         ("_bits", "_log_tail"),
         """
-static inline $T hg_log_$w($T x) {
+$inline $T hg_log_$w($T x) {
     $T y = x < $smallest ? x * $lift : x;
     $U u = hg_bits_$w(y) + ($one_bits - $root_bits);
     $T k = hg_real_$w((u >> $mantissa) | $integer_bits) - (x < $smallest ? $lifted_offset : $offset);
@@ -171,7 +175,7 @@ static inline $T hg_log_$w($T x) {
     "_log1p_finite": (
         ("_bits", "_log_tail"),
         """
-static inline $T hg_log1p_finite_$w($T x) {
+$inline $T hg_log1p_finite_$w($T x) {
     $T v = $one + x;
     $T lost = x > $one ? $one - (v - x) : x - (v - $one);
     $U u = hg_bits_$w(v) + ($one_bits - $root_bits);
@@ -187,7 +191,7 @@ static inline $T hg_log1p_finite_$w($T x) {
     "log1p": (
         ("_log1p_finite",),
         """
-static inline $T hg_log1p_$w($T x) {
+$inline $T hg_log1p_$w($T x) {
     $T l = hg_log1p_finite_$w(x);
     l = x > -$one ? (x < INFINITY ? l : x) : (x == -$one ? -INFINITY : NAN);
     return x == $zero ? x : l;
@@ -197,7 +201,7 @@ static inline $T hg_log1p_$w($T x) {
     "tanh": (
         ("_expm1_small",),
         """
-static inline $T hg_tanh_$w($T x) {
+$inline $T hg_tanh_$w($T x) {
     $T a = fabs$c(x);
     $T e = hg_expm1_small_$w($two * (a > $tanh_max ? $tanh_max : a));
     return copysign$c(e / (e + $two), x);
@@ -207,7 +211,7 @@ static inline $T hg_tanh_$w($T x) {
     "sigmoid": (
         ("exp",),
         """
-static inline $T hg_sigmoid_$w($T x) {
+$inline $T hg_sigmoid_$w($T x) {
     $T e = hg_exp_$w(-fabs$c(x));
     return (x >= $zero ? $one : e) / ($one + e);
 }
@@ -217,29 +221,29 @@ static inline $T hg_sigmoid_$w($T x) {
     "softplus_tail": (
         ("exp", "_log1p_finite"),
         """
-static inline $T hg_softplus_tail_$w($T x) { return hg_log1p_finite_$w(hg_exp_$w(-fabs$c(x))); }
+$inline $T hg_softplus_tail_$w($T x) { return hg_log1p_finite_$w(hg_exp_$w(-fabs$c(x))); }
 """,
     ),
     "softplus": (
         ("softplus_tail",),
         """
-static inline $T hg_softplus_$w($T x) { return (x < $zero ? $zero : x) + hg_softplus_tail_$w(x); }
+$inline $T hg_softplus_$w($T x) { return (x < $zero ? $zero : x) + hg_softplus_tail_$w(x); }
 """,
     ),
     "erf": (
         ("_expm1_small",),
         """
-static inline $T hg_erf_$w($T x) {
+$inline $T hg_erf_$w($T x) {
     $T a = fabs$c(x);
     a = a > $erf_max ? $erf_max : a;
     return copysign$c(hg_expm1_small_$w(-(a * $erf_polynomial)), x);
 }
 """,
     ),
-    "sin": ((), "\nstatic inline $T hg_sin_$w($T x) { return sin$c(x); }\n"),
-    "cos": ((), "\nstatic inline $T hg_cos_$w($T x) { return cos$c(x); }\n"),
-    "tan": ((), "\nstatic inline $T hg_tan_$w($T x) { return tan$c(x); }\n"),
-    "pow": ((), "\nstatic inline $T hg_pow_$w($T x, $T y) { return pow$c(x, y); }\n"),
+    "sin": ((), "\n$inline $T hg_sin_$w($T x) { return sin$c(x); }\n"),
+    "cos": ((), "\n$inline $T hg_cos_$w($T x) { return cos$c(x); }\n"),
+    "tan": ((), "\n$inline $T hg_tan_$w($T x) { return tan$c(x); }\n"),
+    "pow": ((), "\n$inline $T hg_pow_$w($T x, $T y) { return pow$c(x, y); }\n"),
 }
 
 NAMES = tuple(name for name in _FUNCTIONS if not name.startswith("_"))
@@ -251,7 +255,7 @@ def source(names: Iterable[str], dtype: str) -> str:
     The text needs `HEADERS` before it. Names: exp, expm1, log, log1p, tanh, sigmoid, softplus, softplus_tail, erf, sin, cos, tan, pow.
 
     >>> print(source(["sin"], "double"), end="")
-    static inline double hg_sin_f64(double x) { return sin(x); }
+    static inline __attribute__((always_inline)) double hg_sin_f64(double x) { return sin(x); }
     """
     if dtype not in _DTYPES:
         raise SettingError(f'there are no elementary functions for dtype {dtype!r}: expected "float" or "double"')

@@ -17,7 +17,23 @@ from hotgrad.program.instructions import Instruction, Value
 VECTOR_FUNCTIONS = frozenset(["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "softplus", "erf"])
 LIBRARY_FUNCTIONS = frozenset(
     ["sqrt", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "cbrt", "exp2", "log2"]
-    + ["log10", "erfc", "lgamma", "tgamma", "hypot", "floor", "ceil", "trunc", "fmod", "fmin", "fmax", "fabs", "copysign", "fma", "nearbyint"]
+    + [
+        "log10",
+        "erfc",
+        "lgamma",
+        "tgamma",
+        "hypot",
+        "floor",
+        "ceil",
+        "trunc",
+        "fmod",
+        "fmin",
+        "fmax",
+        "fabs",
+        "copysign",
+        "fma",
+        "nearbyint",
+    ]
 )
 _CALL = re.compile(r"\b([a-z_]\w*)\s*\(")
 _FRACTION = re.compile(r"(?<![\w.])(\d+\.\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?![\w.])")
@@ -99,7 +115,9 @@ def expression(instruction: Instruction, texts: Sequence[str], used: set[tuple[s
         text = text.replace("{" + name + "}", value if simple else f"({value})")
     missing = re.search(r"\{(\w+)\}", text)
     if missing:
-        raise NativeError(f"{op.name}: its native form {op.native!r} names {missing[1]!r}, which is neither an operand nor a number as option")
+        raise NativeError(
+            f"{op.name}: its native form {op.native!r} names {missing[1]!r}, which is neither an operand nor a number as option"
+        )
     return converted(f"({text})" if out.dtype is not dtype else text, dtype, out.dtype)
 
 

@@ -83,9 +83,7 @@ class Elementwise(Kernel):
             body.append(f"const {C_TYPES[instruction.out.dtype]} {name} = {text};")
         places = [place for _, place in loads.values()] + stored
         nest = _nest(self.shape, places, len(loads), self.context.lanes)
-        head = [
-            f"const {C_TYPES[place.dtype]} {name} = {place.at(nest.terms(i))};" for i, (name, place) in enumerate(loads.values())
-        ]
+        head = [f"const {C_TYPES[place.dtype]} {name} = {place.at(nest.terms(i))};" for i, (name, place) in enumerate(loads.values())]
         tail = [f"{place.at(nest.terms(len(loads) + i))} = {texts[place.buffer]};" for i, place in enumerate(stored)]
         yield "{"
         yield from ("  " + line for line in nest.wrap(head + body + tail))

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hotgrad.errors import HotgradError
+from hotgrad.errors import EngineError
 
 C_TYPES = {torch.float32: "float", torch.float64: "double", torch.int64: "int64_t", torch.int32: "int32_t", torch.bool: "uint8_t"}
 _INDICES = "ijklmnopqrstu"
 
 
-class NativeError(HotgradError, RuntimeError):
+class NativeError(EngineError):
     """The native engine cannot run this program; the text says why."""
 
 
@@ -179,7 +179,9 @@ class Nest:
 
     def terms(self, place: int, names: str = _INDICES) -> str:
         """The index of the place of that number, without its offset."""
-        return added(*(scaled(names[depth], stride) for depth, stride in enumerate(self.strides[place]))) if any(self.strides[place]) else ""
+        return (
+            added(*(scaled(names[depth], stride) for depth, stride in enumerate(self.strides[place]))) if any(self.strides[place]) else ""
+        )
 
     def wrap(self, body: list[str], names: str = _INDICES, independent: bool = True) -> Iterator[str]:
         """The loops as lines of C around `body`. `independent`: no run of the innermost one needs another's result."""

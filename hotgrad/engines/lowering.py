@@ -15,7 +15,7 @@ from hotgrad.engines.compositions import expanded
 from hotgrad.engines.expressions import is_expression
 from hotgrad.engines.kernels import Context, Copy, Elementwise, Fill, Kernel
 from hotgrad.engines.layout import C_TYPES, Buffer, NativeError, Place, fresh, reshaped
-from hotgrad.engines.products import Dots, Product, fits
+from hotgrad.engines.products import Dots, Product, Transpose, fits
 from hotgrad.engines.reducing import Cumsum, Reduce
 from hotgrad.engines.scattering import Gathering, Scattering, Table
 from hotgrad.ops.arithmetic import Cast
@@ -43,7 +43,7 @@ class Lowering:
         for value in [*code.inputs, *(d.value for d in code.draws), *(s.value for s in code.states), *code.constants]:
             self.places[value] = self._fresh(value, pinned=True)
         self.constants += [(self.places[value], tensor) for value, tensor in code.constants.items()]
-        for instruction in expanded(code.instructions):
+        for instruction in _needed(expanded(code.instructions), code.results()):
             self._lower(instruction)
         self._finish()
 
@@ -51,7 +51,9 @@ class Lowering:
 
     def _fresh(self, value: Value, padded: bool = True, pinned: bool = False) -> Place:
         if value.dtype not in C_TYPES:
-            raise NativeError(f"{described(value)}: arrays of {value.dtype} have no native form; there are float32, float64, int32, int64, bool")
+            raise NativeError(
+                f"{described(value)}: arrays of {value.dtype} have no native form; there are float32, float64, int32, int64, bool"
+            )
         if value.device.type != "cpu":
             raise NativeError(f"{described(value)} is on {value.device}; native code runs on the CPU")
         return fresh(value.shape, value.dtype, self.context.lanes, padded, pinned)
@@ -256,7 +258,8 @@ class Lowering:
                 seen.add(buffer)
                 ctype = C_TYPES[buffer.dtype]
                 heir = next(
-                    (b for b, p in ends.items() if b.size == buffer.size and b.dtype is buffer.dtype and kernel.exchangeable(p, place)), None
+                    (b for b, p in ends.items() if b.size == buffer.size and b.dtype is buffer.dtype and kernel.exchangeable(p, place)),
+                    None,
                 )
                 available = free.setdefault(ctype, [])
                 if heir is not None:
@@ -277,6 +280,17 @@ class Lowering:
 
     def _size(self, slot: str) -> int:
         return self.slots[slot][1]
+
+
+def _needed(instructions: list[Instruction], results: list[Value]) -> list[Instruction]:
+    """The instructions that the results depend on."""
+    wanted = set(results)
+    kept = []
+    for instruction in reversed(instructions):
+        if instruction.out in wanted:
+            wanted.update(instruction.reads())
+            kept.append(instruction)
+    return kept[::-1]
 
 
 # ---- the shape classes: functions of the lowering, the instruction, the operands' places and the options, that return the result's place
@@ -327,7 +341,9 @@ def _windows(a: Place, dimension: int, size: int, step: int) -> Place:
 
 def _is_basic(index: Any) -> bool:
     items = index if isinstance(index, tuple) else (index,)
-    return all(item is None or item is ... or isinstance(item, slice) or (isinstance(item, int) and not isinstance(item, bool)) for item in items)
+    return all(
+        item is None or item is ... or isinstance(item, slice) or (isinstance(item, int) and not isinstance(item, bool)) for item in items
+    )
 
 
 def _picked(a: Place, index: Any) -> Place:
@@ -491,7 +507,12 @@ def product(low: Lowering, instruction: Instruction, a: Place, b: Place, out: Pl
             low.add(Dots(low.context, [a, b], [c], note))
             return
     if not fits(b, vector):
-        b = low.copied(b)
+        transposed = Transpose.of(low.context, b)
+        if transposed is None:
+            b = low.copied(b)
+        else:
+            low.add(transposed[0])
+            b = transposed[1]
     a, b = a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:]))
     low.add(Product(low.context, [a, b], [c], note))
 

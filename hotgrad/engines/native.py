@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines import csource
-from hotgrad.engines.compiler import CompilerError, compile_source
+from hotgrad.engines.compiler import CompilerError, compile_source, find_compiler
 from hotgrad.engines.layout import NativeError
 from hotgrad.engines.lowering import Lowering
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.program.instructions import Code, described
 
 _ALIGNMENT = 64
+_LIMIT = 600.0  # seconds for a file of many programs
 
 
 class Native:
@@ -40,11 +41,11 @@ class Native:
         self._bind(self.library.functions)
 
     @classmethod
-    def together(cls, codes: Sequence[Code], fuse: bool = True) -> list[Native]:
-        """Several programs compiled as one file, which takes less time than one after the other."""
+    def together(cls, codes: Sequence[Code], fuse: bool = True, options: Sequence[str] = ()) -> list[Native]:
+        """Several programs compiled as one file, which takes less time than one after the other. `options`: for the compiler."""
         programs = [csource.lowered(code, fuse) for code in codes]
         names = [f"program{i}" for i in range(len(codes))]
-        library = compile_source(csource.source(programs, names))
+        library = compile_source(csource.source(programs, names), options=options, limit=_LIMIT)
         made = []
         for low, name in zip(programs, names):
             native = cls.__new__(cls)
@@ -53,6 +54,12 @@ class Native:
             native._bind(library.functions)
             made.append(native)
         return made
+
+    @property
+    def details(self) -> str:
+        """The engine with what else decides about the bits of its results: compiler and CPU."""
+        compiler = find_compiler()
+        return "native" if compiler is None else f"native ({compiler.version}, target {compiler.target})"
 
     def source(self) -> str:
         """The C.
@@ -97,7 +104,9 @@ class Native:
         if order is not None:
             _checked_order(order, steps, code, given)
         if tuple(scalars.shape) not in ((steps, len(code.scalars)), (1, len(code.scalars))) or scalars.dtype is not torch.float64:
-            raise ShapeError(f"scalars must be float64 of shape ({steps} or 1, {len(code.scalars)}); got {scalars.dtype}{tuple(scalars.shape)}")
+            raise ShapeError(
+                f"scalars must be float64 of shape ({steps} or 1, {len(code.scalars)}); got {scalars.dtype}{tuple(scalars.shape)}"
+            )
         scalars = scalars.contiguous()
         for draw, tensor in zip(code.draws, draws):
             _require("a draw", tensor, torch.float32, ((steps, *draw.value.shape),))
@@ -107,7 +116,9 @@ class Native:
         tensors = [state.tensor.detach() for state in code.states]
         for state, tensor in zip(code.states, tensors):
             if tuple(tensor.shape) != state.value.shape or tensor.dtype is not state.value.dtype:
-                raise ShapeError(f"a state must be {described(state.value)}, as when it was captured; it is {tensor.dtype}{tuple(tensor.shape)}")
+                raise ShapeError(
+                    f"a state must be {described(state.value)}, as when it was captured; it is {tensor.dtype}{tuple(tensor.shape)}"
+                )
         memory = [tensor.contiguous() for tensor in tensors]
         self._run(
             self._address,
@@ -160,7 +171,9 @@ def _source(tensor: Tensor, value: Any, order: Tensor | None, steps: int) -> Ten
     shape = tuple(tensor.shape)
     fits = shape == value.shape if order is None or not value.shape else shape[1:] == value.shape[1:] and tensor.ndim == value.ndim
     if tensor.dtype is not value.dtype or not fits or not tensor.is_cpu:
-        raise ShapeError(f"an input must be {described(value)}" + (", of any length" if order is not None else "") + f"; got {tensor.dtype}{shape}")
+        raise ShapeError(
+            f"an input must be {described(value)}" + (", of any length" if order is not None else "") + f"; got {tensor.dtype}{shape}"
+        )
     return tensor.detach().contiguous()
 
 
@@ -169,7 +182,9 @@ def _checked_order(order: Tensor, steps: int, code: Code, sources: Sequence[Tens
         raise ShapeError(f"the order must be a contiguous int64 tensor on the CPU; got {order.dtype} on {order.device}")
     for value, tensor in zip(code.inputs, sources):
         if value.shape and order.numel() < steps * value.shape[0]:
-            raise ShapeError(f"{steps} runs of {value.shape[0]} rows need {steps * value.shape[0]} places in the order; got {order.numel()}")
+            raise ShapeError(
+                f"{steps} runs of {value.shape[0]} rows need {steps * value.shape[0]} places in the order; got {order.numel()}"
+            )
     rows = min((t.shape[0] for v, t in zip(code.inputs, sources) if v.shape), default=0)
     if order.numel() and not (0 <= int(order.min()) and int(order.max()) < rows):
         raise ShapeError(f"the order names rows outside of the {rows} that there are")

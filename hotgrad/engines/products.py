@@ -9,7 +9,7 @@ from string import Template
 import torch
 
 from hotgrad.engines.kernels import Context, Kernel
-from hotgrad.engines.layout import C_TYPES, Nest, Place, added
+from hotgrad.engines.layout import C_TYPES, Nest, Place, added, fresh
 
 PANEL = 4  # vectors of columns at a time
 DEPTH = 384  # products summed in one go; more, and the right operand's panel leaves the cache
@@ -43,7 +43,7 @@ def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str
     cells = [(r, c) for r in range(rows) for c in range(vectors)]
     lines = [
         f"/* c[i, j] {{+}}= the sum over k of a[i, k] * b[k, j] for `blocks` times {rows} rows and {vectors} vectors of columns; `more`: added. */",
-        f"static void {name}(long blocks, long depth, const {t} *a, long ai, long ak, const {t} *b, long bk, {t} *c, long ci, int more)",
+        f"SEPARATE static void {name}(long blocks, long depth, const {t} *a, long ai, long ak, const {t} *b, long bk, {t} *c, long ci, int more)",
         "{",
         f"  for (; blocks > 0; blocks--, a += {rows} * ai, c += {rows} * ci) {{",
         f"    {t}_v " + ", ".join(f"s{r}{j} = {{0}}" for r, j in cells) + ";",
@@ -52,9 +52,12 @@ def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str
         "    }",
         f"    const {t} *x = a, *y = b;",
         "    for (long k = 0; k < depth; k++, x += ak, y += bk) {",
-        "      const " + f"{t}_v " + ", ".join(f"b{j} = *(const {t}_v *)(y + {j * v})" for j in range(vectors)) + ";",
-        *(f"      const {t} a{r} = x[{r} * ai];" for r in range(rows)),
-        *("      " + " ".join(f"s{r}{j} += a{r} * b{j};" for j in range(vectors)) for r in range(rows)),
+        f"      {t}_v b;",
+        "      const " + f"{t} " + ", ".join(f"a{r} = x[{r} * ai]" for r in range(rows)) + ";",
+        *(
+            f"      b = *(const {t}_v *)(y + {j * v}); ONCE(b); " + " ".join(f"s{r}{j} += a{r} * b;" for r in range(rows))
+            for j in range(vectors)
+        ),
         "    }",
         *("    " + " ".join(f"*({t}_v *)(c + {r} * ci + {j * v}) = s{r}{j};" for j in range(vectors)) for r in range(rows)),
         "  }",
@@ -83,6 +86,60 @@ def _row_blocks(rows: int, vectors: int) -> list[tuple[int, int]]:
         elif number:
             merged.append((size, number))
     return merged
+
+
+def _transposition(context: Context, dtype: torch.dtype) -> str:
+    """The name of the C function that transposes, square after square: three exchanges (of eight lanes) between pairs of vectors each."""
+    t, v = C_TYPES[dtype], context.vector(dtype)
+    name = f"transpose_{t}"
+    lines = [
+        f"/* to[j, i] = from[i, j] for `rows` times `columns`; of `to` as many rows are written as fill whole vectors. */",
+        f"SEPARATE static void {name}(long rows, long columns, const {t} *from, long step, {t} *to, long to_step)",
+        "{",
+        f"  for (long i = 0; i < rows; i += {v})",
+        f"    for (long j = 0; j < columns; j += {v}) {{",
+        "      const long last = rows - 1 - i;",
+        *(f"      {t}_v x{r} = *(const {t}_v *)(from + (i + ({r} < last ? {r} : last)) * step + j);" for r in range(v)),
+        f"      {t}_v y;",
+    ]
+    distance = 1
+    while distance < v:
+        low = ", ".join(str(e if not e & distance else v + e - distance) for e in range(v))
+        high = ", ".join(str(e + distance if not e & distance else v + e) for e in range(v))
+        for r in range(v):
+            if not r & distance:
+                a, b = f"x{r}", f"x{r + distance}"
+                lines.append(f"      y = MIX_{t}({a}, {b}, {low}); {b} = MIX_{t}({a}, {b}, {high}); {a} = y;")
+        distance *= 2
+    lines += [f"      *({t}_v *)(to + (j + {r}) * to_step + i) = x{r};" for r in range(v)] + ["    }", "}"]
+    context.helpers.setdefault(name, "\n".join(lines) + "\n")
+    return name
+
+
+@dataclass(eq=False)
+class Transpose(Kernel):
+    """A copy by rows of a place whose columns are contiguous. The copy's buffer has whole vectors of rows."""
+
+    def lines(self) -> Iterator[str]:
+        source, target = self.reads[0], self.writes[0]
+        nest = Nest.over(source.shape[:-2], [p.strides[:-2] for p in (source, target)])
+        (columns, rows), step = source.shape[-2:], source.strides[-1]
+        name = _transposition(self.context, source.dtype)
+        call = f"{name}({rows}, {columns}, {source.address(nest.terms(0))}, {step}, {target.address(nest.terms(1))}, {target.strides[-2]});"
+        yield from nest.wrap([call], independent=False)
+
+    @staticmethod
+    def of(context: Context, place: Place) -> tuple[Kernel, Place] | None:
+        """The kernel that copies `place`, and the copy; None where its elements do not lie so."""
+        v = context.vector(place.dtype)
+        if place.strides[-2] != 1 or place.strides[-1] <= 0 or min(place.shape) < 1 or not place.dtype.is_floating_point:
+            return None
+        columns = -(-place.shape[-2] // v) * v
+        if not place.allows((*place.shape[:-2], columns, place.shape[-1])):
+            return None
+        room = fresh((*place.shape[:-2], columns, place.shape[-1]), place.dtype, context.lanes)
+        target = room.view(place.shape, room.strides)
+        return Transpose(context, [place], [target], [f"transposed copy {place.shape}"]), target
 
 
 @dataclass(eq=False)

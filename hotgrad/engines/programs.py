@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.engines.native import Native
 from hotgrad.engines.replay import Replay as _Replay
 from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError
 from hotgrad.explain import nearest
@@ -20,6 +21,8 @@ from hotgrad.variable import Variable, as_tensor
 
 
 class Replay(_Replay):
+    details = "replay"
+
     def many(self, sources, order, steps, scalars, draws, outputs):
         numbers = scalars.tolist()
         rows = None if order is None else order.split(len(order) // steps)
@@ -39,7 +42,7 @@ class Replay(_Replay):
                 array[i if len(array) > 1 else 0].copy_(out)
 
 
-ENGINES: dict[str, Any] = {"replay": Replay}
+ENGINES: dict[str, Any] = {"replay": Replay, "native": Native}
 
 
 class Program:

@@ -54,7 +54,8 @@ static void $name(long rows, long width, const $t *a, long step, $t *out)
       s0 += *(const ${t}_v *)x, s1 += *(const ${t}_v *)(x + step);
       s2 += *(const ${t}_v *)(x + 2 * step), s3 += *(const ${t}_v *)(x + 3 * step);
     }
-    for (; i < rows; i++) s0 += *(const ${t}_v *)(a + i * step + j);
+    const long rest = rows % 4;
+    for (long n = 0; n < rest; n++) s1 += *(const ${t}_v *)(a + (rows - 1 - n) * step + j);
     *(${t}_v *)(out + j) = (s0 + s1) + (s2 + s3);
   }
 }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines.calls import Call, lower, number_dtype, together
+from hotgrad.ops.arithmetic import AddScaled
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.liveness import assign_buffers, empty, evaluate, given
 from hotgrad.program.passes import fuse_matmul_add, simplified, sum_rows_by_product
@@ -35,7 +36,7 @@ class Replay:
     - `before`, `after`: the bytes of all results, and of the buffers that hold them.
 
     With `fuse` (products with their sums in one kernel, operands overwritten, buffers shared) results differ from eager's by
-    rounding; without they are equal bit for bit.
+    rounding; without they are equal bit for bit. On a CUDA device the kernels of a step become one CUDA graph.
 
     >>> x = Value.like("input", torch.ones(2))
     >>> y = Value.like("result", torch.ones(2))
@@ -46,7 +47,7 @@ class Replay:
     tensor([1.0000, 2.7183])
     >>> print(replay.source())
     def step():
-        with below:
+        with inference_mode():
             exp(x0, out=exp0)  # float32(2,)
     """
 
@@ -85,11 +86,12 @@ class _Writer:
         self.scalars: list[float] = [0.0] * len(code.scalars)
         self.outputs: list[Tensor] = []
         self.allocating: set[str] = set()
+        self.prelude: list[str] = []  # what the host computes
         self.steps: list[tuple[Call | str, str]] = []  # calls or lines, and what they compute
         self.names: dict[int, str] = {}  # by the object's id
         self.objects: dict[str, Any] = {}  # the same, so that ids stay valid
         self.counts: dict[str, int] = {}
-        self.taken = {"scalars", "below", "step"}
+        self.taken = {"scalars", "inference_mode", "step", "prepare", "kernels"}
         self.numbers: dict[tuple[Any, torch.dtype], Tensor] = {}
         self.spoken: dict[int, str] = {}  # how to write a 0-d tensor as the number that it stands for
         self.filled: set[int] = set()  # the ids of the scalars' 0-d tensors
@@ -103,7 +105,7 @@ class _Writer:
             self.name(self.tensors[state.value], "w", state.value.name)
         for i, value in enumerate(code.scalars):
             self.host[value] = self.fresh(value.name or "s", not value.name)
-            self.steps.append((f"{self.host[value]} = scalars[{i}]", ""))
+            self.prelude.append(f"{self.host[value]} = scalars[{i}]")
         self.objects["scalars"] = self.scalars
         for instruction in code.instructions:
             self.write(instruction)
@@ -135,9 +137,7 @@ class _Writer:
         if isinstance(thing, Tensor):
             return self.spoken[id(thing)] if number and id(thing) in self.spoken else self.name(thing, "t")
         if isinstance(thing, (tuple, list)):
-            return "(" + "".join(f"{self.text(item)}, " for item in thing).rstrip() + ")" if len(thing) == 1 else (
-                "(" + ", ".join(map(self.text, thing)) + ")"
-            )
+            return "(" + ", ".join(map(self.text, thing)) + "," * (len(thing) == 1) + ")"
         if thing is None or isinstance(thing, (bool, int, str)) or (isinstance(thing, float) and math.isfinite(thing)):
             return repr(thing)
         return self.name(thing, "k")
@@ -148,9 +148,9 @@ class _Writer:
         """Append the lines that compute an instruction."""
         out = instruction.out
         if out.kind == "scalar":
-            operands = [self.host[o] if isinstance(o, Value) else f"({o!r})" for o in instruction.operands]
+            numbers = [self.host[o] if isinstance(o, Value) else f"({o!r})" for o in instruction.operands]
             self.host[out], self.tensors[out] = self.fresh("s"), 0.5
-            self.steps.append((f"{self.host[out]} = " + _HOST[instruction.op.name].format(*operands), ""))
+            self.prelude.append(f"{self.host[out]} = " + _HOST[instruction.op.name].format(*numbers))
             return
         if self.memory.owner[out] is not out:
             self.tensors[out] = view = evaluate(instruction, self.tensors)
@@ -160,8 +160,11 @@ class _Writer:
         self.name(buffer, instruction.op.name.lower(), out.name)
         if not buffer.numel():
             return
+        held = tuple(map(self.raw, instruction.operands))
         operands = tuple(self.operand(o, instruction) for o in instruction.operands)
-        calls: Sequence[Call | str] | None = lower(instruction.op, buffer, operands, instruction.options, tuple(map(self.raw, instruction.operands)))
+        calls: Sequence[Call | str] | None = lower(instruction.op, buffer, operands, instruction.options, held)
+        if instruction.op is AddScaled and buffer.is_cuda and instruction.operands[2] in self.host:  # a graph would keep the number
+            calls = [partial(torch.addcmul, *operands, out=buffer)]
         if calls is None:
             self.allocating.add(instruction.op.name)
             arguments = [self.host[o] if o in self.host else self.text(self.raw(o)) for o in instruction.operands]
@@ -194,18 +197,17 @@ class _Writer:
                 self.spoken[id(self.numbers[key])] = self.text(value)
         return self.numbers[key]
 
-    def call(self, call: Call) -> list[str]:
-        """A kernel call as text. A scalar's 0-d tensor is filled when it is first read."""
-        lines = []
+    def call(self, call: Call) -> str:
+        """A kernel call as text. A scalar's 0-d tensor is filled before if any kernel reads it."""
         for tensor in (item for argument in call.args for item in (argument if isinstance(argument, (list, tuple)) else [argument])):
             if id(tensor) in self.filled and id(tensor) not in self.names:
                 scalar = self.spoken[id(tensor)]
-                lines.append(f"{self.name(tensor, scalar + '_')}.fill_({scalar})")
+                self.prelude.append(f"{self.name(tensor, scalar + '_')}.fill_({scalar})")
         arguments = [self.text(argument) for argument in call.args]
         arguments += [f"{key}={self.text(value, key != 'out')}" for key, value in call.keywords.items()]
         of, kernel = getattr(call.func, "__self__", None), getattr(call.func, "__name__", "")
         function = f"{self.text(of)}.{kernel}" if isinstance(of, Tensor) else self.name(call.func, "", kernel)
-        return [*lines, f"{function}({', '.join(arguments)})"]
+        return f"{function}({', '.join(arguments)})"
 
     # ---- memory
 
@@ -234,7 +236,7 @@ class _Writer:
         pending = []
         for state in self.code.states:
             new = state.update
-            if new is None or new is state.value or new in self.memory.home and self.memory.home[new] is state:
+            if new is None or new is state.value or self.memory.home.get(new) is state:
                 continue
             owner = self.memory.owner.get(new)
             if owner is not None and owner.kind == "state":  # what may be written to meanwhile
@@ -250,21 +252,59 @@ class _Writer:
     def move(self, value: Value, to: Tensor) -> None:
         """Copy a value into another tensor."""
         if value.kind == "scalar":
-            self.steps.append((f"{self.text(to)}.fill_({self.host[value]})", ""))
+            self.prelude.append(f"{self.text(to)}.fill_({self.host[value]})")
         elif to.numel():
             self.steps.append((partial(to.copy_, self.tensors[value]), ""))
 
     # ---- the function
 
     def source(self) -> str:
+        """The function's text."""
         lines = []
         for step, note in together(self.steps):
-            written = [step] if isinstance(step, str) else self.call(step)
-            lines += [*written[:-1], written[-1] + (f"  # {note}" if note else "")]
-        return "\n".join(["def step():", "    with below:", *(f"        {line}" for line in lines or ["pass"])])
+            line = step if isinstance(step, str) else self.call(step)
+            lines.append(line + (f"  # {note}" if note else ""))
+        if self.graphed():
+            return _function("prepare", self.prelude) + "\n\n" + _function("kernels", lines)
+        return _function("step", [*self.prelude, *lines], inference=not self.allocating)
 
     def compiled(self, source: str) -> Callable[[], None]:
-        """The function of this source. Its kernels skip what torch's autograd would look at: a tenth of their time."""
-        namespace = {**self.objects, "below": torch._C._AutoDispatchBelowAutograd()}
+        """The function of this source."""
+        namespace = {**self.objects, "inference_mode": torch.inference_mode}
         exec(compile(source, "<replay>", "exec"), namespace)
-        return namespace["step"]  # type: ignore[no-any-return]
+        if not self.graphed():
+            return namespace["step"]  # type: ignore[no-any-return]
+        return _graph(namespace["prepare"], namespace["kernels"], [state.tensor for state in self.code.states])
+
+    def graphed(self) -> bool:
+        """Whether all is done on one CUDA device and by kernels alone, so that the step can be a CUDA graph."""
+        devices = {value.device for value in self.memory.owner}
+        return len(devices) == 1 and devices.pop().type == "cuda" and not any(isinstance(step, str) for step, _ in self.steps)
+
+
+def _function(name: str, lines: list[str], inference: bool = False) -> str:
+    """A function as text. In inference mode kernels skip what torch's autograd would look at: measured, a twentieth of their time."""
+    head = [f"def {name}():"] + ["    with inference_mode():"] * inference
+    return "\n".join(head + ["    " * len(head) + line for line in lines or ["pass"]])
+
+
+def _graph(prepare: Callable[[], None], kernels: Callable[[], None], states: list[Tensor]) -> Callable[[], None]:
+    """A step whose kernels are captured into one CUDA graph, after a first run that leaves the states as they were."""
+    before = [tensor.clone() for tensor in states]
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        prepare()
+        kernels()
+        for tensor, old in zip(states, before):
+            tensor.copy_(old)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernels()
+
+    def step() -> None:
+        prepare()
+        graph.replay()
+
+    return step

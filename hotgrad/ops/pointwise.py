@@ -28,6 +28,7 @@ _tanh_backward = _kernel("tanh_backward")
 _sigmoid_backward = _kernel("sigmoid_backward")
 _threshold_backward_into = _kernel("threshold_backward", "grad_input")
 _tanh_backward_into = _kernel("tanh_backward", "grad_input")
+_softplus_into: Callable[..., Tensor] = torch._C._nn.softplus
 _sigmoid_backward_into = _kernel("sigmoid_backward", "grad_input")
 
 
@@ -297,7 +298,7 @@ class Softplus(Primitive):
     def forward(a, *, beta=1.0, threshold=20.0):  # type: ignore[no-untyped-def]
         return torch.ops.aten.softplus(a, beta, threshold)
 
-    into = staticmethod(lambda out, a, beta, threshold: partial(torch._C._nn.softplus, a, beta, threshold, out=out))
+    into = staticmethod(lambda out, a, beta, threshold: partial(_softplus_into, a, beta, threshold, out=out))
     vjps = (lambda g, out, a, beta, threshold: Where.apply(a * beta > threshold, g, g * (a * beta).sigmoid()),)
     reads = ("a",)
     fresh = True

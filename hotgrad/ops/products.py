@@ -58,6 +58,7 @@ class MatMul(Primitive):
         return [(drawn, {}) for drawn in shapes]
 
     forward = staticmethod(torch.matmul)
+
     @staticmethod
     def into(out: Any, a: Any, b: Any) -> Any:
         if a.ndim == 1 and b.ndim == 2:

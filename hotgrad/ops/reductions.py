@@ -109,7 +109,11 @@ class Var(Primitive):
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
         return torch.var(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
 
-    into = staticmethod(lambda out, a, dim, correction, keepdim: partial(torch.var, a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim, out=out))
+    into = staticmethod(
+        lambda out, a, dim, correction, keepdim: partial(
+            torch.var, a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim, out=out
+        )
+    )
     vjps = (
         lambda g, out, a, dim, correction, keepdim: kept(g, a, dim, keepdim) * _centred(a, dim) * 2 / max(count(a, dim) - correction, 0),
     )
@@ -131,7 +135,11 @@ class Std(Primitive):
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
         return torch.std(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
 
-    into = staticmethod(lambda out, a, dim, correction, keepdim: partial(torch.std, a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim, out=out))
+    into = staticmethod(
+        lambda out, a, dim, correction, keepdim: partial(
+            torch.std, a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim, out=out
+        )
+    )
     vjps = (
         lambda g, out, a, dim, correction, keepdim: (
             kept(g / Where.apply(out == 0, 1.0, out), a, dim, keepdim) * _centred(a, dim) / max(count(a, dim) - correction, 0)
@@ -236,8 +244,7 @@ class Prod(Primitive):
     def into(out: Any, a: Any, dim: int | None, keepdim: bool) -> Any:
         if dim is not None:
             return partial(torch.prod, a, normal_axis(dim, a.ndim), keepdim, out=out)
-        copies, a = compact(a)
-        return [*copies, partial(torch.prod, a.view(-1), 0, out=out.view(()))]
+        return partial(torch.prod, a.view(-1), 0, out=out.view(())) if a.is_contiguous() else None
 
     vjps = (rule,)
     reads = ("a",)

@@ -220,6 +220,7 @@ class Fold(Primitive):
             for shape, d, n, k in _WINDOWS
         ]
     )
+
     @staticmethod
     def into(res: Any, g: Any, shape: tuple[int, ...], dimension: int, size: int, step: int) -> Any:
         windows = res.unfold(dimension, size, step)
@@ -301,6 +302,7 @@ class PutItem(Primitive):
     operands = staticmethod(
         lambda: [((tuple(torch.empty(shape)[index].shape),), {"shape": shape, "index": index}) for shape, index in _indices()]
     )
+
     @staticmethod
     def into(out: Any, g: Any, shape: tuple[int, ...], index: Any) -> Any:
         items = index if isinstance(index, tuple) else (index,)
@@ -336,6 +338,7 @@ class Cat(Primitive):
     )  # fmt: skip
 
     into = staticmethod(lambda out, *tensors, dim: partial(torch.cat, tensors, dim, out=out))
+
     @staticmethod
     def vjp(index: int, g: Any, out: Any, *tensors: Any, dim: int) -> Any:
         if tensors[index].ndim != g.ndim:  # torch lets a tensor of shape (0,) join any others
@@ -440,7 +443,9 @@ class ScatterAdd(Primitive):
         lambda g, index, *, shape, dim: torch.zeros(shape, dtype=g.dtype, device=g.device).scatter_add_(dim, index.long(), g)
     )
     into = staticmethod(
-        lambda out, g, index, shape, dim: [partial(out.zero_), partial(out.scatter_add_, dim, index, g)] if index.dtype is torch.int64 else None
+        lambda out, g, index, shape, dim: (
+            [partial(out.zero_), partial(out.scatter_add_, dim, index, g)] if index.dtype is torch.int64 else None
+        )
     )
 
     vjps = (lambda h, res, g, index, shape, dim: Gather.apply(h, index, dim=dim), None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -32,15 +33,24 @@ class Captured:
     hooks: list[Any]
     watch: Watch
     versions: list[tuple[Tensor, int]]
-    memory: list[tuple[dict[str, Any], str, Tensor]]
+    memory: list[tuple[Any, str, Tensor]]
+    dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
+
+    def __post_init__(self) -> None:
+        self._data = [(state.holder, state.tensor) for state in self.code.states if isinstance(state.holder, Variable)]
 
     def changed(self) -> str:
         """What the function depended on while it was captured and is no longer so, in words; "" if all holds."""
         for tensor, version in self.versions:
             if tensor._version != version:
                 return f"a tensor of shape {tuple(tensor.shape)} from outside of the function was written to"
-        for state, name, tensor in self.memory:
-            if state.get(name) is not tensor:
+        if torch.get_default_dtype() != self.dtype:
+            return f"torch's default dtype was {self.dtype}"
+        for variable, tensor in self._data:
+            if variable._data is not tensor:
+                return f"the data of a Variable of shape {tuple(tensor.shape)} was replaced"
+        for slot, name, tensor in self.memory:
+            if slot.state.get(name) is not tensor:
                 return f"the optimizer's state {name!r} was replaced"
         if not all(hook.steady() for hook in self.hooks):
             return "the optimizer's parameters no longer have the same number of steps"
@@ -59,9 +69,8 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
     traces, structures = [], []
     try:
         for values in (tensors, [_other(tensor) for tensor in tensors]):
-            trace, structure = _traced_run(f, values, flags, watch)
-            traces.append(trace)
-            structures.append(structure)
+            traces.append(Trace(watch.names, list(watch.buffers.values())))
+            structures.append(_traced_run(traces[-1], f, values, flags, watch))
         first, second = traces
         if structures[0] != structures[1]:
             raise CaptureError(
@@ -78,29 +87,29 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
             for state, name in trace.added:
                 state.pop(name, None)
         raise
-    memory = [(state, name, state[name]) for state, name in first.slots]
+    memory = [(slot, name, slot.state[name]) for slot, name in first.slots]
     return Captured(
         remove_dead(merge_common(fold_constants(remove_dead(first.code)))), structures[0], first.hooks, watch, first.versions, memory
     )
 
 
-def _traced_run(f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence[bool], watch: Watch) -> tuple[Trace, Any]:
+def _traced_run(trace: Trace, f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence[bool], watch: Watch) -> Any:
     """One run of `f`, noted; what it returned, as a structure."""
-    trace = Trace(watch.names, list(watch.buffers.values()))
-    for optimizer in watch.optimizers:
-        for parameter in optimizer.parameters:
-            trace.keep_grad(parameter._sink())
-    for variable in watch.variables:
-        trace.keep_grad(variable._sink())
+    own = (parameter for optimizer in watch.optimizers for parameter in optimizer.parameters)
+    leaves = [variable._sink() for variable in (*own, *watch.variables) if variable.is_leaf]
     unsteady = Unsteady()
-    with trace.on():
+    with trace.on(watch.trusted):
+        for leaf in leaves:
+            trace.keep_grad(leaf)
         inputs = [trace.input(value, flag) for value, flag in zip(values, flags)]
-        with unsteady:
+        with nullcontext() if watch.trusted else unsteady:
             result = f(*inputs)
         arrays, structure = flatten(result)
         if not arrays:
             raise CaptureError(f"a captured function must return at least one Variable; got {result!r:.60}")
         trace.code.outputs = [(trace.leaf(a) if isinstance(a, Variable) else trace.constant(a)).value for a in arrays]
+    if trace.refused is not None:  # and somebody caught it
+        raise trace.refused
     if unsteady.called:
         raise CaptureError(
             f"the function called {unsteady.called}(), which gives something else at each run; make it an argument, or use Dropout"
@@ -117,7 +126,7 @@ def _traced_run(f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence
             raise CaptureError(
                 f"the data of a parameter or buffer of shape {value.shape} was used as a plain tensor; use the Variable itself, or its detach()"
             )
-    return trace, structure
+    return structure
 
 
 def _other(tensor: Tensor) -> Tensor:

@@ -1,13 +1,18 @@
 """What a captured function depended on besides its arguments, and whether that is still so.
 
-A program holds the numbers, branches and objects that stood in closures, globals and modules while it was captured. A Watch
-remembers them, by identity, and tells when one has been exchanged. Reading values out of arrays is refused while capturing, so
-the contents of arrays need no watching, but for constants, whose versions are compared.
+A program holds the numbers, branches and objects that stood in closures, globals, attributes and classes while it was captured.
+A Watch remembers them and tells when one has changed. Reading values out of arrays is refused while capturing, so the contents
+of tensors need no watching, but for constants, whose versions are compared.
 """
 
 from __future__ import annotations
 
+import array
+import collections
+import contextvars
 import functools
+import math
+import random
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -17,19 +22,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.errors import CaptureError
 from hotgrad.modules import Module
+from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim import Optimizer
 from hotgrad.variable import Variable
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, type, range, slice)
-_SKIPPED = (types.ModuleType, types.BuiltinFunctionType, torch.Generator)
-_LIMIT = 10_000  # objects looked at
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, range, slice)
+_SKIPPED = (types.BuiltinFunctionType, torch.Generator)
+_ITEMS = (list, tuple, set, frozenset, collections.deque)
+_BYTES = (array.array, bytearray)
+_LIMIT = 10_000  # objects that a function may depend on
+_LARGEST = 1_000_000  # bytes of a numpy array
+_MISSING = object()
 
 
 class Watch:
-    """Everything that `roots` reach: closure cells, globals that their code names, attributes, and items of lists, tuples and dicts.
+    """Everything that `roots` reach: closure cells, globals that their code names, attributes, classes, items of containers.
 
-    hotgrad, torch and the standard library are taken as they are.
+    hotgrad, torch and the standard library are taken as they are. Raises CaptureError for what cannot be watched, such as an
+    iterator, or more than 10,000 objects.
 
     >>> scale = [2.0]
     >>> watch = Watch([lambda x: x * scale[0]])
@@ -46,6 +58,7 @@ class Watch:
         self.buffers: dict[int, Tensor] = {}
         self.variables: list[Variable] = []
         self.optimizers: list[Optimizer] = []
+        self.trusted = True  # whether no code but hotgrad's, torch's and the standard library's is reached
         for root in roots:
             self._visit("", root)
 
@@ -59,40 +72,51 @@ class Watch:
                 return f"{path or 'it'!r} had {len(then)} items and has {len(now)}"
             for i, (a, b) in enumerate(zip(then, now)):
                 if a is not b and not _equal(a, b):
-                    return f"{name(i)!r} was {_short(a)} and is {_short(b)}" if isinstance(a, _PLAIN) else f"{name(i)!r} is another object"
+                    return f"{name(i)!r} was {a!r:.60} and is {b!r:.60}" if isinstance(a, _PLAIN) else f"{name(i)!r} is another object"
         return ""
 
+    # ---- looking around
+
     def _visit(self, path: str, thing: Any) -> None:
-        if isinstance(thing, (*_PLAIN, *_SKIPPED)) or id(thing) in self._seen or len(self._seen) > _LIMIT:
+        if isinstance(thing, (*_PLAIN, *_SKIPPED)) or thing is _MISSING or id(thing) in self._seen:
             return
+        if len(self._seen) > _LIMIT:
+            raise CaptureError(f"the function depends on more than {_LIMIT:,} objects (at {path!r}), which are too many to watch")
         self._seen[id(thing)] = thing
-        if isinstance(thing, Tensor):
+        if not _foreign(type(thing).__module__):
+            self.trusted = False
+        if isinstance(thing, (Tensor, types.ModuleType)):
             return
         if isinstance(thing, Variable):
-            self.variables.append(thing)
-            self.names.setdefault(id(thing), thing.name or path)
-            self._watch(path, lambda: [thing._data, thing._link is None], lambda i: f"{path}.data" if i == 0 else f"{path}.requires_grad")
+            self._variable(path, thing)
         elif isinstance(thing, Optimizer):
-            self.optimizers.append(thing)
-            # the length differs from the start only when parameters are bound
-            self._watch(path, lambda: _fixed(thing), lambda i: f"a setting of {type(thing).__name__}")
+            self._optimizer(path, thing)
+        elif isinstance(thing, type):
+            self._class(path, thing)
         elif isinstance(thing, types.FunctionType):
             self._function(path, thing)
         elif isinstance(thing, types.MethodType):
             self._visit(path, thing.__self__)
             self._function(path, thing.__func__)
-        elif isinstance(thing, functools.partial):
-            self._visit(path, thing.func)
-            self._items(f"{path}.args", thing.args)
-            self._items(f"{path}.keywords", thing.keywords)
-        elif isinstance(thing, (list, tuple, dict, set, frozenset)):
+        elif isinstance(thing, (functools.partial, functools._lru_cache_wrapper)):
+            for name in ("func", "args", "keywords", "__wrapped__"):
+                self._visit(f"{path}.{name}", getattr(thing, name, None))
+        elif isinstance(thing, (dict, *_ITEMS)):
             self._items(path, thing)
-        elif isinstance(thing, Module) or (hasattr(thing, "__dict__") and not _foreign(type(thing).__module__)):
+        elif isinstance(thing, _BYTES):
+            self._watch(path, lambda: [bytes(thing)], lambda i: path)
+        elif type(thing).__module__.split(".")[0] == "numpy":
+            self._numpy(path, thing)
+        elif isinstance(thing, random.Random):
+            self._watch(path, lambda: [str(hash(thing.getstate()))], lambda i: f"{path}'s state")
+        elif hasattr(thing, "__next__") or isinstance(thing, contextvars.ContextVar):
+            raise CaptureError(
+                f"the function uses {path!r}, a {type(thing).__name__}, which cannot be watched; make what it gives an argument"
+            )
+        elif isinstance(thing, Module) or _watchable(thing):
             self._attributes(path, thing)
-            if not isinstance(thing, Module) and callable(thing):
-                self._function(path, type(thing).__call__)
+            self._class(type(thing).__name__, type(thing))
         if isinstance(thing, Module):
-            self._function(path, type(thing).forward)
             for name in thing._buffers:
                 buffer = getattr(thing, name)
                 self.buffers[id(buffer)] = buffer
@@ -103,9 +127,23 @@ class Watch:
         self._containers.append((path, items, then, name))
         return then
 
+    def _variable(self, path: str, variable: Variable) -> None:
+        if isinstance(variable, LazyParameter):
+            raise CaptureError(f"the parameter {path!r} is not sized yet; call the model on an input first")
+        self.variables.append(variable)
+        self.names.setdefault(id(variable), variable.name or path)
+        self._watch(path, lambda: [variable._data, variable._link is None], lambda i: f"{path}.{('data', 'requires_grad')[i]}")
+
+    def _optimizer(self, path: str, optimizer: Optimizer) -> None:
+        self.optimizers.append(optimizer)
+        self._watch(path, lambda: _fixed(optimizer), lambda i: f"a setting of {type(optimizer).__name__}")
+        if not _foreign(type(optimizer).__module__):
+            self._attributes(path, optimizer, frozenset(("groups", "_defaults")))
+            self._class(type(optimizer).__name__, type(optimizer))
+
     def _items(self, path: str, thing: Any) -> None:
         if isinstance(thing, dict):
-            keys = list(thing)
+            keys = self._watch(path, lambda: list(thing), lambda i: f"a key of {path}")
             values = self._watch(path, lambda: list(thing.values()), lambda i: f"{path}[{keys[i]!r}]")
             for key, value in zip(keys, values):
                 self._visit(f"{path}[{key!r}]", value)
@@ -113,46 +151,108 @@ class Watch:
             for i, value in enumerate(self._watch(path, lambda: list(thing), lambda i: f"{path}[{i}]")):
                 self._visit(f"{path}[{i}]", value)
 
-    def _attributes(self, path: str, thing: Any) -> None:
-        skip: frozenset[str] = getattr(type(thing), "_unwatched", frozenset())
-        attributes = vars(thing)
+    def _attributes(self, path: str, thing: Any, skipped: frozenset[str] = frozenset()) -> None:
+        skip: frozenset[str] = skipped | getattr(type(thing), "_unwatched", frozenset())
+        attributes = getattr(thing, "__dict__", {})
         keys = [key for key in attributes if key not in skip]
         prefix = f"{path}." if path else ""
-        values = self._watch(
+        now = self._watch(
             path, lambda: [v for k, v in attributes.items() if k not in skip], lambda i: prefix + keys[i] if i < len(keys) else path
         )
-        for key, value in zip(keys, values):
+        for key, value in zip(keys, now):
             self._visit(prefix + key, value)
+        slots = [name for cls in type(thing).__mro__ if not _foreign(cls.__module__) for name in _slots(cls)]
+        if slots:
+            now = self._watch(path, lambda: [getattr(thing, name, _MISSING) for name in slots], lambda i: prefix + slots[i])
+            for key, value in zip(slots, now):
+                self._visit(prefix + key, value)
+
+    def _class(self, path: str, cls: type) -> None:
+        """The attributes and methods of a user's class and of those it derives from."""
+        for base in cls.__mro__:
+            if _foreign(base.__module__) or (base is not cls and id(base) in self._seen):
+                continue
+            self._seen[id(base)] = base
+            self.trusted = False
+            keys = [key for key in vars(base) if key not in _UNWATCHED_IN_CLASSES]
+            values = self._watch(path, functools.partial(_class_items, base, keys), functools.partial("{}.{}".format, path))
+            for key, value in zip(keys, values):
+                for inner in _behind(value):
+                    self._visit(f"{path}.{key}", inner)
 
     def _function(self, path: str, function: Any) -> None:
         if not isinstance(function, types.FunctionType) or _foreign(function.__module__):
             return
-        self._visit(path, function.__defaults__)
-        self._visit(path, function.__kwdefaults__)
-        prefix = f"{path}: " if path and "." in path else ""
+        self.trusted = False
+        parts = ("__code__", "__defaults__", "__kwdefaults__")
+        self._watch(path, lambda: [getattr(function, part) for part in parts], lambda i: f"{function.__name__}.{parts[i]}")
+        for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
+            self._visit(function.__name__, part)
+        prefix = f"{path}: " if "." in path else ""
         cells = function.__closure__ or ()
         free = function.__code__.co_freevars
         for name, value in zip(free, self._watch(path, lambda: [_content(cell) for cell in cells], lambda i: prefix + free[i])):
             self._visit(name, value)
-        names = sorted(name for name in _names(function.__code__) if name in function.__globals__)
-        values = self._watch(path, lambda: [function.__globals__.get(name) for name in names], lambda i: prefix + names[i])
-        for name, value in zip(names, values):
+        names = sorted(_names(function.__code__))
+        for name in _UNWATCHABLE.intersection(names):
+            raise CaptureError(f"the function {function.__name__!r} uses {name!r}, so that what it depends on cannot be watched")
+        everywhere = function.__globals__
+        for name, value in zip(names, self._watch(path, lambda: [everywhere.get(n, _MISSING) for n in names], lambda i: prefix + names[i])):
             self._visit(name, value)
             if isinstance(value, types.ModuleType) and not _foreign(value.__name__):
-                self._module(name, value, [n for n in _names(function.__code__) if hasattr(value, n)])
+                self._module(name, value, [n for n in names if hasattr(value, n)])
 
     def _module(self, path: str, module: Any, names: list[str]) -> None:
         for name, value in zip(names, self._watch(path, lambda: [getattr(module, n, None) for n in names], lambda i: f"{path}.{names[i]}")):
             self._visit(f"{path}.{name}", value)
 
+    def _numpy(self, path: str, thing: Any) -> None:
+        if hasattr(thing, "nbytes") and hasattr(thing, "tobytes"):
+            if thing.nbytes > _LARGEST:
+                raise CaptureError(
+                    f"the function uses the numpy array {path!r}, whose {thing.nbytes:,} bytes are too many to watch; use a tensor"
+                )
+            self._watch(path, lambda: [thing.tobytes()], lambda i: path)
+        elif hasattr(thing, "bit_generator"):
+            self._watch(path, lambda: [str(thing.bit_generator.state)], lambda i: f"{path}'s state")
+
 
 def _fixed(optimizer: Optimizer) -> list[Any]:
-    """What a captured step of this optimizer takes as given: all settings but the learning rate, and the parameters."""
+    """What a captured step of this optimizer takes as given: all settings but the learning rate, and which parameters it trains."""
     fixed: list[Any] = [optimizer.clip_norm]
     for group in optimizer.groups:
         fixed += [value for name, value in vars(group.settings).items() if name != "lr"]
         fixed += [slot.parameter._link is None for slot in group.slots]
     return fixed
+
+
+# What code may not name: what it reads, or when, would not be seen.
+_UNWATCHABLE = frozenset("globals locals eval exec Thread ThreadPoolExecutor default_rng RandomState SystemRandom urandom".split())
+_UNWATCHED_IN_CLASSES = frozenset("__dict__ __weakref__ __doc__ __module__ __annotations__ __slots__ __abstractmethods__ _abc_impl".split())
+
+
+def _class_items(cls: type, keys: list[str]) -> list[Any]:
+    return [vars(cls).get(key, _MISSING) for key in keys]
+
+
+def _behind(attribute: Any) -> list[Any]:
+    """What an attribute of a class runs or holds."""
+    if isinstance(attribute, property):
+        return [attribute.fget, attribute.fset]
+    if isinstance(attribute, (staticmethod, classmethod)):
+        return [attribute.__func__]
+    return [] if isinstance(attribute, (types.MemberDescriptorType, types.GetSetDescriptorType)) else [attribute]
+
+
+def _slots(cls: type) -> list[str]:
+    slots = vars(cls).get("__slots__", ())
+    return [name for name in ((slots,) if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+
+
+def _watchable(thing: Any) -> bool:
+    """Whether this is an object of a user's class, or a plain holder of attributes."""
+    module = type(thing).__module__
+    return not _foreign(module) or isinstance(thing, types.SimpleNamespace) or module in ("collections", "_thread", "_threading_local")
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -170,23 +270,28 @@ def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # empty
-        return None
+        return _MISSING
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return isinstance(a, _PLAIN) and type(a) is type(b) and (a == b or (a != a and b != b))
-
-
-def _short(thing: Any) -> str:
-    return f"{thing!r:.60}"
+    if isinstance(a, float) and isinstance(b, float):
+        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
+    return isinstance(a, _PLAIN) and type(a) is type(b) and bool(a == b)
 
 
 # C functions whose results differ from call to call, by the module or the type that they belong to.
 _VARYING = ("time", "random", "_random", "datetime", "uuid", "secrets", "numpy.random")
+_CLOCKS_AND_DICE = frozenset(
+    """time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns localtime gmtime strftime ctime
+    now utcnow today random getrandbits rand randn uniform normal integers choice standard_normal permutation shuffle""".split()
+)
 
 
 class Unsteady:
-    """Notices calls of functions whose results differ from call to call: clocks and random numbers. Use as a context manager."""
+    """Notices calls of functions whose results differ from call to call: clocks and random numbers. Use as a context manager.
+
+    `called`: the name of the first one, "" without.
+    """
 
     def __init__(self) -> None:
         self.called = ""
@@ -202,15 +307,20 @@ class Unsteady:
             self.called = f"{module}.{function.__name__}"
 
     def __enter__(self) -> Unsteady:
-        self._before = sys.getprofile()
-        sys.setprofile(self._look)
+        self._before = _numpy_state()
+        self._ours = sys.getprofile() is None  # a profiler that the user runs is left alone
+        if self._ours:
+            sys.setprofile(self._look)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        sys.setprofile(self._before)
+        if self._ours:
+            sys.setprofile(None)
+        if _numpy_state() != self._before:
+            self.called = "numpy.random"
 
 
-_CLOCKS_AND_DICE = frozenset(
-    """time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns localtime gmtime strftime ctime
-    now utcnow today random getrandbits rand randn uniform normal integers choice standard_normal permutation shuffle""".split()
-)
+def _numpy_state() -> Any:
+    """The state of numpy's global generator, whose functions no profiler sees."""
+    numpy = sys.modules.get("numpy.random")
+    return None if numpy is None else str(numpy.get_state())

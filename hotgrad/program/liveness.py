@@ -63,8 +63,8 @@ def given(code: Code) -> dict[Value, Any]:
 
 
 def shares(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors lie in the same memory; where they have none, whether one can be a view of the other."""
-    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    """Whether two tensors lie in the same memory."""
+    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
 
 
 @dataclass(eq=False, slots=True)
@@ -199,10 +199,15 @@ def _overwritten(instruction: Instruction, place: int, memory: Memory) -> Value 
     """The operand in whose buffer an elementwise op can leave its result."""
     if not elementwise(instruction.op):
         return None
-    for value in instruction.reads():
-        if value in memory.slot and memory.last[value] == place and _same(memory.layout[value], memory.layout[instruction.out]):
-            if all(other is value for other in instruction.reads() if memory.owner.get(other) is value):
-                return value
+    read = instruction.reads()
+    for value in read:
+        if (
+            value in memory.slot
+            and memory.last[value] == place
+            and _same(memory.layout[value], memory.layout[instruction.out])
+            and all(other is value for other in read if memory.owner.get(other) is value)
+        ):
+            return value
     return None
 
 

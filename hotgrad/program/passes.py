@@ -16,12 +16,24 @@ from hotgrad.program.liveness import evaluate
 
 
 def simplified(code: Code) -> Code:
-    """All the passes that change no bits, one after the other."""
+    """All the passes that change no bits, one after the other.
+
+    >>> c, y = Value.like("constant", torch.ones(2)), Value.like("result", torch.ones(2))
+    >>> print(simplified(Code(constants={c: torch.ones(2)}, instructions=[Instruction(hg.ops.Exp, (c,), {}, y)], outputs=[y])))
+    constants: c0 float32(2,)
+    outputs: c0
+    """
     return remove_dead(merge_common(fold_constants(code)))
 
 
 def remove_dead(code: Code) -> Code:
-    """The program without the instructions, and the constants, that no result needs."""
+    """The program without the instructions, and the constants, that no result needs.
+
+    >>> x, y = Value.like("input", torch.ones(2)), Value.like("result", torch.ones(2))
+    >>> print(remove_dead(Code([x], instructions=[Instruction(hg.ops.Exp, (x,), {}, y)], outputs=[x])))
+    inputs: x0 float32(2,)
+    outputs: x0
+    """
     needed = set(code.results())
     kept: list[Instruction] = []
     for instruction in reversed(code.instructions):
@@ -34,7 +46,14 @@ def remove_dead(code: Code) -> Code:
 
 
 def merge_common(code: Code) -> Code:
-    """The program with each instruction, and each constant, in it once: the first of those of equal op, operands and options."""
+    """The program with each instruction, and each constant, in it once: the first of those of equal op, operands and options.
+
+    >>> x, y, z = (Value.like(kind, torch.ones(2)) for kind in ("input", "result", "result"))
+    >>> print(merge_common(Code([x], instructions=[Instruction(hg.ops.Exp, (x,), {}, out) for out in (y, z)], outputs=[y, z])))
+    inputs: x0 float32(2,)
+      %0 = Exp(x0)  float32(2,)
+    outputs: %0, %0
+    """
     first: dict[Any, Value] = {}
     same: dict[Value, Value] = {}
     for value, tensor in code.constants.items():
@@ -77,6 +96,11 @@ def fold_constants(code: Code) -> Code:
     """The program with instructions of constants and numbers alone computed now, each by its op's own forward.
 
     What would need more memory than it reads, such as an Expand, stays. Arithmetic is never reordered.
+
+    >>> c, y = Value.like("constant", torch.ones(2)), Value.like("result", torch.ones(2))
+    >>> code = fold_constants(Code(constants={c: torch.ones(2)}, instructions=[Instruction(hg.ops.Add, (c, 1), {}, y)], outputs=[y]))
+    >>> code.constants[code.outputs[0]]
+    tensor([2., 2.])
     """
     constants: dict[Value, Any] = dict(code.constants)
     kept: list[Instruction] = []
@@ -99,7 +123,15 @@ def fold_constants(code: Code) -> Code:
 
 
 def fuse_matmul_add(code: Code) -> Code:
-    """The program with each product of two matrices that is only read by the sum with a bias made one AddMM with it."""
+    """The program with each product of two matrices that is only read by the sum with a bias made one AddMM with it.
+
+    >>> x, y, z = (Value.like(kind, torch.ones(2, 2)) for kind in ("input", "result", "result"))
+    >>> steps = [Instruction(hg.ops.MatMul, (x, x), {}, y), Instruction(hg.ops.Add, (y, x), {}, z)]
+    >>> print(fuse_matmul_add(Code([x], instructions=steps, outputs=[z])))
+    inputs: x0 float32(2, 2)
+      %0 = AddMM(x0, x0, x0)  float32(2, 2)
+    outputs: %0
+    """
     uses: dict[Value, int] = {}
     for value in [v for i in code.instructions for v in i.reads()] + code.results():
         uses[value] = uses.get(value, 0) + 1
@@ -119,7 +151,17 @@ def fuse_matmul_add(code: Code) -> Code:
 
 
 def sum_rows_by_product(code: Code) -> Code:
-    """The program with sums over the rows of a matrix, such as a bias's gradient, as products with a vector of ones: half the time."""
+    """The program with sums over the rows of a matrix, such as a bias's gradient, as products with a vector of ones: half the time.
+
+    >>> x, y = Value.like("input", torch.ones(3, 2)), Value.like("result", torch.ones(2))
+    >>> steps = [Instruction(hg.ops.Sum, (x,), {"dim": 0, "keepdim": False}, y)]
+    >>> print(sum_rows_by_product(Code([x], instructions=steps, outputs=[y])))
+    inputs: x0 float32(3, 2)
+    constants: c0 float32(3,)
+      %0 = Permute(x0, dims=(1, 0))  float32(2, 3)
+      %1 = MatMul(%0, c0)            float32(2,)
+    outputs: %1
+    """
     made: list[Instruction] = []
     constants = dict(code.constants)
     ones: dict[tuple[int, torch.dtype, torch.device], Value] = {}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -33,10 +33,11 @@ class Traced(Variable):
     value: Value
 
     def _unreadable(self, *args: Any, **kwargs: Any) -> Any:
-        raise CaptureError(
-            f"a value was read while capturing{_where()}: it differs at each run of the program. Branch with hg.where, "
-            "print what the program returns, or leave this out of what is captured"
-        )
+        message = f"a value was read while capturing{_where()}: it differs at each run of the program. Branch with hg.where, "
+        message += "print what the program returns, or leave this out of what is captured"
+        if state.trace is None:
+            raise CaptureError(message)
+        state.trace.refuse(message)
 
     data = property(_unreadable, _unreadable)
     item = tolist = numpy = __array__ = __float__ = __int__ = __bool__ = __index__ = __format__ = __str__ = _unreadable
@@ -49,10 +50,26 @@ class Traced(Variable):
         # its slots are emptied when the capture ends
         if name in ("_data", "_link", "_leaf"):
             raise CaptureError("this Variable was made while capturing a program, which is over; return it from the captured function")
-        raise AttributeError(f"a Variable has no attribute {name!r}")
+        raise _NoAttribute(f"a Variable has no attribute {name!r}; while capturing, what was a tensor may be a Variable{_where()}")
 
     def __repr__(self) -> str:
         return "<a Variable of a capture that is over>" if "_data" not in _filled(self) else self._unreadable()
+
+
+class _NoAttribute(CaptureError, AttributeError):
+    """For `hasattr`, which must not see a CaptureError alone."""
+
+
+class _Earlier:
+    """Stands for the gradient of a leaf from before the capture, which each run of the function would see another one of."""
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        if state.trace is None:
+            raise CaptureError("this gradient stood for one while capturing a program, which is over")
+        state.trace.refuse(f"a gradient from before the capture was used{_where()}; call zero_grad() in the captured function first")
+
+
+_EARLIER: Any = _Earlier()
 
 
 def _filled(traced: Traced) -> Sequence[str]:
@@ -82,8 +99,12 @@ def _where() -> str:
 # What may be asked of a plain tensor: nothing of it depends on values.
 _STATIC = frozenset(
     "shape dtype device ndim layout is_cpu is_cuda is_mps requires_grad is_leaf dim size numel stride is_contiguous __len__ is_floating_point "
-    "is_complex element_size nelement itemsize nbytes is_sparse is_quantized names _version is_inference data_ptr is_meta untyped_storage".split()
+    "is_complex element_size nelement itemsize nbytes is_sparse is_quantized names _version is_inference is_meta".split()
 )
+
+
+# Modules whose torch calls on the way are part of capturing, or make constants out of Python numbers.
+_INSIDE = ("hotgrad.program", "hotgrad.variable", "hotgrad.explain", "hotgrad.optim")
 
 
 class _NoTorch(TorchFunctionMode):
@@ -101,8 +122,8 @@ class _NoTorch(TorchFunctionMode):
                 while frame.f_globals.get("__name__", "").split(".")[0] == "torch" and frame.f_back is not None:
                     frame = frame.f_back
                 module = frame.f_globals.get("__name__", "")
-                if module.split(".")[0] != "hotgrad" or module == "hotgrad.recording":
-                    raise CaptureError(
+                if not module.startswith(_INSIDE):
+                    self.trace.refuse(
                         f"torch's {name!r} was called on plain tensors while capturing{_where()}: its result would stay the same at each "
                         "run. Make the tensor outside of the function, or compute with Variables"
                     )
@@ -117,24 +138,29 @@ class Trace:
         self.names = names  # of Variables and buffers, by id
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
+        self.refused: CaptureError | None = None
         self.hooks: list[Any] = []  # what computes the scalars of each run, and hears of its end; see Optimizer
         self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside stands for now
         self.kept: list[Any] = []  # so that no id is used twice
         self.versions: list[tuple[Tensor, int]] = []
         self.grads: list[tuple[Sink, Any]] = []
-        self.slots: list[tuple[dict[str, Any], str]] = []  # optimizer state
+        self.hidden: set[int] = set()
+        self.slots: list[tuple[Any, str]] = []  # of optimizers, with the names of what they keep
         self.added: list[tuple[dict[str, Any], str]] = []  # and that of it which was made on the way
         self.buffers = {id(buffer) for buffer in buffers}
 
     # ---- running
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Trace what runs inside on this thread. Gradients of leaves return to what they were."""
+    def on(self, trusted: bool = False) -> Iterator[None]:
+        """Trace what runs inside on this thread. Gradients of leaves return to what they were.
+
+        Trusted code, hotgrad's own, is not watched for torch calls on plain tensors, which takes most of the time otherwise.
+        """
         if state.trace is not None:
             raise CaptureError("a capture is going on already on this thread; captures do not nest")
         try:
-            with Tape(), _NoTorch(self):
+            with Tape(), nullcontext() if trusted else _NoTorch(self):
                 state.follow(self)
                 yield
         finally:
@@ -153,6 +179,12 @@ class Trace:
             yield
         finally:
             self.inside -= 1
+
+    def refuse(self, message: str) -> NoReturn:
+        """Raise CaptureError, and remember it: the capture fails even if the function catches it."""
+        error = CaptureError(message)
+        self.refused = self.refused or error
+        raise error
 
     # ---- what comes from outside
 
@@ -216,9 +248,11 @@ class Trace:
         return self._state(variable, variable._data, variable._link)
 
     def keep_grad(self, sink: Sink) -> None:
-        """Give this leaf its gradient back when the capture ends."""
-        if all(sink is not other for other, _ in self.grads):
+        """Hide this leaf's gradient, and give it back when the capture ends."""
+        if id(sink) not in self.hidden:
+            self.hidden.add(id(sink))
             self.grads.append((sink, sink.grad))
+            sink.grad = _EARLIER
 
     def _state(self, holder: Variable | Tensor, data: Tensor, link: Any) -> Traced:
         value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
@@ -234,7 +268,7 @@ class Trace:
                 slot.state[name] = torch.zeros_like(slot.parameter._data)
             self.added.append((slot.state, name))
         tensor = slot.state[name]
-        self.slots.append((slot.state, name))
+        self.slots.append((slot, name))
         self.buffers.add(id(tensor))
         self.names.setdefault(id(tensor), f"{self.names.get(id(slot.parameter), 'w')}.{name}")
         return self.constant(tensor)
@@ -246,7 +280,9 @@ class Trace:
             del self.code.constants[old.value]
             old.value.kind, old.value.name = "state", self.names.get(id(holder), "")
             self.code.states.append(State(old.value, holder))
-        if (new.shape, new.dtype, new.device) != (old.shape, old.dtype, old.device):
+        if new.dtype != old.dtype:
+            new = self.apply(primitives()["Cast"], (new,), {"dtype": old.dtype, "device": None})
+        if (new.shape, new.device) != (old.shape, old.device):
             raise CaptureError(
                 f"an update of {tuple(old.shape)} {old.dtype} on {old.device} gives {tuple(new.shape)} {new.dtype} on {new.device}"
             )
@@ -293,6 +329,8 @@ class Trace:
             return self.constant(as_tensor(operand))
         if isinstance(operand, (bool, int, float, Scalar)):
             return operand
+        if isinstance(operand, _Earlier):
+            operand.read()  # refuses
         if type(operand).__module__ == "numpy" and hasattr(operand, "shape"):
             return self.constant(as_tensor(operand)) if operand.shape else operand.item()
         raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {operand!r:.60}")

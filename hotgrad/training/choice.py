@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from hotgrad.errors import CaptureError, EngineError, EngineWarning, HotgradError, SettingError
+from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
 from hotgrad.explain import nearest
 from hotgrad.training.compiled import Compiled
+from hotgrad.training.costs import estimates
 from hotgrad.training.steps import Eager, Job
 
+FEW = 100  # steps for which a capture does not pay
 NAMES = ("auto", "eager", "replay", "native")
 
 
@@ -25,42 +27,51 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
 
     Raises CaptureError or EngineError if the engine asked for cannot run this model; "auto" takes another and warns once per model.
     """
-    refused = [callback for callback in job.callbacks if getattr(callback, "needs_gradients", False)]
+    needy = [callback for callback in job.callbacks if getattr(callback, "needs_gradients", False)]
     if engine in ("replay", "native"):
-        if refused:
-            raise SettingError(f"the callback {refused[0]!r:.80} needs the parameters' gradients, which only engine='eager' leaves")
-        runner: Any = _compiled(model, job, engine)
+        if needy:
+            raise SettingError(f"the callback {needy[0]!r:.80} needs the parameters' gradients, which only engine='eager' leaves")
+        runner: Any = _captured(model, job)
+        runner.start(engine)
     else:
-        runner = None
-        notes = []
-        for name in [] if refused or engine == "eager" else preferred(model, job):
-            try:
-                runner = _compiled(model, job, name)
-                break
-            except (CaptureError, EngineError) as error:
-                notes.append(f"{name}: {error}")
-        job.history.engine_note = "; ".join(notes)
+        runner, notes = None, []
+        if engine == "auto" and not needy and job.epochs * job.batches() >= FEW:
+            runner, notes = _best(model, job)
         runner = runner or Eager(model, job)
+        job.history.engine_note = "; ".join(notes)
         if notes and not model._setup.warned:
             model._setup.warned = True
-            warnings.warn(f"training runs on the {runner.name} engine; {job.history.engine_note}", EngineWarning, stacklevel=4)
+            warnings.warn(f"training runs on the {runner.name} engine ({job.history.engine_note})", EngineWarning, stacklevel=4)
     job.history.engine = runner.name
     if job.checkpoint is not None:
         job.checkpoint.runs_on(runner.details)
     return runner
 
 
-def _compiled(model: Any, job: Job, engine: str) -> Compiled:
+def _captured(model: Any, job: Job) -> Compiled:
     try:
-        return Compiled(model, job, engine)
-    except (CaptureError, EngineError):
+        return Compiled(model, job)
+    except CaptureError:
         raise
-    except Exception as error:
-        if isinstance(error, HotgradError):
-            raise CaptureError(f"the training step cannot be captured: {error}") from error
+    except Exception as error:  # of the user's code, on Variables without values
         raise CaptureError(f"the training step cannot be captured: {type(error).__name__}: {error}") from error
 
 
-def preferred(model: Any, job: Job) -> list[str]:
-    """The engines that would be faster than eager for this job, the fastest first."""
-    return []
+def _best(model: Any, job: Job) -> tuple[Compiled | None, list[str]]:
+    """The runner that will take the least time, None for eager, and why a better engine could not be had."""
+    try:
+        runner = _captured(model, job)
+    except CaptureError as error:
+        return None, [f"it cannot be captured: {error}"]
+    notes = []
+    steps = job.epochs * job.batches()
+    costs = estimates(next(iter(runner.programs.values())).code, job.data.x.is_cpu)
+    for name in sorted(costs, key=lambda name: costs[name].total(steps)):
+        if name == "eager":
+            break
+        try:
+            runner.start(name)
+            return runner, notes
+        except EngineError as error:
+            notes.append(f"{name}: {error}")
+    return None, notes

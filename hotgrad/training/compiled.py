@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines import ENGINES
-from hotgrad.errors import CaptureError
+from hotgrad.errors import CaptureError, EngineError
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training.metrics import chosen
 from hotgrad.training.predictor import Predictor
@@ -20,6 +20,7 @@ from hotgrad.training.steps import Epoch, Job, objective, training_step
 from hotgrad.variable import wrap
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
+AGREEMENT = 1e-3  # how far one step of the native engine may be from replay's, relative to the largest entry
 FIRST = 16  # steps of the first call, which shows how long a step lasts
 
 
@@ -38,37 +39,78 @@ class _Part:
 
 
 class Compiled:
-    """Runs epochs on an engine, "replay" or "native".
+    """Runs epochs on an engine, "replay" or "native", once `start` has been called.
 
-    Raises CaptureError if the training step cannot be captured, EngineError if the engine cannot run it.
+    Raises CaptureError if the training step cannot be captured.
     """
 
-    def __init__(self, model: Any, job: Job, engine: str, fuse: bool = True) -> None:
-        self.model, self.job, self.name, self.fuse = model, job, engine, fuse
-        self.details = engine  # for the checkpoint: with what else decides about bits
-        self.programs: dict[int, tuple[Captured, Any]] = {}
+    def __init__(self, model: Any, job: Job) -> None:
+        self.model, self.job = model, job
+        self.name = self.details = ""
+        self.programs: dict[int, Captured] = {}
+        self.engines: dict[int, Any] = {}
         self.parts: list[list[_Part]] = []  # per epoch
         self.rate = 0.0  # steps per second
         self.predict = Predictor(model)
-        for rows in sorted(set(job.sizes()), reverse=True):
+        for rows in dict.fromkeys(job.sizes()):
             self._program(rows)
 
-    def _program(self, rows: int) -> tuple[Captured, Any]:
+    def start(self, engine: str, fuse: bool = True) -> None:
+        """Make the programs ready to run on this engine. Raises EngineError if it cannot."""
+        self.name, self.fuse = engine, fuse
+        self.engines = {rows: ENGINES[engine](program.code, fuse) for rows, program in self.programs.items()}
+        self.details = next(iter(self.engines.values())).details
+        if engine == "native":
+            for rows in self.engines:
+                self._compare(rows)
+
+    def _program(self, rows: int) -> Captured:
         """The program for batches of so many rows, captured anew where something has changed."""
         found = self.programs.get(rows)
-        if found is None or found[0].changed():
+        if found is None or found.changed():
             model, job = self.model, self.job
             modes = [(module, module.training) for module in model.modules()]
             model.train()
             try:
                 step = (_gradients if model.optimizer.needs_closure else training_step)(model, job.data.weights is not None)
                 examples = [wrap(source[:rows], None) for source in job.data.sources()]
-                program = captured(step, examples, [model, model.loss, model.optimizer])
+                found = self.programs[rows] = captured(step, examples, [model, model.loss, model.optimizer])
             finally:
                 for module, training in modes:
                     module.training = training
-            found = self.programs[rows] = program, ENGINES[self.name](program.code, self.fuse)
+            if self.name:
+                self.engines[rows] = ENGINES[self.name](found.code, self.fuse)
         return found
+
+    def _compare(self, rows: int) -> None:
+        """Raise EngineError unless one step gives the same on the native engine as on replay but for rounding. Nothing changes.
+
+        How much rounding matters shows in what fusing changes: rules that divide by the size of a gradient, such as Adam's, blow up
+        the rounding of gradients near 0.
+        """
+        program = self.programs[rows]
+        states = [state.tensor for state in program.code.states]
+        before = [tensor.clone() for tensor in states]
+        numbers = torch.tensor([[number for hook in program.hooks for number in hook.next()]], dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        draws = [torch.rand((1, *draw.value.shape), generator=generator, dtype=draw.value.dtype) for draw in program.code.draws]
+        results = []
+        for engine in (ENGINES["replay"](program.code, fuse=False), ENGINES["replay"](program.code), self.engines[rows]):
+            outputs = [torch.empty((1, *v.shape), dtype=v.dtype) for v in program.code.outputs]
+            engine.many([source[:rows] for source in self.job.data.sources()], None, 1, numbers, draws, outputs)
+            results.append([*outputs, *(tensor.clone() for tensor in states)])
+            for tensor, old in zip(states, before):
+                tensor.copy_(old)
+        for eager, fused, native in zip(*results):
+            if not eager.is_floating_point() or not eager.numel():
+                continue
+            scale = float(eager.nan_to_num(0, 0, 0).abs().max())
+            rounding = float((eager - fused).nan_to_num(0, 0, 0).abs().max())
+            allowed = 100 * rounding + AGREEMENT * scale + torch.finfo(eager.dtype).eps
+            if not torch.allclose(eager, native, rtol=0, atol=allowed, equal_nan=True):
+                raise EngineError(
+                    f"the native engine's first step differs from replay's by {float((eager - native).abs().max()):.3g} in values of up to {scale:.3g}"
+                )
 
     # ---- epochs
 
@@ -82,10 +124,11 @@ class Compiled:
             self.parts[-1].append(self._part(sizes[-1], 1, order[cut:]))
 
     def _part(self, rows: int, steps: int, order: Tensor) -> _Part:
-        program, _ = self._program(rows)
+        program = self._program(rows)
         numbers = [list(chain(*row)) for row in zip(*(hook.take(steps) for hook in program.hooks))] or [[]]
         draws = []
-        for _ in range(steps if program.code.draws else 0):
+        # an optimizer that evaluates the objective several times draws for each
+        for _ in range(steps if program.code.draws and not self.model.optimizer.needs_closure else 0):
             drawn = [torch.empty(draw.value.shape, dtype=draw.value.dtype) for draw in program.code.draws]
             for draw, tensor in zip(program.code.draws, drawn):
                 draw.fill(tensor)
@@ -116,7 +159,7 @@ class Compiled:
 
     def _run(self, rows: int, parts: list[_Part], stop: Callable[[], bool]) -> tuple[Sequence[Tensor], Sequence[int]] | None:
         """All steps of these parts: for each the losses, and how many labels were right."""
-        program, engine = self._program(rows)
+        program, engine = self._program(rows), self.engines[rows]
         data = self.job.data
         steps = sum(part.steps for part in parts)
         order = torch.cat([part.order for part in parts]).to(data.x.device)
@@ -161,7 +204,10 @@ class Compiled:
 
         def closure() -> Any:
             nonlocal first
-            engine.many(self.job.data.sources(), order, 1, torch.empty((1, 0), dtype=torch.float64), [], values)
+            draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in program.code.draws]
+            for draw, drawn in zip(program.code.draws, draws):
+                draw.fill(drawn[0])
+            engine.many(self.job.data.sources(), order, 1, torch.empty((1, 0), dtype=torch.float64), draws, values)
             if first:
                 losses.copy_(values[0])
                 outputs.copy_(values[1])

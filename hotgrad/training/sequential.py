@@ -42,14 +42,17 @@ class _Setup:
     warned = False  # that "auto" could not take the engine that it would have chosen
 
     @contextlib.contextmanager
-    def kept(self, model: Sequential) -> Iterator[None]:
-        """Loss, optimizer and generator return to what they were if an exception leaves the block."""
+    def kept(self, model: Sequential, given: Any) -> Iterator[None]:
+        """Loss, optimizer, the one that is `given`, and generators return to what they were if an exception leaves the block."""
         loss, optimizer, generator = self.loss, self.optimizer, model.generator
+        groups, random = given.groups, torch.get_rng_state()
         state = None if generator is None else generator.get_state()
         try:
             yield
         except BaseException:
             self.loss, self.optimizer = loss, optimizer
+            given.groups = groups
+            torch.set_rng_state(random)
             model.use_generator(generator)
             if generator is not None and state is not None:
                 generator.set_state(state)
@@ -236,7 +239,7 @@ class Sequential(Module):
             file = Checkpoint(checkpoint, prepare.fingerprint(stand_in, new_loss, new_optimizer, data, validation, settings))
             engine = file.preferred(engine)
         job = Job(data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file)
-        with self._setup.kept(self):
+        with self._setup.kept(self, new_optimizer):
             self.use_generator(self._seeded(seed))
             forward(self, data.x[:2])  # sizes lazy layers
             self.loss, self.optimizer = new_loss, new_optimizer

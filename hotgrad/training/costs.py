@@ -1,0 +1,57 @@
+"""How long the engines will take, estimated from the program alone: no clock decides, so that a training repeats to the bit.
+
+The constants were fitted to `benchmarks/` on one core of an AVX2 machine. Only their ratios matter for the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hotgrad.program.instructions import Code, Instruction
+
+
+@dataclass
+class Cost:
+    """Microseconds: once, and for each step."""
+
+    once: float
+    step: float
+
+    def total(self, steps: int) -> float:
+        """Microseconds for so many steps."""
+        return self.once + steps * self.step
+
+
+def products(instruction: Instruction) -> int:
+    """The multiplications of a matrix product, 0 for other ops."""
+    if instruction.op.name != "MatMul":
+        return 0
+    a = instruction.reads()[0]
+    return instruction.out.numel() * (a.shape[-1] if a.shape else 1)
+
+
+# By engine: per instruction, per 1000 multiplications of products, per 1000 elements of other results.
+_STEP = {"eager": (2.9, 0.030, 0.25), "replay": (0.9, 0.030, 0.25), "native": (0.02, 0.035, 0.15)}
+# Before the first step, per instruction: capturing, and for native compiling as well.
+_ONCE = {"eager": (0.0, 0.0), "replay": (2000.0, 150.0), "native": (250_000.0, 9000.0)}
+# From this size on a product is faster in torch's kernels, and dominates.
+_LARGE = 2**24
+
+
+def estimates(code: Code, cpu: bool) -> dict[str, Cost]:
+    """By engine what a training step of this program costs. On other devices than the CPU there is no native engine.
+
+    >>> estimates(Code(), cpu=True)["eager"].total(10)
+    0.0
+    """
+    count = len(code.instructions)
+    work = [products(instruction) for instruction in code.instructions]
+    elements = sum(i.out.numel() for i, size in zip(code.instructions, work) if not size)
+    found = {}
+    for name, (each, product, element) in _STEP.items():
+        if name == "native" and (not cpu or max(work, default=0) > _LARGE):
+            continue
+        fixed, per = _ONCE[name]
+        found[name] = Cost(fixed + per * count, each * count + product * math.fsum(work) / 1000 + element * elements / 1000)
+    return found
