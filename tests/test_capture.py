@@ -6,6 +6,7 @@ import copy
 import gc
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -101,12 +102,13 @@ def leaf(*shape: int, seed: int = 0) -> hg.Variable:
 # ------------------------------------------------------------------------------------------------ values
 
 X, M, POSITIVE = randn(3, 4), randn(4, 5, seed=1), randn(3, 4, seed=2).abs() + 0.5
+ROWS = torch.tensor([2, 2, 0])
 IMAGE, KERNEL = randn(2, 1, 5, 5), randn(3, 1, 2, 2, seed=3)
 
 VALUES: dict[str, tuple[Any, ...]] = {
     "product": (lambda x, m: x @ m + 1, X, M),
     "arithmetic": (lambda x, y: (x - y) / (1 + y * y) - 2 / (x * x + 3) + x**2 - (-y) ** 3 + 2**x, X, POSITIVE),
-    "reflected": (lambda x: 1 - x + 2 / (x * x + 1) + 3 * x + 2.5 @ x if False else 1 - x + 2 / (x * x + 1) + 3 * x, X),
+    "reflected": (lambda x: 1 - x + 2 / (x * x + 1) + 3 * x, X),
     "functions": (lambda x: x.tanh() + x.sigmoid() * x.exp() - x.sin() + x.cos().abs() + x.erf() + x.softplus() + x.relu(), X),
     "of positives": (lambda x: x.log() + x.sqrt() - x.log1p() + x.reciprocal() + x**0.5 + x**-1.5, POSITIVE),
     "broadcasting": (lambda x, b, c: x * b + c, X, randn(4), randn(3, 1)),
@@ -116,7 +118,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "reductions": (lambda x: (x.sum(), x.mean(0), x.sum((0, 1), keepdim=True), x.amax(1), x.amin(0), x.prod(), x.var(), x.std(1)), X),
     "norms": (lambda x: (hg.norm(x), hg.logsumexp(x, 1), hg.softmax(x, 0), hg.log_softmax(x, 1), x.cumsum(0)), X),
     "shapes": (lambda x: (x.reshape(2, 6), x.T, x.flatten(), x.unsqueeze(1).squeeze(1), x.permute(1, 0), x.expand((2, 3, 4))), X),
-    "slices": (lambda x: (x[0], x[:, 1], x[..., -1], x[1:, ::2], x[None], x[[0, 2]], x[torch.tensor([2, 2, 0])]), X),
+    "slices": (lambda x: (x[0], x[:, 1], x[..., -1], x[1:, ::2], x[None], x[[0, 2]], x[ROWS]), X),
     "rows": (lambda x: sum(row * i for i, row in enumerate(x)), X),
     "cat and stack": (lambda x, y: (hg.cat([x, y, x], 1), hg.stack([x, y]), hg.pad(x, (1, 2))), X, POSITIVE),
     "einsum": (lambda x, m: hg.einsum("ij,jk->ki", x, m), X, M),
@@ -124,7 +126,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "clip": (lambda x: (x.clip(-0.5, 0.5), x.clip(None, 0.1), x.maximum(0.2), x.minimum(x.T.T * 2)), X),
     "convolution": (lambda x, k: hg.functional.conv2d(x, k), IMAGE, KERNEL),
     "integers": (lambda i: (i * 2 + 1, i.sum(), i > 1), torch.arange(5)),
-    "an index as input": (lambda x, i: x[i], X, torch.tensor([2, 0])),
     "labels as input": (lambda x, y: hg.functional.cross_entropy(x, y), X, torch.tensor([0, 3, 1])),
     "bools": (lambda m, x: hg.where(m, x, 0.0), torch.tensor([True, False, True]), randn(3)),
     "dtypes": (lambda x: (x.to(torch.float64) * 2, x.to(torch.float64).to(torch.float32) + x), X),
@@ -162,11 +163,11 @@ def test_values(name: str, engine: str) -> None:
 GRADIENTS: dict[str, tuple[Any, ...]] = {
     "product": (lambda x, m: (x @ m).tanh(), leaf(3, 4), leaf(4, 5)),
     "broadcasting": (lambda x, b, c: x * b / (2 + c * c), leaf(3, 4), leaf(4), leaf(3, 1)),
-    "x * x": (lambda x: x * x + x**x.detach().abs() if False else x * x - x, leaf(3, 4)),
+    "x * x": (lambda x: x * x - x, leaf(3, 4)),
     "reductions": (lambda x: x.amax(1) + x.mean(1) * x.var(1) + x.prod(), leaf(3, 4)),
     "softmax": (lambda x: hg.log_softmax(x, 1)[:, 1] + hg.logsumexp(x, 0).sum(), leaf(3, 4)),
     "where": (lambda x, y: hg.where(x > y, x * 2, y * 3) + x.maximum(y) + x.clip(-0.5, 0.5), leaf(3, 4), leaf(3, 4, seed=1)),
-    "indices": (lambda x: x[torch.tensor([2, 2, 0])] * 2 + x[:, 1:2], leaf(3, 4)),
+    "indices": (lambda x: x[ROWS] * 2 + x[:, 1:2], leaf(3, 4)),
     "convolution": (lambda x, k: hg.functional.conv2d(x, k).relu(), hg.Variable(IMAGE, requires_grad=True), hg.Variable(KERNEL, requires_grad=True)),
     "detached": (lambda x: x * x.detach() + (x * 2).detach() * x, leaf(3, 4)),
     "no_grad inside": (lambda x: x * _untracked(x), leaf(3, 4)),
@@ -271,7 +272,7 @@ def test_what_returns_parameters_and_constants(engine: str) -> None:
     check_equal(second, (torch.tensor([2.0, 3.0]), t, torch.full((2,), 5.0), torch.tensor([2.0, 3.0])), True)
     for result in second:
         result.zero_()
-    assert w.tolist() == [2.0, 3.0] if hasattr(w, "tolist") else w.data.tolist() == [2.0, 3.0]
+    assert w.data.tolist() == [2.0, 3.0]
     assert t.tolist() == [3.0, 4.0]
 
 
@@ -431,7 +432,7 @@ def test_batchnorm(engine: str) -> None:
         check_everything(ours.state_dict(), theirs.state_dict(), engine in EXACT)
     ours.eval()
     theirs.eval()
-    with pytest.raises(hg.CaptureError, match="training"):
+    with pytest.raises(hg.CaptureError, match="Capture it again"):
         program(X)
     evaluating = hg.capture(lambda x: ours(x), X).to(engine, fuse=False)
     for _ in range(2):
@@ -502,7 +503,7 @@ def test_random_expressions(fuse: bool, engine: str, count: Count) -> None:
 
 
 def test_str() -> None:
-    w = hg.Parameter([1.0, 2.0], name="w") if "name" in hg.Parameter.__init__.__code__.co_varnames else hg.Parameter([1.0, 2.0])
+    w = hg.Parameter([1.0, 2.0])
     optimizer = optim.SGD([w], lr=0.1)
 
     def f(x: Any) -> Any:
@@ -677,7 +678,7 @@ def test_capturing_leaves_everything_as_it_was(fails: str) -> None:
         else:
             hg.capture(f, X)
         check_everything(everything(model, optimizer), before)
-        assert [p.grad for p in model.parameters()] == kept if not trained else all(a is b for a, b in zip((p.grad for p in model.parameters()), kept))
+        assert all(p.grad is grad for p, grad in zip(model.parameters(), kept))
         assert [p.data._version for p in model.parameters()] == versions
         assert len(hg.tape()) == length and torch.equal(torch.get_rng_state(), random)
         x = hg.Variable([1.0], requires_grad=True)
@@ -701,8 +702,10 @@ def test_a_capture_before_the_first_step_keeps_the_optimizers_state_empty() -> N
 
 
 def test_captures_do_not_nest() -> None:
+    example = torch.ones(2)
+
     def f(x: Any) -> Any:
-        return hg.capture(lambda y: y * 2, torch.ones(2))(x)
+        return hg.capture(lambda y: y * 2, example)(x)
 
     with pytest.raises(hg.CaptureError, match="nest"):
         hg.capture(f, torch.ones(2))
@@ -738,8 +741,6 @@ def test_the_examples_stay_as_they_were() -> None:
 
 
 def test_programs_are_freed() -> None:
-    import weakref
-
     w = hg.Parameter(randn(4, 4))
     program = hg.capture(lambda x: x @ w, X)
     program(X)

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import hotgrad as hg
-from hotgrad import optim
-from hotgrad.errors import FileError
+from hotgrad import files, optim
+from hotgrad.errors import EngineWarning, FileError
 from hotgrad.modules import BatchNorm1d, Dropout, Linear, ReLU
-from hotgrad.training import EarlyStopping, Sequential, checkpoint, files
+from hotgrad.training import EarlyStopping, Sequential, checkpoint
 
 Count = Callable[[int, int], int]
 
@@ -254,7 +254,7 @@ def test_nothing_is_written_before_an_epoch_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [2, 5, 8, 20])
 def test_early_stopping_resumes(first: int, tmp_path: Path) -> None:
     def settings() -> dict[str, Any]:
-        return {"validation_data": (X[:9], 1 - Y[:9]), "callbacks": [EarlyStopping(patience=4)]}
+        return {"validation_data": (X[:9], 1 - Y[:9]), "callbacks": [EarlyStopping(patience=4)], "engine": "eager"}
 
     whole, history = run(None, 20, **settings())
     run(tmp_path / "c", first, **settings())
@@ -323,11 +323,19 @@ def rewrite(path: Path, **entries: Any) -> None:
     files.write(path, "checkpoint", {**content, **entries})
 
 
-def test_another_engine_is_refused(tmp_path: Path) -> None:
+def test_another_engine_is_told(tmp_path: Path) -> None:
     run(tmp_path / "c", 2)
-    rewrite(tmp_path / "c", engine="steam")
-    with pytest.raises(FileError, match="engine: steam in the file, eager now"):
-        run(tmp_path / "c", 4)
+    rewrite(tmp_path / "c", engine="native (steam 1.0)")
+    with pytest.warns(EngineWarning, match=r"written by the engine native \(steam 1.0\); training goes on with eager"):
+        run(tmp_path / "c", 4, engine="eager")
+
+
+def test_the_engine_that_wrote_the_file_goes_on(tmp_path: Path) -> None:
+    """ "auto" alone would take eager for so few steps."""
+    run(tmp_path / "c", 2, engine="replay")
+    _, history = run(tmp_path / "c", 4)
+    assert history.engine == "replay"
+    assert len(history) == 4
 
 
 def test_a_state_that_does_not_fit_its_own_fingerprint(tmp_path: Path) -> None:

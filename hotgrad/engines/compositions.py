@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hotgrad.engines.expressions import is_expression
-from hotgrad.engines.layout import NativeError
+from hotgrad.engines.layout import NativeError, broadcast
 from hotgrad.ops.arithmetic import Abs, Cast, Div, Equal, Maximum, Minimum, Mul, NotEqual, Pow, Sub, Where
 from hotgrad.ops.arithmetic import Add as Plus
 from hotgrad.ops.axes import normal_axes, normal_axis
@@ -33,7 +33,7 @@ class Writer:
     def __call__(self, op: type[Primitive], *operands: Any, last: bool = False, dtype: torch.dtype | None = None, **options: Any) -> Value:
         """`last`: this is the result."""
         shapes = [o.shape for o in operands if isinstance(o, Value)]
-        shape = tuple(torch.broadcast_shapes(*shapes))
+        shape = broadcast(shapes)
         if "dim" in options:
             axes = options["dim"]
             shape = tuple(1 if i in axes else n for i, n in enumerate(shape))

@@ -81,6 +81,11 @@ class Place:
         """Its axes in the order `dims`."""
         return self.view([self.shape[d] for d in dims], [self.strides[d] for d in dims])
 
+    def turned(self) -> Place:
+        """The transpose of its last two axes."""
+        last = len(self.shape) - 1
+        return self.permuted([*range(last - 1), last, last - 1])
+
     def reach(self, shape: Sequence[int]) -> tuple[int, int]:
         """The lowest and the highest element read in a loop over `shape` with these strides."""
         steps = [(n - 1) * stride for n, stride in zip(shape, self.strides)]
@@ -138,6 +143,17 @@ def reshaped(place: Place, shape: tuple[int, ...]) -> Place | None:
         elements //= shape[axis]
         step *= shape[axis]
     return place.view(shape, strides)
+
+
+def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of a result. (torch.broadcast_shapes imports sympy, which takes half a second.)
+
+    >>> broadcast([(2, 1), (3,)])
+    (2, 3)
+    """
+    rank = max(map(len, shapes), default=0)
+    whole = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(next((n for n in sizes if n != 1), 1) for sizes in zip(*whole))
 
 
 def added(*terms: str) -> str:

@@ -4,8 +4,7 @@ buffers whose lives do not overlap share memory.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -13,13 +12,10 @@ from torch import Tensor
 
 from hotgrad.engines.compositions import expanded
 from hotgrad.engines.expressions import is_expression
-from hotgrad.engines.kernels import Context, Copy, Elementwise, Fill, Kernel
-from hotgrad.engines.layout import C_TYPES, Buffer, NativeError, Place, fresh, reshaped
-from hotgrad.engines.products import Dots, Product, Transpose, fits
-from hotgrad.engines.reducing import Cumsum, Reduce
-from hotgrad.engines.scattering import Gathering, Scattering, Table
+from hotgrad.engines.kernels import Context, Copy, Elementwise, Kernel
+from hotgrad.engines.layout import C_TYPES, Buffer, NativeError, Place, fresh
+from hotgrad.engines.shapes import SHAPE_CLASSES
 from hotgrad.ops.arithmetic import Cast
-from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.program.instructions import Code, Instruction, Value, described
 
 LONGEST_CHAIN = 60  # instructions in a loop; more, and values leave the registers
@@ -41,7 +37,7 @@ class Lowering:
         self.constants: list[tuple[Place, Tensor]] = []
         self.slots: dict[str, tuple[str, int]] = {}
         for value in [*code.inputs, *(d.value for d in code.draws), *(s.value for s in code.states), *code.constants]:
-            self.places[value] = self._fresh(value, pinned=True)
+            self.places[value] = self.fresh(value, pinned=True)
         self.constants += [(self.places[value], tensor) for value, tensor in code.constants.items()]
         for instruction in _needed(expanded(code.instructions), code.results()):
             self._lower(instruction)
@@ -49,7 +45,7 @@ class Lowering:
 
     # ---- instructions
 
-    def _fresh(self, value: Value, padded: bool = True, pinned: bool = False) -> Place:
+    def fresh(self, value: Value, padded: bool = True, pinned: bool = False) -> Place:
         if value.dtype not in C_TYPES:
             raise NativeError(
                 f"{described(value)}: arrays of {value.dtype} have no native form; there are float32, float64, int32, int64, bool"
@@ -64,8 +60,8 @@ class Lowering:
             self._scalar(instruction)
         elif is_expression(op.native):
             self._elementwise(instruction)
-        elif op.native in _LOWERINGS:
-            self.places[out] = _LOWERINGS[op.native](self, instruction, *map(self._array, instruction.operands), **instruction.options)
+        elif op.native in SHAPE_CLASSES:
+            self.places[out] = SHAPE_CLASSES[op.native](self, instruction, *map(self._array, instruction.operands), **instruction.options)
             if self.places[out].shape != out.shape or self.places[out].dtype is not out.dtype:
                 raise NativeError(f"{op.name}: lowered to {self.places[out].shape}, {self.places[out].dtype}; expected {described(out)}")
         else:
@@ -90,7 +86,7 @@ class Lowering:
         for place in kernel.writes:
             place.buffer.written = position
 
-    def _note(self, instruction: Instruction) -> list[str]:
+    def note(self, instruction: Instruction) -> list[str]:
         options = ", ".join(f"{k}={tuple(v.shape) if isinstance(v, Tensor) else v!r}" for k, v in instruction.options.items())
         return [f"{instruction.op.name}({options}) -> {described(instruction.out)}".replace("torch.", "")]
 
@@ -98,7 +94,7 @@ class Lowering:
 
     def _elementwise(self, instruction: Instruction) -> None:
         out = instruction.out
-        place = self.places[out] = self._fresh(out)
+        place = self.places[out] = self.fresh(out)
         operands = {
             (instruction, index): self.places[operand]
             for index, operand in enumerate(instruction.operands)
@@ -114,7 +110,7 @@ class Lowering:
         group.results[out] = place
         group.reads += operands.values()
         group.writes.append(place)
-        group.note += self._note(instruction)
+        group.note += self.note(instruction)
         place.buffer.written = position
         self._absorb(group, position)
 
@@ -175,7 +171,7 @@ class Lowering:
         code = self.code
         for value in code.results():
             if value.kind == "scalar" and value not in self.places:
-                place = self.places[value] = self._fresh(value)
+                place = self.places[value] = self.fresh(value)
                 kernel = Elementwise(self.context, [], [place], ["a scalar"], (), scalars=self.scalars)
                 kernel.members.append(Instruction(Cast, (value,), {}, Value.like("result", torch.empty((), dtype=torch.float64))))
                 kernel.results[kernel.members[0].out] = place
@@ -291,240 +287,3 @@ def _needed(instructions: list[Instruction], results: list[Value]) -> list[Instr
             wanted.update(instruction.reads())
             kept.append(instruction)
     return kept[::-1]
-
-
-# ---- the shape classes: functions of the lowering, the instruction, the operands' places and the options, that return the result's place
-
-
-def _strided(f: Callable[[Tensor], Tensor]) -> Callable[[Place], Place]:
-    """A view of a place by what torch makes of a tensor with its shape and strides. Negative strides are not torch's: see `_flip`."""
-
-    def view(place: Place) -> Place:
-        out = f(torch.empty_strided(place.shape, place.strides, device="meta"))
-        return place.view(out.shape, out.stride(), out.storage_offset())
-
-    return view
-
-
-def _reshape(low: Lowering, instruction: Instruction, a: Place, shape: Any) -> Place:
-    target = instruction.out.shape
-    return reshaped(a, target) or cast(Place, reshaped(low.copied(a, padded=False), target))
-
-
-def _permute(low: Lowering, instruction: Instruction, a: Place, dims: Any) -> Place:
-    return a.permuted([normal_axis(d, len(a.shape)) for d in dims])
-
-
-def _expand(low: Lowering, instruction: Instruction, a: Place, shape: Any) -> Place:
-    return a.broadcast(instruction.out.shape)
-
-
-def _flip(low: Lowering, instruction: Instruction, a: Place, dims: Any) -> Place:
-    axes = () if dims == () else normal_axes(dims, len(a.shape))
-    offset = sum((a.shape[i] - 1) * a.strides[i] for i in axes if a.shape[i])
-    return a.view(a.shape, [-s if i in axes else s for i, s in enumerate(a.strides)], offset)
-
-
-def _unfold(low: Lowering, instruction: Instruction, a: Place, dimension: int, size: int, step: int) -> Place:
-    return _windows(a, dimension, size, step)
-
-
-def _windows(a: Place, dimension: int, size: int, step: int) -> Place:
-    axis = normal_axis(dimension, len(a.shape))
-    if not a.shape:
-        return a.view((size,), (1,))
-    count = (a.shape[axis] - size) // step + 1
-    shape, strides = [*a.shape, size], [*a.strides, a.strides[axis]]
-    shape[axis], strides[axis] = count, a.strides[axis] * step
-    return a.view(shape, strides)
-
-
-def _is_basic(index: Any) -> bool:
-    items = index if isinstance(index, tuple) else (index,)
-    return all(
-        item is None or item is ... or isinstance(item, slice) or (isinstance(item, int) and not isinstance(item, bool)) for item in items
-    )
-
-
-def _picked(a: Place, index: Any) -> Place:
-    """The view of a basic index."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    given = sum(item is not None and item is not ... for item in items)
-    if ... not in items:
-        items.append(...)
-    where = items.index(...)
-    items[where : where + 1] = [slice(None)] * (len(a.shape) - given)
-    shape, strides, offset, axis = [], [], 0, 0
-    for item in items:
-        if item is None:
-            shape.append(1)
-            strides.append(0)
-            continue
-        size, stride = a.shape[axis], a.strides[axis]
-        if isinstance(item, slice):
-            start, stop, step = item.indices(size)
-            shape.append(len(range(start, stop, step)))
-            strides.append(stride * step)
-            offset += start * stride if shape[-1] else 0
-        else:
-            offset += (item % max(size, 1)) * stride
-        axis += 1
-    return a.view(shape, strides, offset)
-
-
-def _getitem(low: Lowering, instruction: Instruction, a: Place, index: Any) -> Place:
-    if _is_basic(index):
-        return _picked(a, index)
-    out = low._fresh(instruction.out)
-    table = _table(low, a.shape, a, index)
-    low.add(Table(low.context, [a, table], [out], low._note(instruction)))
-    return out
-
-
-def _table(low: Lowering, shape: tuple[int, ...], place: Place, index: Any) -> Place:
-    """A constant with the elements' offsets in the buffer for an index with tensors."""
-    offsets = torch.zeros(shape, dtype=torch.int64)
-    for axis, (size, stride) in enumerate(zip(shape, place.strides)):
-        offsets += (torch.arange(size) * stride).reshape((-1,) + (1,) * (len(shape) - axis - 1))
-    chosen = offsets[index] + place.offset
-    table = fresh(tuple(chosen.shape), torch.int64, low.context.lanes, pinned=True)
-    low.constants.append((table, chosen))
-    return table
-
-
-def _putitem(low: Lowering, instruction: Instruction, g: Place, shape: Any, index: Any) -> Place:
-    out = _filled(low, instruction, 0.0)
-    if _is_basic(index):
-        low.add(Copy(low.context, [g], [_picked(out, index)], low._note(instruction)))
-    else:
-        table = _table(low, out.shape, out, index)
-        low.add(Table(low.context, [g.broadcast(table.shape), table, out], [out], low._note(instruction), add=True))
-    return out
-
-
-def _filled(low: Lowering, instruction: Instruction, value: float) -> Place:
-    out = low._fresh(instruction.out)
-    low.add(Fill(low.context, [], [out], [f"fill {out.shape}"], value))
-    return out
-
-
-def _pad(low: Lowering, instruction: Instruction, a: Place, pad: Any, mode: str, value: float) -> Place:
-    before = [0] * len(a.shape)
-    after = [0] * len(a.shape)
-    for i in range(len(pad) // 2):
-        before[-1 - i], after[-1 - i] = pad[2 * i], pad[2 * i + 1]
-    out = _filled(low, instruction, value)
-    source = _picked(a, tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(before, after, a.shape)))
-    target = _picked(out, tuple(slice(max(b, 0), max(b, 0) + n) for b, n in zip(before, source.shape)))
-    low.add(Copy(low.context, [source], [target], low._note(instruction)))
-    return out
-
-
-def _fold(low: Lowering, instruction: Instruction, g: Place, shape: Any, dimension: int, size: int, step: int) -> Place:
-    out = _filled(low, instruction, 0.0)
-    low.add(Copy(low.context, [g, out], [_windows(out, dimension, size, step)], low._note(instruction), add=True))
-    return out
-
-
-def _cat(low: Lowering, instruction: Instruction, *tensors: Place, dim: int) -> Place:
-    out = low._fresh(instruction.out)
-    axis = normal_axis(dim, len(out.shape))
-    start = 0
-    for place in tensors:
-        if len(place.shape) != len(out.shape):  # torch lets a tensor of shape (0,) join any others
-            continue
-        target = _picked(out, (slice(None),) * axis + (slice(start, start + place.shape[axis]),))
-        low.add(Copy(low.context, [place], [target], low._note(instruction)))
-        start += place.shape[axis]
-    return out
-
-
-def _stack(low: Lowering, instruction: Instruction, *tensors: Place, dim: int) -> Place:
-    out = low._fresh(instruction.out)
-    axis = normal_axis(dim, len(out.shape))
-    for position, place in enumerate(tensors):
-        low.add(Copy(low.context, [place], [_picked(out, (slice(None),) * axis + (position,))], low._note(instruction)))
-    return out
-
-
-def _reduce(low: Lowering, instruction: Instruction, a: Place, dim: Any = None, keepdim: bool = False) -> Place:
-    axes = normal_axes(dim, len(a.shape))
-    out = low._fresh(instruction.out)
-    whole = reshaped(out, tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
-    low.add(Reduce(low.context, [a], [cast(Place, whole)], low._note(instruction), instruction.op.native, axes))
-    return out
-
-
-def _cumsum(low: Lowering, instruction: Instruction, a: Place, dim: int) -> Place:
-    out = low._fresh(instruction.out)
-    low.add(Cumsum(low.context, [a], [out], low._note(instruction), normal_axis(dim, len(a.shape))))
-    return out
-
-
-def _gather(low: Lowering, instruction: Instruction, a: Place, index: Place, dim: int) -> Place:
-    out = low._fresh(instruction.out)
-    low.add(Gathering(low.context, [a, index], [out], low._note(instruction), normal_axis(dim, len(out.shape))))
-    return out
-
-
-def _scatter_add(low: Lowering, instruction: Instruction, g: Place, index: Place, shape: Any, dim: int) -> Place:
-    out = _filled(low, instruction, 0.0)
-    low.add(Scattering(low.context, [g, index, out], [out], low._note(instruction), normal_axis(dim, len(out.shape))))
-    return out
-
-
-def _matmul(low: Lowering, instruction: Instruction, a: Place, b: Place) -> Place:
-    out = low._fresh(instruction.out)
-    if not out.dtype.is_floating_point:
-        raise NativeError(f"MatMul of {out.dtype} has no native form")
-    if 0 in out.shape:
-        return out
-    product(low, instruction, a, b, out)
-    return out
-
-
-def product(low: Lowering, instruction: Instruction, a: Place, b: Place, out: Place) -> None:
-    """Add the kernel of a matrix product, and copies where an operand does not lie as it needs."""
-    c = out
-    if len(b.shape) == 1:
-        b, c = b.view((*b.shape, 1), (*b.strides, 0)), c.view((*c.shape, 1), (*c.strides, 0))
-    if len(a.shape) == 1:
-        a = a.view((1, *a.shape), (0, *a.strides))
-        c = c.view((*c.shape[:-1], 1, c.shape[-1]), (*c.strides[:-1], 0, c.strides[-1]))
-    vector = low.context.vector(out.dtype)
-    batch = c.shape[:-2]
-    note = low._note(instruction)
-    if c.shape[-1] == 1:  # a matrix times a vector
-        turned = c.permuted([*range(len(batch)), -1, -2])
-        if a.strides[-1] != 1 and a.strides[-2] == 1 and fits(turned, vector):
-            last = [*range(len(a.shape) - 2), -1, -2], [*range(len(b.shape) - 2), -1, -2]
-            a, b, c = b.permuted(last[1]), a.permuted(last[0]), turned
-        else:
-            a = a if a.strides[-1] == 1 or a.shape[-1] < 2 else low.copied(a)
-            if b.strides[-2] != 1 and b.shape[-2] > 1:
-                b = _column(low, b)
-            a, b = a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:]))
-            low.add(Dots(low.context, [a, b], [c], note))
-            return
-    if not fits(b, vector):
-        transposed = Transpose.of(low.context, b)
-        if transposed is None:
-            b = low.copied(b)
-        else:
-            low.add(transposed[0])
-            b = transposed[1]
-    a, b = a.broadcast((*batch, *a.shape[-2:])), b.broadcast((*batch, *b.shape[-2:]))
-    low.add(Product(low.context, [a, b], [c], note))
-
-
-def _column(low: Lowering, b: Place) -> Place:
-    """A copy of columns whose elements are neighbours."""
-    flat = low.copied(b.view(b.shape[:-1], b.strides[:-1]))
-    return flat.view(b.shape, (*flat.strides, 0))
-
-
-_LOWERINGS: dict[str, Callable[..., Place]] = {
-    "reshape": _reshape, "permute": _permute, "expand": _expand, "flip": _flip, "unfold": _unfold, "fold": _fold, "getitem": _getitem,
-    "putitem": _putitem, "pad": _pad, "cat": _cat, "stack": _stack, "sum": _reduce, "prod": _reduce, "amax": _reduce, "amin": _reduce,
-    "cumsum": _cumsum, "gather": _gather, "scatter_add": _scatter_add, "matmul": _matmul,
-}  # fmt: skip

@@ -180,11 +180,11 @@ def _source(tensor: Tensor, value: Any, order: Tensor | None, steps: int) -> Ten
 def _checked_order(order: Tensor, steps: int, code: Code, sources: Sequence[Tensor]) -> None:
     if order.dtype is not torch.int64 or not order.is_contiguous() or not order.is_cpu:
         raise ShapeError(f"the order must be a contiguous int64 tensor on the CPU; got {order.dtype} on {order.device}")
-    for value, tensor in zip(code.inputs, sources):
+    for value, _tensor in zip(code.inputs, sources):
         if value.shape and order.numel() < steps * value.shape[0]:
             raise ShapeError(
                 f"{steps} runs of {value.shape[0]} rows need {steps * value.shape[0]} places in the order; got {order.numel()}"
             )
     rows = min((t.shape[0] for v, t in zip(code.inputs, sources) if v.shape), default=0)
-    if order.numel() and not (0 <= int(order.min()) and int(order.max()) < rows):
+    if order.numel() and not (int(order.min()) >= 0 and int(order.max()) < rows):
         raise ShapeError(f"the order names rows outside of the {rows} that there are")

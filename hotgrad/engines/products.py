@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from string import Template
 
 import torch
 
@@ -14,24 +13,58 @@ from hotgrad.engines.layout import C_TYPES, Nest, Place, added, fresh
 PANEL = 4  # vectors of columns at a time
 DEPTH = 384  # products summed in one go; more, and the right operand's panel leaves the cache
 
-_DOT = Template("""\
-/* The sum of a[k] * b[k]. */
-static $t $name(long n, const $t *a, const $t *b)
-{
-  ${t}_v s0 = {0}, s1 = {0};
-  long k = 0;
-  for (; k + 2 * $v <= n; k += 2 * $v) {
-    s0 += *(const ${t}_v *)(a + k) * *(const ${t}_v *)(b + k);
-    s1 += *(const ${t}_v *)(a + k + $v) * *(const ${t}_v *)(b + k + $v);
-  }
-  s0 += s1;
-  for (; k + $v <= n; k += $v) s0 += *(const ${t}_v *)(a + k) * *(const ${t}_v *)(b + k);
-  $t s = 0;
-  for (long z = 0; z < $v; z++) s += s0[z];
-  for (; k < n; k++) s += a[k] * b[k];
-  return s;
-}
-""")
+
+def _exchange(v: int, distance: int) -> tuple[str, str]:
+    """Two vectors mixed so that elements `distance` apart change places: which of their elements, in one row, form each result."""
+    low = (e if not e & distance else v + e - distance for e in range(v))
+    high = (e + distance if not e & distance else v + e for e in range(v))
+    return ", ".join(map(str, low)), ", ".join(map(str, high))
+
+
+def _distances(v: int) -> list[int]:
+    return [2**i for i in range(v.bit_length() - 1)]
+
+
+def _dots(context: Context, dtype: torch.dtype) -> str:
+    """The name of the C function that multiplies a matrix by a vector: a vector of sums for each row, then the sums of these."""
+    t, v = C_TYPES[dtype], context.vector(dtype)
+    name = f"dots_{t}"
+    sums = [
+        f"    x{r} = MIX_{t}(x{r}, x{r + d}, {low}) + MIX_{t}(x{r}, x{r + d}, {high});"
+        for d in _distances(v)
+        for low, high in [_exchange(v, d)]
+        for r in range(0, v, 2 * d)
+    ]
+    rows = range(v)
+    lines = [
+        "/* out[i * step] = the sum over k of a[i * ai + k] * b[k]. */",
+        f"SEPARATE static void {name}(long rows, long depth, const {t} *a, long ai, const {t} *b, {t} *out, long step)",
+        "{",
+        f"  const long whole = depth / {v} * {v};",
+        "  long i = 0;",
+        f"  for (; i + {v} <= rows; i += {v}, a += {v} * ai, out += {v} * step) {{",
+        f"    {t}_v " + ", ".join(f"x{r} = {{0}}" for r in rows) + ";",
+        f"    for (long k = 0; k < whole; k += {v}) {{",
+        f"      const {t}_v y = *(const {t}_v *)(b + k);",
+        *(f"      x{r} += *(const {t}_v *)(a + {r} * ai + k) * y;" for r in rows),
+        "    }",
+        *sums,
+        "    for (long k = whole; k < depth; k++)",
+        f"      x0 += ({t}_v){{" + ", ".join(f"a[{r} * ai + k]" for r in rows) + "} * b[k];",
+        f"    for (long z = 0; z < {v}; z++) out[z * step] = x0[z];",
+        "  }",
+        "  for (; i < rows; i++, a += ai, out += step) {",
+        f"    {t}_v x = {{0}};",
+        f"    for (long k = 0; k < whole; k += {v}) x += *(const {t}_v *)(a + k) * *(const {t}_v *)(b + k);",
+        f"    {t} s = 0;",
+        f"    for (long z = 0; z < {v}; z++) s += x[z];",
+        "    for (long k = whole; k < depth; k++) s += a[k] * b[k];",
+        "    *out = s;",
+        "  }",
+        "}",
+    ]
+    context.helpers.setdefault(name, "\n".join(lines) + "\n")
+    return name
 
 
 def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str:
@@ -41,6 +74,15 @@ def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str
     if name in context.helpers:
         return name
     cells = [(r, c) for r in range(rows) for c in range(vectors)]
+    # of the two factors the fewer ones stay in registers, and the others pass by: together with the sums that fills 16 registers
+    load = [f"*(const {t}_v *)(y + {j * v})" for j in range(vectors)]
+    if rows < vectors:
+        inner = [f"      {t}_v b;", f"      const {t} " + ", ".join(f"a{r} = x[{r} * ai]" for r in range(rows)) + ";"]
+        inner += [f"      b = {load[j]}; ONCE(b); " + " ".join(f"s{r}{j} += a{r} * b;" for r in range(rows)) for j in range(vectors)]
+    else:
+        inner = [f"      {t}_v " + ", ".join(f"b{j} = {load[j]}" for j in range(vectors)) + ";", f"      {t} a;"]
+        inner.append("      " + " ".join(f"ONCE(b{j});" for j in range(vectors)))
+        inner += [f"      a = x[{r} * ai]; " + " ".join(f"s{r}{j} += a * b{j};" for j in range(vectors)) for r in range(rows)]
     lines = [
         f"/* c[i, j] {{+}}= the sum over k of a[i, k] * b[k, j] for `blocks` times {rows} rows and {vectors} vectors of columns; `more`: added. */",
         f"SEPARATE static void {name}(long blocks, long depth, const {t} *a, long ai, long ak, const {t} *b, long bk, {t} *c, long ci, int more)",
@@ -52,12 +94,7 @@ def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str
         "    }",
         f"    const {t} *x = a, *y = b;",
         "    for (long k = 0; k < depth; k++, x += ak, y += bk) {",
-        f"      {t}_v b;",
-        "      const " + f"{t} " + ", ".join(f"a{r} = x[{r} * ai]" for r in range(rows)) + ";",
-        *(
-            f"      b = *(const {t}_v *)(y + {j * v}); ONCE(b); " + " ".join(f"s{r}{j} += a{r} * b;" for r in range(rows))
-            for j in range(vectors)
-        ),
+        *inner,
         "    }",
         *("    " + " ".join(f"*({t}_v *)(c + {r} * ci + {j * v}) = s{r}{j};" for j in range(vectors)) for r in range(rows)),
         "  }",
@@ -93,7 +130,7 @@ def _transposition(context: Context, dtype: torch.dtype) -> str:
     t, v = C_TYPES[dtype], context.vector(dtype)
     name = f"transpose_{t}"
     lines = [
-        f"/* to[j, i] = from[i, j] for `rows` times `columns`; of `to` as many rows are written as fill whole vectors. */",
+        "/* to[j, i] = from[i, j] for `rows` times `columns`; of `to` as many rows are written as fill whole vectors. */",
         f"SEPARATE static void {name}(long rows, long columns, const {t} *from, long step, {t} *to, long to_step)",
         "{",
         f"  for (long i = 0; i < rows; i += {v})",
@@ -102,15 +139,10 @@ def _transposition(context: Context, dtype: torch.dtype) -> str:
         *(f"      {t}_v x{r} = *(const {t}_v *)(from + (i + ({r} < last ? {r} : last)) * step + j);" for r in range(v)),
         f"      {t}_v y;",
     ]
-    distance = 1
-    while distance < v:
-        low = ", ".join(str(e if not e & distance else v + e - distance) for e in range(v))
-        high = ", ".join(str(e + distance if not e & distance else v + e) for e in range(v))
-        for r in range(v):
-            if not r & distance:
-                a, b = f"x{r}", f"x{r + distance}"
-                lines.append(f"      y = MIX_{t}({a}, {b}, {low}); {b} = MIX_{t}({a}, {b}, {high}); {a} = y;")
-        distance *= 2
+    for d in _distances(v):
+        low, high = _exchange(v, d)
+        for a, b in ((f"x{r}", f"x{r + d}") for r in range(v) if not r & d):
+            lines.append(f"      y = MIX_{t}({a}, {b}, {low}); {b} = MIX_{t}({a}, {b}, {high}); {a} = y;")
     lines += [f"      *({t}_v *)(to + (j + {r}) * to_step + i) = x{r};" for r in range(v)] + ["    }", "}"]
     context.helpers.setdefault(name, "\n".join(lines) + "\n")
     return name
@@ -193,11 +225,10 @@ class Dots(Kernel):
 
     def lines(self) -> Iterator[str]:
         a, b, c = self.reads[0], self.reads[1], self.writes[0]
-        name = f"dot_{C_TYPES[c.dtype]}"
-        self.context.helpers.setdefault(name, _DOT.substitute(name=name, t=C_TYPES[c.dtype], v=self.context.vector(c.dtype)))
-        nest = Nest.over(c.shape[:-1], [(*p.strides[:-2], step) for p, step in ((a, a.strides[-2]), (b, 0), (c, c.strides[-2]))])
-        call = f"{name}({a.shape[-1]}, {a.address(nest.terms(0))}, {b.address(nest.terms(1))})"
-        yield from nest.wrap([f"{c.at(nest.terms(2))} = {call};"], independent=False)
+        nest = Nest.over(c.shape[:-2], [p.strides[:-2] for p in (a, b, c)])
+        (m, depth), name = a.shape[-2:], _dots(self.context, c.dtype)
+        left, right, to = (p.address(nest.terms(i)) for i, p in enumerate((a, b, c)))
+        yield from nest.wrap([f"{name}({m}, {depth}, {left}, {a.strides[-2]}, {right}, {to}, {c.strides[-2]});"], independent=False)
 
 
 def fits(place: Place, vector: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,7 @@ class Program:
         self.engine, self.fuse = engine, fuse
         self._runner: Any = None
         self._kept: list[Tensor] | None = None
+        self._lock = threading.Lock()
 
     def to(self, engine: str, fuse: bool = True) -> Program:
         """The same program on another engine, "replay" or "native". Without `fuse` replay computes eager's results bit for bit.
@@ -113,7 +115,8 @@ class Program:
         draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in self.code.draws]
         for draw, tensor in zip(self.code.draws, draws):
             draw.fill(tensor[0])
-        runner.many(tensors, None, 1, torch.tensor([numbers], dtype=torch.float64), draws, outputs)
+        with self._lock:  # the engine's memory serves one run at a time
+            runner.many(tensors, None, 1, torch.tensor([numbers], dtype=torch.float64), draws, outputs)
         for hook in self._captured.hooks:
             hook.done()
         return [output[0] for output in outputs]

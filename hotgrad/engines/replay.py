@@ -115,7 +115,7 @@ class _Writer:
 
     def fresh(self, stem: str, numbered: bool = True) -> str:
         """A name that is not taken: the stem itself if it may be, else with a number."""
-        stem = re.sub(r"\W+", "_", stem) or "v"
+        stem = re.sub(r"[^0-9A-Za-z_]+", "_", stem) or "v"
         stem = f"_{stem}" if stem[0].isdigit() or keyword.iskeyword(stem) else stem
         name = stem
         if numbered or name in self.taken:

@@ -10,6 +10,7 @@ from hotgrad.methods import Operand, Raw
 from hotgrad.ops import composites as composites
 from hotgrad.ops.arithmetic import Abs as Abs
 from hotgrad.ops.arithmetic import Add as Add
+from hotgrad.ops.arithmetic import AddScaled as AddScaled
 from hotgrad.ops.arithmetic import Cast as Cast
 from hotgrad.ops.arithmetic import Clip as Clip
 from hotgrad.ops.arithmetic import Div as Div
@@ -45,6 +46,7 @@ from hotgrad.ops.pointwise import Square as Square
 from hotgrad.ops.pointwise import Tan as Tan
 from hotgrad.ops.pointwise import Tanh as Tanh
 from hotgrad.ops.pointwise import TanhGrad as TanhGrad
+from hotgrad.ops.products import AddMM as AddMM
 from hotgrad.ops.products import Einsum as Einsum
 from hotgrad.ops.products import MatMul as MatMul
 from hotgrad.ops.reductions import Amax as Amax
@@ -155,13 +157,6 @@ def ge(a: Operand, b: Operand) -> Tensor: ...
 def eq(a: Operand, b: Operand) -> Tensor: ...
 def ne(a: Operand, b: Operand) -> Tensor: ...
 @overload
-def matmul(a: Variable, b: Operand) -> Variable: ...
-@overload
-def matmul(a: Raw, b: Variable) -> Variable: ...
-@overload
-def matmul(a: Raw, b: Raw) -> Tensor: ...
-def einsum(equation: str, *operands: Any) -> Any: ...
-@overload
 def reshape(a: Variable, *shape: Any) -> Variable: ...
 @overload
 def reshape(a: Raw, *shape: Any) -> Tensor: ...
@@ -197,6 +192,13 @@ def gather(a: Variable, index: Operand, dim: int) -> Variable: ...
 def gather(a: Raw, index: Variable, dim: int) -> Variable: ...
 @overload
 def gather(a: Raw, index: Raw, dim: int) -> Tensor: ...
+@overload
+def matmul(a: Variable, b: Operand) -> Variable: ...
+@overload
+def matmul(a: Raw, b: Variable) -> Variable: ...
+@overload
+def matmul(a: Raw, b: Raw) -> Tensor: ...
+def einsum(equation: str, *operands: Any) -> Any: ...
 @overload
 def sum(a: Variable, dim: Any = ..., keepdim: bool = ...) -> Variable: ...
 @overload
@@ -350,8 +352,6 @@ __all__ = [
     "ge",
     "eq",
     "ne",
-    "matmul",
-    "einsum",
     "reshape",
     "permute",
     "expand",
@@ -362,6 +362,8 @@ __all__ = [
     "cat",
     "stack",
     "gather",
+    "matmul",
+    "einsum",
     "sum",
     "mean",
     "var",

@@ -11,6 +11,7 @@ import array
 import collections
 import contextvars
 import functools
+import gc
 import math
 import random
 import sys
@@ -114,6 +115,8 @@ class Watch:
                 f"the function uses {path!r}, a {type(thing).__name__}, which cannot be watched; make what it gives an argument"
             )
         elif isinstance(thing, Module) or _watchable(thing):
+            if isinstance(thing, Module):
+                self._watch(path, lambda: [thing.training], lambda i: f"{path}.training")
             self._attributes(path, thing)
             self._class(type(thing).__name__, type(thing))
         if isinstance(thing, Module):
@@ -308,6 +311,8 @@ class Unsteady:
 
     def __enter__(self) -> Unsteady:
         self._before = _numpy_state()
+        self._collecting = gc.isenabled()
+        gc.disable()  # a collection would run others' code here, such as clocks of profilers
         self._ours = sys.getprofile() is None  # a profiler that the user runs is left alone
         if self._ours:
             sys.setprofile(self._look)
@@ -316,6 +321,8 @@ class Unsteady:
     def __exit__(self, *exc: object) -> None:
         if self._ours:
             sys.setprofile(None)
+        if self._collecting:
+            gc.enable()
         if _numpy_state() != self._before:
             self.called = "numpy.random"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -61,7 +61,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Code, Any]:
             )
         code.outputs = decode(text["outputs"])
         _check(code)
-        return code, decode(text["structure"])
+        structure = decode(text["structure"])
+        if not code.outputs or sorted(_numbers(structure)) != list(range(len(code.outputs))):
+            raise ValueError(f"the structure {structure!r} is not one of {len(code.outputs)} outputs")
+        return code, structure
     except FileError:
         raise
     except (HotgradError, ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -140,6 +143,15 @@ def _reader(values: list[Value], tensors: list[Any]) -> Callable[[Any], Any]:
         return thing
 
     return decode
+
+
+def _numbers(structure: Any) -> Iterator[int]:
+    """The numbers that stand for arrays in a structure."""
+    if isinstance(structure, int):
+        yield structure
+    else:
+        for item in structure.values() if isinstance(structure, dict) else structure or ():
+            yield from _numbers(item)
 
 
 def _check(code: Code) -> None:

@@ -191,6 +191,8 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "Reshape": lambda a, shape: a.reshape(shape),
     "ReLUGrad": lambda g, out: torch.where(out <= 0, 0.0, g) + 0 * out,
     "SigmoidGrad": lambda g, out: g * out * (1 - out),
+    "AddScaled": lambda a, b, alpha: a + alpha * b,
+    "AddMM": lambda bias, a, b: bias + a @ b,
     "TanhGrad": lambda g, out: g * (1 - out * out),
     "Softplus": lambda a, beta: torch.nn.functional.softplus(a, beta),
     "Std": lambda a, dim, correction, keepdim: torch.std(a, dim, correction=correction, keepdim=keepdim),

@@ -35,7 +35,7 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
         runner.start(engine)
     else:
         runner, notes = None, []
-        if engine == "auto" and not needy and job.epochs * job.batches() >= FEW:
+        if engine == "auto" and not needy and job.epochs * len(job.sizes) >= FEW:
             runner, notes = _best(model, job)
         runner = runner or Eager(model, job)
         job.history.engine_note = "; ".join(notes)
@@ -64,7 +64,7 @@ def _best(model: Any, job: Job) -> tuple[Compiled | None, list[str]]:
     except CaptureError as error:
         return None, [f"it cannot be captured: {error}"]
     notes = []
-    steps = job.epochs * job.batches()
+    steps = job.epochs * len(job.sizes)
     costs = estimates(next(iter(runner.programs.values())).code, job.data.x.is_cpu)
     for name in sorted(costs, key=lambda name: costs[name].total(steps)):
         if name == "eager":

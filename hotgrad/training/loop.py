@@ -144,19 +144,18 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int)
     if found is None:
         return None
     table: list[dict[str, float]] = []
-    sizes = torch.tensor(job.sizes(), dtype=torch.float64, device=job.data.x.device)
     for epoch, lr in zip(found, rates):
-        total = float(epoch.losses.dot(sizes)) if len(epoch.losses) == len(sizes) else math.nan
-        if not math.isfinite(total):
+        loss = float(epoch.losses.dot(job.shares)) if len(epoch.losses) == len(job.shares) else math.nan
+        if not math.isfinite(loss):
             bad = (~epoch.losses.isfinite()).nonzero()
-            where = int(bad[0]) if len(bad) else len(sizes) - 1
+            where = int(bad[0]) if len(bad) else len(job.shares) - 1
             raise _not_finite(model, job, where, f"the loss became {float(epoch.losses[where])} in")
-        row: dict[str, float] = {"epoch": model.epochs_done + len(table) + 1, "loss": total / rows}
+        row: dict[str, float] = {"epoch": model.epochs_done + len(table) + 1, "loss": loss}
         if epoch.right is not None:
             row["accuracy"] = epoch.right / rows
         table.append({**row, "lr": lr})
     if not all(norm.isfinite() for norm in torch._foreach_norm([p.data for p in model.parameters()], float("inf"))):
-        raise _not_finite(model, job, len(sizes) - 1, "a parameter became NaN or infinite after")  # the next loss would be
+        raise _not_finite(model, job, len(job.shares) - 1, "a parameter became NaN or infinite after")  # the next loss would be
     model.epochs_done += count
     last = table[-1]
     if job.validation is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,14 +50,16 @@ class Job:
     checkpoint: Checkpoint | None = None
     history: History = field(default_factory=History)
 
-    def batches(self) -> int:
-        """Steps per epoch."""
-        return -(-len(self.data.x) // self.batch_size)
-
+    @cached_property
     def sizes(self) -> list[int]:
         """The rows of each batch of an epoch."""
         rows = len(self.data.x)
         return [min(self.batch_size, rows - start) for start in range(0, rows, self.batch_size)]
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """What each batch's loss counts in that of the epoch."""
+        return torch.tensor(self.sizes, dtype=torch.float64, device=self.data.x.device) / len(self.data.x)
 
 
 @dataclass
