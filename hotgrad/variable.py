@@ -434,7 +434,7 @@ def walk(roots: list[tuple[Variable, Any]], wanted: dict[Any, None] | None, reta
     if on_variables:
         with enable_grad if create_graph else no_grad, trace.internal() if trace is not None else nullcontext():
             _walk(pending, shared, wanted, leading, create_graph or retain_graph, Variable)
-        return pending
+        return pending if trace is None else {node: trace.dense(g) if node in shared else g for node, g in pending.items()}
     _walk(pending, shared, wanted, leading, retain_graph, Tensor)
     for node in shared:
         if node in pending:

@@ -9,7 +9,7 @@ import torch
 
 from hotgrad.engines import elementary
 from hotgrad.engines.kernels import Context, Kernel
-from hotgrad.engines.layout import C_TYPES, Nest, Place, added
+from hotgrad.engines.layout import C_TYPES, Nest, Place, added, scaled
 from hotgrad.engines.lowering import Lowering
 from hotgrad.program.instructions import Code
 
@@ -19,12 +19,13 @@ _HEAD = """\
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Not inlined: that would take the compiler longer than it saves. */
 #define SEPARATE __attribute__((noinline))
 /* Loaded once and kept in a register: otherwise gcc reads it from memory for each use. */
-#ifdef __AVX2__
+#ifdef FEATURE
 #define ONCE(vector) __asm__("" : "+v"(vector))
 #else
 #define ONCE(vector) (void)(vector)
@@ -35,6 +36,8 @@ _HEAD = """\
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 """
+# by the size of vectors: the macro by which a compiler says that they fit into registers
+_FEATURES = {64: "__AVX512F__", 32: "__AVX2__", 16: "__SSE2__"}
 _VECTORS = """
 /* Vectors at any address of an element. */
 typedef {t} {t}_v __attribute__((vector_size({bytes}), aligned({align}), may_alias));
@@ -69,7 +72,8 @@ def lowered(code: Code, fuse: bool = True) -> Lowering:
 def source(programs: Sequence[Lowering], names: Sequence[str]) -> str:
     """One C file with all these programs under these names."""
     bodies = ["\n".join(_program(program, name)) for program, name in zip(programs, names)]
-    text = [_HEAD]
+    size = vector_bytes()
+    text = [_HEAD.replace("FEATURE", _FEATURES[size])]
     helpers: dict[str, str] = {}
     functions: set[tuple[str, torch.dtype]] = set()
     for program in programs:
@@ -78,7 +82,7 @@ def source(programs: Sequence[Lowering], names: Sequence[str]) -> str:
     for dtype in (torch.float32, torch.float64):
         ctype = C_TYPES[dtype]
         if any(f"{ctype}_v" in helper for helper in helpers.values()):
-            text.append(_VECTORS.format(t=ctype, bytes=vector_bytes(), align=dtype.itemsize, bits=8 * dtype.itemsize))
+            text.append(_VECTORS.format(t=ctype, bytes=size, align=dtype.itemsize, bits=8 * dtype.itemsize))
         wanted = sorted(name for name, of in functions if of is dtype)
         if wanted:
             text.append("\n" + elementary.source(wanted, ctype))
@@ -118,13 +122,14 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
     yield "  (void)sources, (void)order, (void)draws, (void)outputs, (void)output_steps, (void)states;"
     for number, state in enumerate(code.states):
         yield from ("  " + line for line in _load(low.places[state.value], f"states[{number}]"))
-    if code.inputs:
-        yield "  if (!order) {"
-        for number, value in enumerate(code.inputs):
-            yield from ("    " + line for line in _load(low.places[value], f"sources[{number}]"))
-        yield "  }"
-    yield "  for (int64_t s = 0; s < steps; s++) {"
+    # inputs without rows to choose from stay as they are
     gathered = [(number, low.places[value]) for number, value in enumerate(code.inputs) if value.shape and value.numel()]
+    for number, value in enumerate(code.inputs):
+        lines = _load(low.places[value], f"sources[{number}]")
+        if value.shape and lines:
+            lines = ["if (!order) {", *("  " + line for line in lines), "}"]
+        yield from ("  " + line for line in lines)
+    yield "  for (int64_t s = 0; s < steps; s++) {"
     if gathered:
         yield "    if (order) {"
         for number, place in gathered:
@@ -186,7 +191,7 @@ def _gather(place: Place, memory: str) -> list[str]:
     ctype = C_TYPES[place.dtype]
     size = math.prod(row)
     names = "jklmnopq"
-    target = place.at(added(f"i * {place.strides[0]}", nest.terms(0, names)) if place.strides[0] else nest.terms(0, names))
+    target = place.at(added(scaled("i", place.strides[0]), nest.terms(0, names)))
     return [
         f"for (long i = 0; i < {rows}; i++) {{",
         f"  const {ctype} *row = (const {ctype} *){memory} + order[s * {rows} + i] * {size};",
@@ -197,7 +202,6 @@ def _gather(place: Place, memory: str) -> list[str]:
 
 _FILLED = """
 #include <stdio.h>
-#include <stdlib.h>
 
 /* Memory for an array, of exactly its size, with made-up elements of the type. */
 static void *filled(size_t count, size_t size, char type)

@@ -27,16 +27,14 @@ class Buffer:
     """Memory for one array. `size` counts elements, padding included.
 
     `pinned`: its memory is its own all the time. Other buffers share memory: `slot` says which.
-    `first` and `last`: the positions of the kernels that write it first and read it last; -1 is before the first one.
+    `written`: the position of the last kernel so far that writes to it; -1 is before the first one.
     """
 
     dtype: torch.dtype
     size: int
     pinned: bool = False
     slot: str = ""
-    written: int = -1  # the last kernel so far that writes to it
-    first: int = -1
-    last: int = -1
+    written: int = -1
 
     @property
     def pointer(self) -> str:
@@ -59,7 +57,7 @@ class Place:
 
     def at(self, terms: str) -> str:
         """The element at an index, in C."""
-        return f"{self.buffer.pointer}[{added(str(self.offset) if self.offset else '', terms)}]"
+        return f"{self.buffer.pointer}[{added(str(self.offset) if self.offset else '', terms) or '0'}]"
 
     def address(self, terms: str = "") -> str:
         """The address of the element at an index, in C."""
@@ -157,9 +155,8 @@ def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def added(*terms: str) -> str:
-    """A sum in C; "0" for no terms."""
-    text = " + ".join(term for term in terms if term)
-    return text.replace("+ -", "- ") or "0"
+    """A sum in C; "" for no terms."""
+    return " + ".join(term for term in terms if term).replace("+ -", "- ")
 
 
 def scaled(index: str, stride: int) -> str:

@@ -87,8 +87,11 @@ class Lowering:
             place.buffer.written = position
 
     def note(self, instruction: Instruction) -> list[str]:
-        options = ", ".join(f"{k}={tuple(v.shape) if isinstance(v, Tensor) else v!r}" for k, v in instruction.options.items())
-        return [f"{instruction.op.name}({options}) -> {described(instruction.out)}".replace("torch.", "")]
+        operands = [
+            described(o) if isinstance(o, Value) and o.kind != "scalar" else self.scalars.get(o, repr(o)) for o in instruction.operands
+        ]
+        options = [f"{k}={described(Value.like('constant', v)) if isinstance(v, Tensor) else v!r}" for k, v in instruction.options.items()]
+        return [f"{described(instruction.out)} = {instruction.op.name}({', '.join(operands + options)})".replace("torch.", "")]
 
     # ---- elementwise chains
 
@@ -185,20 +188,17 @@ class Lowering:
         self.outputs = [self.copied(p) if p.buffer in owned else p for p in (self.places[v] for v in code.outputs)]
         final = [self.copied(p) if p.buffer in owned else p for p in (self.places[u] for _, u in updates)]
         end = len(self.kernels)
-        last: dict[Buffer, int] = {}
+        readers: dict[Buffer, set[int]] = {place.buffer: {end} for place in [*self.outputs, *final]}
         for position, kernel in enumerate(self.kernels):
             for place in kernel.reads if kernel else ():
-                last[place.buffer] = position
-        for place in [*self.outputs, *final]:
-            last[place.buffer] = end
-        for kernel in self.kernels:
+                readers.setdefault(place.buffer, set()).add(position)
+        for position, kernel in enumerate(self.kernels):
             if isinstance(kernel, Elementwise):
                 own = {p.buffer for p in kernel.results.values()}
-                read = {p.buffer for k in self.kernels if k and k is not kernel for p in k.reads if p.buffer in own} if own else set()
-                kernel.needed = read | {b for b in own if last.get(b) == end}
-                inner = own - kernel.needed
+                kernel.needed = {b for b in own if readers.get(b, set()) - {position}}
                 kernel.reads = [p for p in kernel.reads if p.buffer not in own]
-                kernel.writes = [p for p in kernel.writes if p.buffer not in inner]
+                kernel.writes = [p for p in kernel.writes if p.buffer in kernel.needed]
+        last = {buffer: max(positions) for buffer, positions in readers.items()}
         self._name_pinned()
         self._in_place(updates, final, last, end)
         self._share(last)
@@ -268,7 +268,7 @@ class Lowering:
                     available.remove(name)
                     self._slot(buffer, name) if not enough else setattr(buffer, "slot", name)
                 else:
-                    self._slot(buffer, f"{ctype[0]}{sum(t == ctype for t, _ in self.slots.values())}_")
+                    self._slot(buffer, f"{ctype[0]}{sum(t == ctype for t, _ in self.slots.values())}")
                 dying.setdefault(last.get(buffer, position), []).append(buffer)
             for buffer in dying.pop(position, []):
                 if buffer in seen:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hotgrad.engines import csource
-from hotgrad.engines.compiler import CompilerError, compile_source, find_compiler
+from hotgrad.engines.compiler import LIMIT, CompilerError, Library, compile_source, find_compiler
 from hotgrad.engines.layout import NativeError
 from hotgrad.engines.lowering import Lowering
 from hotgrad.errors import OperandError, ShapeError
-from hotgrad.program.instructions import Code, described
+from hotgrad.program.instructions import Code, State, Value, described
 
 _ALIGNMENT = 64
 _LIMIT = 600.0  # seconds for a file of many programs
 
 
 class Native:
-    """A compiled program. Raises NativeError, naming what has no native form, or where there is no working compiler.
+    """A compiled program, to be used by one thread at a time. Raises NativeError, naming what has no native form, or where there is no working compiler.
 
     >>> code = Code()
     >>> native = Native(code)
@@ -34,10 +33,7 @@ class Native:
 
     def __init__(self, code: Code, fuse: bool = True) -> None:
         self._setup(csource.lowered(code, fuse), "program")
-        try:
-            self.library = compile_source(self.source())
-        except CompilerError as error:
-            raise NativeError(str(error)) from error
+        self.library = _compiled(self.source())
         self._bind(self.library.functions)
 
     @classmethod
@@ -45,7 +41,7 @@ class Native:
         """Several programs compiled as one file, which takes less time than one after the other. `options`: for the compiler."""
         programs = [csource.lowered(code, fuse) for code in codes]
         names = [f"program{i}" for i in range(len(codes))]
-        library = compile_source(csource.source(programs, names), options=options, limit=_LIMIT)
+        library = _compiled(csource.source(programs, names), options, _LIMIT)
         made = []
         for low, name in zip(programs, names):
             native = cls.__new__(cls)
@@ -91,53 +87,50 @@ class Native:
         code = self.code
         if steps < 1:
             return
-        held: list[Tensor] = []
-
-        def pointers(tensors: Sequence[Tensor]) -> Any:
-            held.extend(tensors)
-            return (ctypes.c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
-
-        _same_number("sources", sources, code.inputs)
-        _same_number("draws", draws, code.draws)
-        _same_number("outputs", outputs, code.outputs)
-        given = [_source(s, v, order, steps) for s, v in zip(sources, code.inputs)]
+        for what, tensors, wanted in (("sources", sources, code.inputs), ("draws", draws, code.draws), ("outputs", outputs, code.outputs)):
+            if len(tensors) != len(wanted):
+                raise OperandError(f"{what}: got {len(tensors)} tensors, expected {len(wanted)}")
+        given = [_source(tensor, value, order is not None) for tensor, value in zip(sources, code.inputs)]
         if order is not None:
-            _checked_order(order, steps, code, given)
-        if tuple(scalars.shape) not in ((steps, len(code.scalars)), (1, len(code.scalars))) or scalars.dtype is not torch.float64:
+            _check_order(order, steps, code.inputs, given)
+        if scalars.dtype is not torch.float64 or scalars.shape not in ((steps, len(code.scalars)), (1, len(code.scalars))):
             raise ShapeError(
                 f"scalars must be float64 of shape ({steps} or 1, {len(code.scalars)}); got {scalars.dtype}{tuple(scalars.shape)}"
             )
         scalars = scalars.contiguous()
         for draw, tensor in zip(code.draws, draws):
             _require("a draw", tensor, torch.float32, ((steps, *draw.value.shape),))
-        for value, tensor in zip(code.outputs, outputs):
+        for i, (value, tensor) in enumerate(zip(code.outputs, outputs)):
             _require("an output", tensor, value.dtype, ((steps, *value.shape), (1, *value.shape)))
-        apart = [0 if steps > 1 and t.shape[0] == 1 else v.numel() for v, t in zip(code.outputs, outputs)]
-        tensors = [state.tensor.detach() for state in code.states]
-        for state, tensor in zip(code.states, tensors):
-            if tuple(tensor.shape) != state.value.shape or tensor.dtype is not state.value.dtype:
-                raise ShapeError(
-                    f"a state must be {described(state.value)}, as when it was captured; it is {tensor.dtype}{tuple(tensor.shape)}"
-                )
-        memory = [tensor.contiguous() for tensor in tensors]
+            self._apart[i] = value.numel() if tensor.shape[0] == steps else 0
+        memory = [_state(state) for state in code.states]
+        for array, tensors in ((self._sources, given), (self._draws, draws), (self._outputs, outputs), (self._states, memory)):
+            for i, tensor in enumerate(tensors):
+                array[i] = tensor.data_ptr()
         self._run(
             self._address,
             steps,
-            pointers(given),
+            self._sources,
             None if order is None else order.data_ptr(),
             scalars.data_ptr(),
             scalars.shape[1] if scalars.shape[0] > 1 else 0,
-            pointers([draw.contiguous() for draw in draws]),
-            pointers(outputs),
-            (ctypes.c_int64 * max(len(apart), 1))(*apart),
-            pointers(memory),
+            self._draws,
+            self._outputs,
+            self._apart,
+            self._states,
         )
-        for state, tensor, copy in zip(code.states, tensors, memory):
-            if copy is not tensor and state.update is not None:
-                tensor.copy_(copy)
+        for state, copy in zip(code.states, memory):
+            if state.update is not None and copy.data_ptr() != state.tensor.data_ptr():
+                with torch.no_grad():
+                    state.tensor.copy_(copy)
 
     def _setup(self, low: Lowering, name: str) -> None:
-        self._low, self._name, self.code = low, name, low.code
+        code = low.code
+        self._low, self._name, self.code = low, name, code
+        self._sources, self._draws, self._outputs, self._states = (
+            (ctypes.c_void_p * max(len(values), 1))() for values in (code.inputs, code.draws, code.outputs, code.states)
+        )
+        self._apart = (ctypes.c_int64 * max(len(code.outputs), 1))()
 
     def _bind(self, functions: ctypes.CDLL) -> None:
         size = functions[f"{self._name}_bytes"]
@@ -155,36 +148,48 @@ class Native:
         load(self._address, (ctypes.c_void_p * max(len(constants), 1))(*(t.data_ptr() for t in constants)))
 
 
-def _same_number(what: str, given: Sequence[Tensor], wanted: Sequence[Any]) -> None:
-    if len(given) != len(wanted):
-        raise OperandError(f"{what}: got {len(given)} tensors, expected {len(wanted)}")
+def _compiled(text: str, options: Sequence[str] = (), limit: float = LIMIT) -> Library:
+    try:
+        return compile_source(text, options=options, limit=limit)
+    except CompilerError as error:
+        raise NativeError(str(error)) from error
 
 
 def _require(what: str, tensor: Tensor, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]]) -> None:
-    if tensor.dtype is not dtype or tuple(tensor.shape) not in shapes or not tensor.is_contiguous():
+    if tensor.dtype is not dtype or tensor.shape not in shapes or not tensor.is_contiguous() or not tensor.is_cpu:
+        wanted = " or ".join(map(str, shapes))
         raise ShapeError(
-            f"{what} must be a contiguous {dtype} tensor of shape {' or '.join(map(str, shapes))}; got {tensor.dtype}{tuple(tensor.shape)}"
+            f"{what} must be a contiguous {dtype} tensor of shape {wanted} on the CPU; got {tensor.dtype}{tuple(tensor.shape)}"
         )
 
 
-def _source(tensor: Tensor, value: Any, order: Tensor | None, steps: int) -> Tensor:
-    shape = tuple(tensor.shape)
-    fits = shape == value.shape if order is None or not value.shape else shape[1:] == value.shape[1:] and tensor.ndim == value.ndim
-    if tensor.dtype is not value.dtype or not fits or not tensor.is_cpu:
+def _source(tensor: Tensor, value: Value, ordered: bool) -> Tensor:
+    shape = tensor.shape
+    fits = shape[1:] == value.shape[1:] and len(shape) == len(value.shape) if ordered and value.shape else shape == value.shape
+    if not fits or tensor.dtype is not value.dtype or not tensor.is_cpu:
+        wanted = f"{described(value)}, of any length," if ordered else described(value)
+        raise ShapeError(f"an input must be {wanted} on the CPU; got {tensor.dtype}{tuple(shape)} on {tensor.device}")
+    return tensor.contiguous()
+
+
+def _state(state: State) -> Tensor:
+    tensor, value = state.tensor, state.value
+    if tensor.shape != value.shape or tensor.dtype is not value.dtype or not tensor.is_cpu:
         raise ShapeError(
-            f"an input must be {described(value)}" + (", of any length" if order is not None else "") + f"; got {tensor.dtype}{shape}"
+            f"a state must be {described(value)} on the CPU, as when it was captured; it is {tensor.dtype}{tuple(tensor.shape)} on {tensor.device}"
         )
-    return tensor.detach().contiguous()
+    return tensor.contiguous()
 
 
-def _checked_order(order: Tensor, steps: int, code: Code, sources: Sequence[Tensor]) -> None:
+def _check_order(order: Tensor, steps: int, inputs: Sequence[Value], sources: Sequence[Tensor]) -> None:
+    """That all rows that it names exist: C does not look."""
     if order.dtype is not torch.int64 or not order.is_contiguous() or not order.is_cpu:
         raise ShapeError(f"the order must be a contiguous int64 tensor on the CPU; got {order.dtype} on {order.device}")
-    for value, _tensor in zip(code.inputs, sources):
-        if value.shape and order.numel() < steps * value.shape[0]:
-            raise ShapeError(
-                f"{steps} runs of {value.shape[0]} rows need {steps * value.shape[0]} places in the order; got {order.numel()}"
-            )
-    rows = min((t.shape[0] for v, t in zip(code.inputs, sources) if v.shape), default=0)
-    if order.numel() and not (int(order.min()) >= 0 and int(order.max()) < rows):
-        raise ShapeError(f"the order names rows outside of the {rows} that there are")
+    sized = [(value.shape[0], tensor.shape[0]) for value, tensor in zip(inputs, sources) if value.shape]
+    needed, rows = steps * max((batch for batch, _ in sized), default=0), min((length for _, length in sized), default=0)
+    if order.numel() < needed:
+        raise ShapeError(f"{steps} runs need {needed} places in the order; got {order.numel()}")
+    if needed:
+        low, high = torch.aminmax(order)
+        if int(low) < 0 or int(high) >= rows:
+            raise ShapeError(f"the order must name rows from 0 to {rows - 1}, as many as there are; got {int(low)} to {int(high)}")

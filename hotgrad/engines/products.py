@@ -198,9 +198,9 @@ class Product(Kernel):
                 base = f"z * {wide * v}" if count > 1 else str(first * v) if first else ""
                 row, lines = 0, []
                 for rows, blocks in _row_blocks(m, wide):
-                    left = a.address(_sum(batch.terms(0), _number(row * ai + k * ak)))
-                    right = b.address(_sum(batch.terms(1), _number(k * bk), base))
-                    to = c.address(_sum(batch.terms(2), _number(row * ci), base))
+                    left = a.address(added(batch.terms(0), _number(row * ai + k * ak)))
+                    right = b.address(added(batch.terms(1), _number(k * bk), base))
+                    to = c.address(added(batch.terms(2), _number(row * ci), base))
                     name = _block(self.context, c.dtype, rows, wide)
                     lines.append(f"{name}({blocks}, {min(DEPTH, depth - k)}, {left}, {ai}, {ak}, {right}, {bk}, {to}, {ci}, {int(k > 0)});")
                     row += rows * blocks
@@ -213,10 +213,6 @@ class Product(Kernel):
 
 def _number(number: int) -> str:
     return str(number) if number else ""
-
-
-def _sum(*terms: str) -> str:
-    return added(*terms) if any(terms) else ""
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines.native import Native
-from hotgrad.engines.replay import Replay as _Replay
+from hotgrad.engines.replay import Replay
 from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError
 from hotgrad.explain import nearest
 from hotgrad.program import storage
@@ -19,28 +19,6 @@ from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
 from hotgrad.variable import Variable, as_tensor
-
-
-class Replay(_Replay):
-    details = "replay"
-
-    def many(self, sources, order, steps, scalars, draws, outputs):
-        numbers = scalars.tolist()
-        rows = None if order is None else order.split(len(order) // steps)
-        kept = [(out, array.unbind(0)) for out, array in zip(self.outputs, outputs)]
-        for i in range(steps):
-            for buffer, source in zip(self.inputs, sources):
-                if rows is None:
-                    buffer.copy_(source)
-                else:
-                    torch.index_select(source, 0, rows[i], out=buffer)
-            if i < len(numbers):
-                self.scalars[:] = numbers[i]
-            for buffer, draw in zip(self.draws, draws):
-                buffer.copy_(draw[i])
-            self.step()
-            for out, array in kept:
-                array[i if len(array) > 1 else 0].copy_(out)
 
 
 ENGINES: dict[str, Any] = {"replay": Replay, "native": Native}
@@ -109,6 +87,7 @@ class Program:
         if changed:
             raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
         tensors = self._checked(inputs)
+        self._captured.begin()
         runner = self._start()
         outputs = self._fresh() if outputs is None else outputs
         numbers = [number for hook in self._captured.hooks for number in hook.next()]

@@ -24,7 +24,7 @@ _LIMITS = {
     torch.int32: {"-INFINITY": "INT32_MIN", "INFINITY": "INT32_MAX"},
     torch.int64: {"-INFINITY": "INT64_MIN", "INFINITY": "INT64_MAX"},
 }
-_KEPT, _REDUCED = "ijklmno", "pqrstuv"  # the names of loops over the axes that stay, and over those that go
+_KEPT, _REDUCED = "ijklmno", "pqrtuvx"  # the names of loops over the axes that stay, and over those that go
 
 _COLUMN_SUMS = Template("""\
 /* out[0..width) = the sum over the rows of a, each `step` elements after the other; width is whole vectors. */

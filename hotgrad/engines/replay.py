@@ -34,9 +34,10 @@ class Replay:
     - `scalars`: a list of numbers.
     - `allocating`: names of the ops that have no kernel which computes into a given tensor; they allocate at each step.
     - `before`, `after`: the bytes of all results, and of the buffers that hold them.
+    - `details`: the engine's name, for checkpoints.
 
-    With `fuse` (products with their sums in one kernel, operands overwritten, buffers shared) results differ from eager's by
-    rounding; without they are equal bit for bit. On a CUDA device the kernels of a step become one CUDA graph.
+    With `fuse` (products with their sums in one kernel) results differ from eager's by rounding; without they are equal bit for
+    bit. On a CUDA device the kernels of a step become one CUDA graph.
 
     >>> x = Value.like("input", torch.ones(2))
     >>> y = Value.like("result", torch.ones(2))
@@ -51,25 +52,54 @@ class Replay:
             exp(x0, out=exp0)  # float32(2,)
     """
 
+    details = "replay"
+
     def __init__(self, code: Code, fuse: bool = True) -> None:
         code = sum_rows_by_product(fuse_matmul_add(simplified(code))) if fuse else code
-        writer = _Writer(code, fuse)
+        writer = _Writer(code, share=True)
         self.inputs: list[Tensor] = [writer.tensors[value] for value in code.inputs]
         self.draws: list[Tensor] = [writer.tensors[draw.value] for draw in code.draws]
         self.scalars: list[float] = writer.scalars
         self.outputs: list[Tensor] = writer.outputs
         self.allocating: list[str] = sorted(writer.allocating)
         self.before, self.after = writer.memory.before, writer.memory.after
-        self._code, self._source = code, writer.source()
+        self._source = writer.source()
         self.step: Callable[[], None] = writer.compiled(self._source)
 
-    def feed(self, inputs: Sequence[Tensor], scalars: Sequence[float] = ()) -> None:
-        """Copy what a step is given into its place, and draw its random numbers."""
-        for buffer, tensor in zip(self.inputs, inputs):
-            buffer.copy_(tensor)
-        for draw, buffer in zip(self._code.draws, self.draws):
-            draw.fill(buffer)
-        self.scalars[:] = scalars
+    def many(
+        self,
+        sources: Sequence[Tensor],
+        order: Tensor | None,
+        steps: int,
+        scalars: Tensor,
+        draws: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+    ) -> None:
+        """Run `steps` times.
+
+        - `sources`: a tensor for each input. With `order` (integers), row b of run i of an input of B rows is
+          `source[order[i * B + b]]`; with None the source is the input of every run.
+        - `scalars`: float64, (steps, n), or (1, n) for the same in each run.
+        - `draws`: float32, (steps, *shape) each.
+        - `outputs`: written to; (steps, *shape) each, or (1, *shape) for the last run's alone.
+        """
+        numbers = scalars.tolist()
+        rows = [] if order is None else order.view(steps, -1).unbind(0)
+        kept = [(out, array.unbind(0)) for out, array in zip(self.outputs, outputs)]
+        step, inputs, select = self.step, list(zip(self.inputs, sources)), torch.index_select
+        for buffer, source in inputs if order is None else ():
+            buffer.copy_(source)
+        for i in range(steps):
+            for buffer, source in inputs if rows else ():
+                select(source, 0, rows[i], out=buffer)
+            if i < len(numbers):
+                self.scalars[:] = numbers[i]
+            for buffer, draw in zip(self.draws, draws):
+                buffer.copy_(draw[i])
+            step()
+            for out, array in kept:
+                if len(array) > 1 or i == steps - 1:
+                    array[i if len(array) > 1 else 0].copy_(out)
 
     def source(self) -> str:
         """The generated function."""

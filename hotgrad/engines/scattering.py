@@ -36,7 +36,7 @@ class Gathering(Kernel):
         others = _without(a.strides, self.axis)
         nest = Nest.over(index.shape, [index.strides, out.strides, others])
         size, stride = (a.shape[self.axis], a.strides[self.axis]) if a.shape else (1, 0)
-        element = a.at(added(*filter(None, (nest.terms(2), scaled("at", stride)))) if nest.terms(2) or stride else "")
+        element = a.at(added(nest.terms(2), scaled("at", stride)))
         wrong = "NAN" if out.dtype.is_floating_point else "0"
         body = [
             f"const int64_t at = {index.at(nest.terms(0))};",
@@ -55,7 +55,7 @@ class Scattering(Kernel):
         g, index, out = self.reads[0], self.reads[1], self.writes[0]
         nest = Nest.over(index.shape, [index.strides, g.strides, _without(out.strides, self.axis)])
         size, stride = (out.shape[self.axis], out.strides[self.axis]) if out.shape else (1, 0)
-        element = out.at(added(*filter(None, (nest.terms(2), scaled("at", stride)))) if nest.terms(2) or stride else "")
+        element = out.at(added(nest.terms(2), scaled("at", stride)))
         body = [
             f"const int64_t at = {index.at(nest.terms(0))};",
             f"if (at >= 0 && at < {size}) {element} += {g.at(nest.terms(1))};",

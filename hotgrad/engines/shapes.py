@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from hotgrad.engines.contractions import einsum, product
 from hotgrad.engines.kernels import Copy, Fill
 from hotgrad.engines.layout import NativeError, Place, fresh, reshaped
-from hotgrad.engines.products import Dots, Product, Transpose, fits
 from hotgrad.engines.reducing import Cumsum, Reduce
 from hotgrad.engines.scattering import Gathering, Scattering, Table
 from hotgrad.ops.axes import normal_axes, normal_axis
@@ -194,69 +194,20 @@ def _matmul(low: Lowering, instruction: Instruction, a: Place, b: Place) -> Plac
         raise NativeError(f"MatMul of {out.dtype} has no native form")
     if 0 in out.shape:
         return out
-    product(low, instruction, a, b, out)
+    product(low, low.note(instruction), a, b, out)
     return out
 
 
-def product(low: Lowering, instruction: Instruction, a: Place, b: Place, c: Place) -> None:
-    """Add the kernels of a matrix product, with copies where an operand does not lie as it needs."""
-    if len(b.shape) == 1:
-        b, c = b.view((*b.shape, 1), (*b.strides, 0)), c.view((*c.shape, 1), (*c.strides, 0))
-    if len(a.shape) == 1:
-        a = a.view((1, *a.shape), (0, *a.strides))
-        c = c.view((*c.shape[:-1], 1, c.shape[-1]), (*c.strides[:-1], 0, c.strides[-1]))
-    note = low.note(instruction)
-    n, vector = c.shape[-1], low.context.vector(c.dtype)
-    if n == 1:
-        _times_column(low, note, a, b, c)
-        return
-    if n % vector == 1 and c.shape[-2] >= vector:  # a vector for the last column would do the work of a whole one
-        _times_column(low, note, a, *(_picked(p, (..., slice(n - 1, n))) for p in (b, c)))
-        b, c = (_picked(p, (..., slice(0, n - 1))) for p in (b, c))
-    _add_product(low, note, a, b, c)
-
-
-def _add_product(low: Lowering, note: list[str], a: Place, b: Place, c: Place) -> None:
-    batch, vector = c.shape[:-2], low.context.vector(c.dtype)
-    if not fits(b, vector):
-        transposed = Transpose.of(low.context, b)
-        if transposed is None:
-            b = low.copied(b)
-        else:
-            low.add(transposed[0])
-            b = transposed[1]
-    a, b = (p.broadcast((*batch, *p.shape[-2:])) for p in (a, b))
-    low.add(Product(low.context, [a, b], [c], note))
-
-
-def _times_column(low: Lowering, note: list[str], a: Place, b: Place, c: Place) -> None:
-    """Matrix times a column: by dot products, or if its columns are contiguous as a row times its transpose."""
-    batch, vector = c.shape[:-2], low.context.vector(c.dtype)
-    if a.strides[-1] != 1 and a.strides[-2] == 1 and fits(a.turned(), vector):
-        row = c.turned()
-        if fits(row, vector):
-            _add_product(low, note, b.turned(), a.turned(), row)
-        else:
-            part = fresh(row.shape, c.dtype, low.context.lanes)
-            _add_product(low, note, b.turned(), a.turned(), part)
-            low.add(Copy(low.context, [part], [row], [f"copy {row.shape}"]))
-        return
-    if a.strides[-1] != 1 and a.shape[-1] > 1:
-        a = low.copied(a)
-    if b.strides[-2] != 1 and b.shape[-2] > 1:
-        b = _column(low, b)
-    a, b = (p.broadcast((*batch, *p.shape[-2:])) for p in (a, b))
-    low.add(Dots(low.context, [a, b], [c], note))
-
-
-def _column(low: Lowering, b: Place) -> Place:
-    """A copy of columns whose elements are neighbours."""
-    flat = low.copied(b.view(b.shape[:-1], b.strides[:-1]))
-    return flat.view(b.shape, (*flat.strides, 0))
+def _einsum(low: Lowering, instruction: Instruction, *operands: Place, equation: str) -> Place:
+    if not instruction.out.dtype.is_floating_point:
+        raise NativeError(f"Einsum of {instruction.out.dtype} has no native form")
+    if 0 in instruction.out.shape:
+        return low.fresh(instruction.out)
+    return einsum(low, low.note(instruction), operands, equation)
 
 
 SHAPE_CLASSES: dict[str, Callable[..., Place]] = {
     "reshape": _reshape, "permute": _permute, "expand": _expand, "flip": _flip, "unfold": _unfold, "fold": _fold, "getitem": _getitem,
     "putitem": _putitem, "pad": _pad, "cat": _cat, "stack": _stack, "sum": _reduce, "prod": _reduce, "amax": _reduce, "amin": _reduce,
-    "cumsum": _cumsum, "gather": _gather, "scatter_add": _scatter_add, "matmul": _matmul,
+    "cumsum": _cumsum, "gather": _gather, "scatter_add": _scatter_add, "matmul": _matmul, "einsum": _einsum,
 }  # fmt: skip

@@ -131,6 +131,7 @@ class Einsum(Primitive):
     Variable([3., 7.])
     """
 
+    native = "einsum"
     forward = staticmethod(lambda *operands, equation: torch.einsum(equation, *operands))
 
     @staticmethod

@@ -113,6 +113,21 @@ def _take(out: Tensor, a: Tensor, select: Callable[[Tensor], Tensor]) -> partial
     return partial(torch.take, a, select(torch.arange(a.numel(), device=a.device).reshape(a.shape)), out=out)
 
 
+class Copy(Primitive):
+    """`a` in new memory, where its elements lie one after the other.
+
+    >>> hg.ops.Copy.apply(hg.Variable([[1.0, 2.0], [3.0, 4.0]]).T).data.is_contiguous()
+    True
+    """
+
+    native = "{a}"
+    function = ""
+    forward = staticmethod(lambda a: a.clone(memory_format=torch.contiguous_format))
+    into = staticmethod(lambda out, a: partial(out.copy_, a))
+    vjps = (lambda g, out, a: g,)
+    reads = ("",)
+
+
 class Flip(Primitive):
     """`a` with the order of its elements reversed along the axes `dims`.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from hotgrad.errors import CaptureError
 from hotgrad.program.guards import Unsteady, Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
-from hotgrad.program.passes import fold_constants, merge_common, remove_dead
+from hotgrad.program.passes import simplified
 from hotgrad.program.trace import Trace
 from hotgrad.program.tree import flatten, shown
 from hotgrad.variable import Variable
@@ -39,6 +39,11 @@ class Captured:
     def __post_init__(self) -> None:
         self._data = [(state.holder, state.tensor) for state in self.code.states if isinstance(state.holder, Variable)]
 
+    def begin(self) -> None:
+        """Give the optimizers the state that the first run needs, zero so far, which capturing has made but not left there."""
+        for slot, name, tensor in self.memory:
+            slot.state.setdefault(name, tensor)
+
     def changed(self) -> str:
         """What the function depended on while it was captured and is no longer so, in words; "" if all holds."""
         for tensor, version in self.versions:
@@ -50,7 +55,7 @@ class Captured:
             if variable._data is not tensor:
                 return f"the data of a Variable of shape {tuple(tensor.shape)} was replaced"
         for slot, name, tensor in self.memory:
-            if slot.state.get(name) is not tensor:
+            if slot.state.get(name, tensor) is not tensor or (name not in slot.state and slot.count):
                 return f"the optimizer's state {name!r} was replaced"
         if not all(hook.steady() for hook in self.hooks):
             return "the optimizer's parameters no longer have the same number of steps"
@@ -82,15 +87,12 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
                 f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
                 "changes itself"
             )
-    except BaseException:
+        memory = [(slot, name, slot.state[name]) for slot, name in first.slots]
+    finally:
         for trace in traces:
             for state, name in trace.added:
                 state.pop(name, None)
-        raise
-    memory = [(slot, name, slot.state[name]) for slot, name in first.slots]
-    return Captured(
-        remove_dead(merge_common(fold_constants(remove_dead(first.code)))), structures[0], first.hooks, watch, first.versions, memory
-    )
+    return Captured(simplified(first.code), structures[0], first.hooks, watch, first.versions, memory)
 
 
 def _traced_run(trace: Trace, f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence[bool], watch: Watch) -> Any:

@@ -115,8 +115,7 @@ class Watch:
                 f"the function uses {path!r}, a {type(thing).__name__}, which cannot be watched; make what it gives an argument"
             )
         elif isinstance(thing, Module) or _watchable(thing):
-            if isinstance(thing, Module):
-                self._watch(path, lambda: [thing.training], lambda i: f"{path}.training")
+            self._watch(path, lambda: [type(thing), getattr(thing, "training", None)], lambda i: f"{path}.{('__class__', 'training')[i]}")
             self._attributes(path, thing)
             self._class(type(thing).__name__, type(thing))
         if isinstance(thing, Module):
@@ -178,7 +177,7 @@ class Watch:
             self._seen[id(base)] = base
             self.trusted = False
             keys = [key for key in vars(base) if key not in _UNWATCHED_IN_CLASSES]
-            values = self._watch(path, functools.partial(_class_items, base, keys), functools.partial("{}.{}".format, path))
+            values = self._watch(path, functools.partial(_class_items, base), functools.partial("{}, attribute {}".format, path))
             for key, value in zip(keys, values):
                 for inner in _behind(value):
                     self._visit(f"{path}.{key}", inner)
@@ -234,8 +233,8 @@ _UNWATCHABLE = frozenset("globals locals eval exec Thread ThreadPoolExecutor def
 _UNWATCHED_IN_CLASSES = frozenset("__dict__ __weakref__ __doc__ __module__ __annotations__ __slots__ __abstractmethods__ _abc_impl".split())
 
 
-def _class_items(cls: type, keys: list[str]) -> list[Any]:
-    return [vars(cls).get(key, _MISSING) for key in keys]
+def _class_items(cls: type) -> list[Any]:
+    return [value for key, value in vars(cls).items() if key not in _UNWATCHED_IN_CLASSES]
 
 
 def _behind(attribute: Any) -> list[Any]:

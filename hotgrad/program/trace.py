@@ -209,6 +209,10 @@ class Trace:
         self.code.instructions.append(Instruction(primitives()[op], values, {}, value))
         return Scalar(value, 1.0, self._note_scalar)
 
+    def dense(self, array: Traced) -> Traced:
+        """As backward leaves gradients: in memory of their own. Some kernels sum in another order otherwise."""
+        return array if array._data.is_contiguous() else self.apply(primitives()["Copy"], (array,), None)  # type: ignore[no-any-return]
+
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Traced:
         """Random numbers, new at each run: see Draw."""
         with self.internal():

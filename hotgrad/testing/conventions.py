@@ -191,6 +191,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "Reshape": lambda a, shape: a.reshape(shape),
     "ReLUGrad": lambda g, out: torch.where(out <= 0, 0.0, g) + 0 * out,
     "SigmoidGrad": lambda g, out: g * out * (1 - out),
+    "Copy": lambda a: a.clone(),
     "AddScaled": lambda a, b, alpha: a + alpha * b,
     "AddMM": lambda bias, a, b: bias + a @ b,
     "TanhGrad": lambda g, out: g * (1 - out * out),

@@ -46,12 +46,15 @@ class _Setup:
         """Loss, optimizer, the one that is `given`, and generators return to what they were if an exception leaves the block."""
         loss, optimizer, generator = self.loss, self.optimizer, model.generator
         groups, random = given.groups, torch.get_rng_state()
+        slots = [(slot, dict(slot.state)) for slot in given._slots()]
         state = None if generator is None else generator.get_state()
         try:
             yield
         except BaseException:
             self.loss, self.optimizer = loss, optimizer
             given.groups = groups
+            for slot, kept in slots:
+                slot.state = kept
             torch.set_rng_state(random)
             model.use_generator(generator)
             if generator is not None and state is not None:
