@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import gc
 import os
 import signal
 import threading
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 import hotgrad as hg
 from hotgrad import nn, optim
@@ -219,9 +219,14 @@ def compare_histories(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("rows", [40, 43])
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=NAMES)
-def test_three_epochs_equal_eagers(combination: tuple[str, ...], rows: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_epochs_equal_eagers(combination: tuple[str, ...], engine: str, thorough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a smaller last batch and without; by default half of the combinations each."""
+    for rows in (40, 43) if thorough else (40 + 3 * (COMBINATIONS.index(combination) % 2),):
+        compare_engines(combination, rows, engine, monkeypatch)
+
+
+def compare_engines(combination: tuple[str, ...], rows: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     eager = made(combination)
     expected = fit(eager, "eager", combination, rows, validation_data=problem(combination[1], 9), seed=5)
     for fuse in (False,) if combination in ROUGH else (False, True):
@@ -376,9 +381,9 @@ def test_changes_between_fits(change: str, engine: str, exactly: list[Compiled])
     states = []
     for name in (engine, "eager"):
         model = made()
-        fit(model, name, seed=1)
+        fit(model, name, epochs=1, seed=1)
         {**CHANGES, **BETWEEN}[change](model)
-        history = fit(model, name)
+        history = fit(model, name, epochs=2)
         states.append((state(model), history))
     compare(states[0][0], states[1][0], 0.0 if engine in EXACT else 1e-5)
     compare_histories(states[0][1], states[1][1])
@@ -645,7 +650,7 @@ def test_auto_takes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(hg.SettingError, match="did you mean|replay"):
+    with pytest.raises(hg.SettingError, match="replay"):
         fit(made(), "repaly")
 
 
@@ -683,8 +688,8 @@ def test_predictions_follow_training(kind: str, engine: str) -> None:
     """And so do validation columns, whose program is kept from epoch to epoch."""
     combination = (kind, "cross_entropy", "adam")
     model, (x, y) = made(combination), blobs(11)
-    for _ in range(6):
-        history = fit(model, engine, combination, epochs=6, seed=1, validation_data=(x, y))
+    for _ in range(2):
+        history = fit(model, engine, combination, epochs=5, seed=1, validation_data=(x, y))
         peer = made(combination)
         peer.predict(x)
         peer.load_state_dict(model.state_dict())
@@ -716,18 +721,24 @@ def test_predictions_of_what_cannot_be_captured() -> None:
 # ------------------------------------------------------------------------------------------------ memory
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=NAMES)
-def test_steps_allocate_nothing(combination: tuple[str, ...], runners: list[Compiled]) -> None:
-    """Of more than 64 bytes; `allocating` names the ops that cannot do without."""
-    fit(made(combination), "replay", combination, seed=1)
-    for engine in runners[0].engines.values():
-        engine.step()
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            for _ in range(10):
-                engine.step()
-        large = [(event.name, event.cpu_memory_usage) for event in profiled.events() if event.cpu_memory_usage > 64]
-        assert not large or engine.allocating, large
-        assert not engine.allocating, engine.allocating
+def test_steps_allocate_nothing(runners: list[Compiled], thorough: bool) -> None:
+    """Of more than 64 bytes, nor do they free; `allocating` would name the ops that cannot do without."""
+    combinations = COMBINATIONS[:: 1 if thorough else 3]
+    for combination in combinations:
+        fit(made(combination), "replay", combination, epochs=1, seed=1)
+    engines = [(name, engine) for name, runner in zip(combinations, runners) for engine in runner.engines.values()]
+    assert len(engines) > len(combinations)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        for name, engine in engines:
+            with record_function("/".join(name)):
+                for _ in range(10):
+                    engine.step()
+    found: dict[str, int] = {}
+    for event in profiled.events():
+        if abs(event.self_cpu_memory_usage) > 64:
+            found[event.name] = max(found.get(event.name, 0), event.self_cpu_memory_usage)
+    assert not found
+    assert not {op for _, engine in engines for op in engine.allocating}
 
 
 def resident() -> int:
@@ -738,7 +749,7 @@ def resident() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory_stays_flat(engine: str, count: Callable[[int, int], int]) -> None:
-    steps = count(6_000, 100_000)
+    steps = count(3_000, 100_000)
     model = made(("noisy", "cross_entropy", "adam"))
     fit(model, engine, seed=1, epochs=steps // 60)
     before = resident()
@@ -762,8 +773,9 @@ def test_memory_stays_flat_over_steps(count: Callable[[int, int], int], runners:
 
 def test_fits_again_and_again_keep_no_programs() -> None:
     model = made()
-    for _ in range(5):
+    found: list[Any] = []
+    for _ in range(6):
+        gc.collect()
+        found.append((len(hg.tape()), sum(type(thing) is Compiled for thing in gc.get_objects())))
         fit(model, "replay", seed=1, epochs=1)
-    before = len(hg.tape())
-    held = functools.reduce(lambda total, _: total + len(fit(model, "replay", epochs=1)), range(20), 0)
-    assert held == 20 and len(hg.tape()) == before
+    assert found[2] == found[-1], "the programs of earlier fits are gone"

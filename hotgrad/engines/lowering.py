@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines.compositions import expanded
-from hotgrad.engines.expressions import is_expression
+from hotgrad.engines.expressions import is_expression, literal
 from hotgrad.engines.kernels import Context, Copy, Elementwise, Kernel
 from hotgrad.engines.layout import C_TYPES, Buffer, NativeError, Place, fresh
 from hotgrad.engines.shapes import SHAPE_CLASSES
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.program.instructions import Code, Instruction, Value, described
 
+_LETTERS = {"float": "f", "double": "d", "int64_t": "l", "int32_t": "i", "uint8_t": "b"}  # names of shared memory
 LONGEST_CHAIN = 60  # instructions in a loop; more, and values leave the registers
 
 
@@ -73,7 +74,7 @@ class Lowering:
 
     def _scalar(self, instruction: Instruction) -> None:
         native = "pow({a}, {b})" if instruction.op.native == "pow" else instruction.op.native
-        texts = [self.scalars[o] if isinstance(o, Value) else repr(float(o)) for o in instruction.operands]
+        texts = [self.scalars[o] if isinstance(o, Value) else f"({literal(o, torch.float64)})" for o in instruction.operands]
         for name, text in zip(instruction.op.operand_names, texts):
             native = native.replace("{" + name + "}", text)
         self.scalars[instruction.out] = f"s{len(self.scalar_lines)}"
@@ -87,11 +88,13 @@ class Lowering:
             place.buffer.written = position
 
     def note(self, instruction: Instruction) -> list[str]:
+        """What the instruction does, for readers of the C."""
         operands = [
             described(o) if isinstance(o, Value) and o.kind != "scalar" else self.scalars.get(o, repr(o)) for o in instruction.operands
         ]
-        options = [f"{k}={described(Value.like('constant', v)) if isinstance(v, Tensor) else v!r}" for k, v in instruction.options.items()]
-        return [f"{described(instruction.out)} = {instruction.op.name}({', '.join(operands + options)})".replace("torch.", "")]
+        options = [f"{name}={' '.join(repr(value).split()):.60}" for name, value in instruction.options.items()]
+        text = f"{described(instruction.out)} = {instruction.op.name}({', '.join(operands + options)})"
+        return [text.replace("torch.", "").replace("*/", "* /")]
 
     # ---- elementwise chains
 
@@ -268,7 +271,7 @@ class Lowering:
                     available.remove(name)
                     self._slot(buffer, name) if not enough else setattr(buffer, "slot", name)
                 else:
-                    self._slot(buffer, f"{ctype[0]}{sum(t == ctype for t, _ in self.slots.values())}")
+                    self._slot(buffer, f"{_LETTERS[ctype]}{sum(t == ctype for t, _ in self.slots.values())}")
                 dying.setdefault(last.get(buffer, position), []).append(buffer)
             for buffer in dying.pop(position, []):
                 if buffer in seen:

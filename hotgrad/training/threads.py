@@ -39,7 +39,9 @@ def side_by_side(tasks: Sequence[Callable[[], T]], jobs: int) -> list[T]:
     with ThreadPoolExecutor(min(jobs, len(tasks))) as pool:
         futures = [pool.submit(contextvars.copy_context().run, run, task) for task in tasks]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()  # raises what it raised, before the others are waited for
             return [future.result() for future in futures]
         finally:
             stop.set()
