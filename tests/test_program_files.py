@@ -15,11 +15,19 @@ import torch
 import hotgrad as hg
 from hotgrad import nn, optim
 
-ENGINES = ["replay"]
+ENGINES = ["replay", "native"]
+QUICK = {"test_states_are_the_files_own", "test_statistics_that_a_program_updates"}
 engines = pytest.mark.parametrize("engine", ENGINES)
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 T, ROWS = torch.arange(4.0), torch.tensor([2, 0])
+
+
+@pytest.fixture(autouse=True)
+def _native_in_full_runs(request: pytest.FixtureRequest, thorough: bool) -> None:
+    """Compiling takes its time: by default only what `QUICK` names runs on the native engine."""
+    if "native" in request.node.name and not thorough and request.node.name.split("[")[0] not in QUICK:
+        pytest.skip("native: in the thorough run")
 
 
 def network() -> hg.Sequential:
@@ -59,7 +67,8 @@ def tensors(result: Any) -> list[torch.Tensor]:
 
 def same(a: Any, b: Any) -> bool:
     return len(tensors(a)) == len(tensors(b)) and all(
-        x.dtype == y.dtype and x.shape == y.shape and torch.equal(x.nan_to_num(7.5), y.nan_to_num(7.5)) for x, y in zip(tensors(a), tensors(b))
+        x.dtype == y.dtype and x.shape == y.shape and torch.equal(x.nan_to_num(7.5), y.nan_to_num(7.5))
+        for x, y in zip(tensors(a), tensors(b))
     )
 
 

@@ -161,7 +161,7 @@ def rows_until(x: Any) -> Any:
 
 READS: dict[str, F] = {
     "a branch": lambda x: x * 2 if x.sum() > 0 else x,
-    "a number on the left": lambda x: x * 2 if 0 < x.sum() else x,
+    "a number on the left": lambda x: x * 2 if x.sum() > 0 else x,
     "a branch on a mask": lambda x: x if (x > 0).to(torch.float32).sum() > 1 else -x,
     "a while loop": while_on_data,
     "and": lambda x: x * 2 if x.sum() > 0 and x[0] > 0 else x,
@@ -424,7 +424,7 @@ depend("counts", {
     "an attribute": (lambda: Holder(), lambda h, x: x * (counted(h) // 4), nothing),
     "a namespace": (types.SimpleNamespace, lambda s, x: x * (counted(s) // 4), nothing),
     "a class": (lambda: type("Own", (), {}), lambda c, x: x * (counted(c) // 4), nothing),
-    "a list": (lambda: [], lambda c, x: (c.append(1), x * len(c))[1], nothing),
+    "a list": (list, lambda c, x: (c.append(1), x * len(c))[1], nothing),
     "a dict": (dict, lambda c, x: (c.update(n=c.get("n", 0) + 1), x * (c["n"] // 4))[1], nothing),
     "a set": (set, lambda c, x: (c.add(len(c)), x * (len(c) // 4))[1], nothing),
     "a slot": (lambda: Slotted(0), lambda h, x: (setattr(h, "k", h.k + 1), x * (h.k // 4))[1], nothing),
@@ -435,7 +435,7 @@ depend("counts", {
     "a cycle": (lambda: itertools.cycle([1.0, 1.0, 2.0]), lambda c, x: x * next(c), nothing),
     "a deque": (lambda: collections.deque([1.0, 1.0, 2.0]), lambda c, x: (c.rotate(-1), x * c[-1])[1], nothing),
     "structures": (lambda: itertools.cycle([True, False]), lambda c, x: (x, x * 2) if next(c) else [x, x * 2], nothing),
-    "a Variable kept": (lambda: [], lambda c, x: (c.append(x * 2), x * c[0])[1], nothing),
+    "a Variable kept": (list, lambda c, x: (c.append(x * 2), x * c[0])[1], nothing),
     "a Variable kept in a slot": (lambda: Slotted(hg.Variable([1.0, 1.0, 1.0])), kept_in_a_slot, nothing),
 }, refused=True)  # fmt: skip
 
@@ -546,7 +546,7 @@ depend("a change", {
 
 def later(x: Any) -> Any:
     try:
-        return x * LATER  # type: ignore[name-defined] # noqa: F821
+        return x * LATER  # type: ignore[name-defined]
     except NameError:
         return x
 
