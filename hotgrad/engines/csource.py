@@ -50,6 +50,15 @@ typedef int{bits}_t {t}_order __attribute__((vector_size({bytes})));
 """
 
 
+_RUN = """\
+/* Runs `steps` times. Row b of run s of an input is row order[s * rows + b] of its source; without an order the source is the
+   input. From run to run scalars lie scalar_step, and outputs output_steps[], apart. States are read at the start, and written
+   at the end. */
+void {name}_run(struct {name} *restrict w, int64_t steps, const void *const *sources, const int64_t *order,
+  const double *scalars, int64_t scalar_step, const float *const *draws, void *const *outputs, const int64_t *output_steps,
+  void *const *states)""".splitlines()
+
+
 def vector_bytes() -> int:
     """The size of this machine's vectors."""
     return {"AVX512": 64, "AVX2": 32}.get(torch.backends.cpu.get_cpu_capability(), 16)
@@ -114,10 +123,7 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
         yield from ("  " + line for line in _load(place, f"constants[{number}]"))
     yield "}"
     yield ""
-    yield "/* Runs `steps` times. Row b of run s of an input is row order[s * rows + b] of its source; without an order the source is the input."
-    yield "   scalars, and outputs, lie scalar_step, output_steps[] apart from run to run. States are read at the start and written at the end. */"
-    yield f"void {name}_run(struct {name} *restrict w, int64_t steps, const void *const *sources, const int64_t *order, const double *scalars,"
-    yield "  int64_t scalar_step, const float *const *draws, void *const *outputs, const int64_t *output_steps, void *const *states)"
+    yield from (line.format(name=name) for line in _RUN)
     yield "{"
     yield "  (void)sources, (void)order, (void)draws, (void)outputs, (void)output_steps, (void)states;"
     for number, state in enumerate(code.states):
@@ -250,7 +256,8 @@ def _trial(low: Lowering, name: str) -> Iterator[str]:
     yield f"  struct {name} *w = aligned_alloc(64, (sizeof(struct {name}) + 63) / 64 * 64);"
     yield "  memset(w, 0, sizeof *w);"
     yield f"  {name}_load(w, constants);"
-    yield f"  {name}_run(w, {steps}, (const void *const *)sources, NULL, scalars, 0, (const float *const *)draws, outputs, output_steps, states);"
+    yield f"  {name}_run(w, {steps}, (const void *const *)sources, NULL, scalars, 0,"
+    yield "    (const float *const *)draws, outputs, output_steps, states);"
     yield "  free(w);"
     for array, places in arrays.items():
         yield from (f"  free({array}[{i}]);" for i in range(len(places)))

@@ -24,7 +24,9 @@ _LIMIT = 600.0  # seconds for a file of many programs
 
 
 class Native:
-    """A compiled program, to be used by one thread at a time. Raises NativeError, naming what has no native form, or where there is no working compiler.
+    """A compiled program, to be used by one thread at a time.
+
+    Raises NativeError, naming what has no native form, or where there is no working compiler.
 
     >>> code = Code()
     >>> native = Native(code)
@@ -123,6 +125,8 @@ class Native:
             if state.update is not None and copy.data_ptr() != state.tensor.data_ptr():
                 with torch.no_grad():
                     state.tensor.copy_(copy)
+        # a backward that needs the old values is to notice
+        torch._C._increment_version([state.tensor for state in code.states if state.update is not None])
 
     def _setup(self, low: Lowering, name: str) -> None:
         code = low.code
@@ -176,7 +180,8 @@ def _state(state: State) -> Tensor:
     tensor, value = state.tensor, state.value
     if tensor.shape != value.shape or tensor.dtype is not value.dtype or not tensor.is_cpu:
         raise ShapeError(
-            f"a state must be {described(value)} on the CPU, as when it was captured; it is {tensor.dtype}{tuple(tensor.shape)} on {tensor.device}"
+            f"a state must be {described(value)} on the CPU, as when it was captured; "
+            f"it is {tensor.dtype}{tuple(tensor.shape)} on {tensor.device}"
         )
     return tensor.contiguous()
 

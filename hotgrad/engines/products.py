@@ -84,8 +84,10 @@ def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str
         inner.append("      " + " ".join(f"ONCE(b{j});" for j in range(vectors)))
         inner += [f"      a = x[{r} * ai]; " + " ".join(f"s{r}{j} += a * b{j};" for j in range(vectors)) for r in range(rows)]
     lines = [
-        f"/* c[i, j] {{+}}= the sum over k of a[i, k] * b[k, j] for `blocks` times {rows} rows and {vectors} vectors of columns; `more`: added. */",
-        f"SEPARATE static void {name}(long blocks, long depth, const {t} *a, long ai, long ak, const {t} *b, long bk, {t} *c, long ci, int more)",
+        f"/* c[i, j] = the sum over k of a[i, k] * b[k, j], for `blocks` times {rows} rows and {vectors} vectors of columns.",
+        "   `more`: added to what stands there. */",
+        f"SEPARATE static void {name}(long blocks, long depth, const {t} *a, long ai, long ak, const {t} *b, long bk,",
+        f"  {t} *c, long ci, int more)",
         "{",
         f"  for (; blocks > 0; blocks--, a += {rows} * ai, c += {rows} * ci) {{",
         f"    {t}_v " + ", ".join(f"s{r}{j} = {{0}}" for r, j in cells) + ";",
@@ -100,7 +102,7 @@ def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str
         "  }",
         "}",
     ]
-    context.helpers[name] = "\n".join(lines).replace("{+}", "+") + "\n"
+    context.helpers[name] = "\n".join(lines) + "\n"
     return name
 
 

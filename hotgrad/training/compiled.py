@@ -22,6 +22,7 @@ from hotgrad.variable import wrap
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
 AGREEMENT = 1e-3  # how far one step of the native engine may be from replay's, relative to the largest entry
 _AGREED: set[str] = set()  # the native programs that did agree, in this process
+ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
 FIRST = 16  # steps of the first call, which shows how long a step lasts
 
 
@@ -51,7 +52,9 @@ class Compiled:
         self.programs: dict[int, Captured] = {}
         self.engines: dict[int, Any] = {}
         self.parts: list[list[_Part]] = []  # per epoch
-        self.rate = 0.0  # steps per second
+        self.rate = 0.0  # steps per second, in the engine
+        self.pace = 0.0  # epochs per second, all in all
+        self.began = 0.0
         self.predict = Predictor(model)
         for rows in dict.fromkeys(job.sizes):
             self._program(rows)
@@ -126,6 +129,7 @@ class Compiled:
     def epoch(self, order: Tensor) -> None:
         """Note an epoch that is to run over the rows in this order, with the random numbers and rates that its steps will need."""
         if not self.parts:
+            self.began = time.perf_counter()
             for rows in self.programs:
                 self._program(rows)
         sizes = self.job.sizes
@@ -149,11 +153,18 @@ class Compiled:
 
     def together(self) -> int:
         """How many epochs may run before anything is looked at: as many as a call into the engine takes."""
-        return max(1, int(self.rate * SECONDS) // len(self.job.sizes))
+        drawn = sum(draw.value.numel() for program in self.programs.values() for draw in program.code.draws)
+        return max(1, min(int(self.pace * SECONDS), ELEMENTS // (len(self.job.data.x) + drawn * len(self.job.sizes))))
 
     def results(self, stop: Callable[[], bool]) -> list[Epoch] | None:
         """Run the epochs noted; None if `stop` said so between two calls into the engine."""
         epochs, self.parts = self.parts, []
+        found = self._found(epochs, stop)
+        # the host's part, the random numbers above all, counts as well
+        self.pace = min(len(epochs) / max(time.perf_counter() - self.began, 1e-9), 4 * len(epochs) / SECONDS)
+        return found
+
+    def _found(self, epochs: list[list[_Part]], stop: Callable[[], bool]) -> list[Epoch] | None:
         losses: dict[int, Tensor] = {}
         right: dict[int, int] = {}
         for rows, neighbours in groupby(chain(*epochs), key=lambda part: part.rows):
