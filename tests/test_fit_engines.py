@@ -525,11 +525,13 @@ def test_ctrl_c_in_the_middle(rows: int, engine: str) -> None:
     pressed: list[float] = []
 
     def press() -> None:
+        while signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is still capturing
+            time.sleep(0.01)
+        time.sleep(0.3)
         pressed.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGINT)
 
-    timer = threading.Timer(0.5, press)
-    timer.start()
+    threading.Thread(target=press, daemon=True).start()
     history = fit(model, engine, rows=rows, epochs=10**7, seed=1)
     assert pressed and time.perf_counter() - pressed[0] < 2, "it takes effect within a second, on a slow machine two"
     assert len(history) == model.epochs_done
@@ -732,7 +734,7 @@ def test_predictions_of_what_cannot_be_captured() -> None:
 
 def test_steps_allocate_nothing(runners: list[Compiled], thorough: bool) -> None:
     """Of more than 64 bytes, nor do they free; `allocating` would name the ops that cannot do without."""
-    combinations = COMBINATIONS[:: 1 if thorough else 3]
+    combinations = COMBINATIONS[:: 1 if thorough else 5]
     for combination in combinations:
         fit(made(combination), "replay", combination, epochs=1, seed=1)
     engines = [(name, engine) for name, runner in zip(combinations, runners) for engine in runner.engines.values()]
@@ -783,8 +785,8 @@ def test_memory_stays_flat_over_steps(count: Callable[[int, int], int], runners:
 def test_fits_again_and_again_keep_no_programs() -> None:
     model = made()
     found: list[Any] = []
-    for _ in range(6):
+    for _ in range(3):
         gc.collect()
         found.append((len(hg.tape()), sum(type(thing) is Compiled for thing in gc.get_objects())))
         fit(model, "replay", seed=1, epochs=1)
-    assert found[2] == found[-1], "the programs of earlier fits are gone"
+    assert found[1] == found[-1], "the programs of earlier fits are gone"

@@ -5,7 +5,7 @@ buffers whose lives do not overlap share memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,18 +126,16 @@ class Lowering:
             return None
         last = max((place.buffer.written for place in operands), default=-1)
 
-        def joins(kernel: Kernel | None, own: bool) -> bool:
+        for position in range(max(last, 0), len(self.kernels)):
+            kernel = self.kernels[position]
             if not isinstance(kernel, Elementwise) or kernel.shape != shape or len(kernel.members) >= LONGEST_CHAIN:
-                return False
-            results = list(kernel.results.values())
-            shared = own or any(place in kernel.reads for place in operands)
-            return shared and all(place in results for place in operands if place.buffer.written == last) if own else shared
-
-        if last >= 0 and joins(self.kernels[last], own=True):
-            return cast(Elementwise, self.kernels[last])
-        for kernel in self.kernels[last + 1 :]:
-            if joins(kernel, own=False):
-                return cast(Elementwise, kernel)
+                continue
+            if position > last:
+                suits = any(place in kernel.reads for place in operands)  # they share a load
+            else:  # what it computes itself it has element by element only, not views of it
+                suits = all(place in kernel.results.values() for place in operands if place.buffer.written == last)
+            if suits:
+                return kernel
         return None
 
     def _absorb(self, group: Elementwise, position: int) -> None:
@@ -148,12 +146,11 @@ class Lowering:
             if not self.fuse or not isinstance(kernel, Elementwise) or kernel.shape != group.shape:
                 continue
             results = {p.buffer: p for p in kernel.results.values()}
-            between = [k for k in self.kernels[earlier + 1 : position] if k is not None]
-            if any(p.buffer in results for k in between for p in k.reads):
-                continue
-            if any(p.buffer in results and p != results[p.buffer] for p in group.reads):
-                continue
-            if len(kernel.members) + len(group.members) > LONGEST_CHAIN:
+            if (
+                len(kernel.members) + len(group.members) > LONGEST_CHAIN
+                or any(p.buffer in results for k in self.kernels[earlier + 1 : position] if k is not None for p in k.reads)
+                or any(p.buffer in results and p != results[p.buffer] for p in group.reads)
+            ):
                 continue
             group.members[:0] = kernel.members
             group.operands |= kernel.operands
@@ -167,9 +164,9 @@ class Lowering:
 
     # ---- memory
 
-    def copied(self, place: Place, padded: bool = True, dtype: torch.dtype | None = None) -> Place:
+    def copied(self, place: Place, padded: bool = True) -> Place:
         """A copy by rows."""
-        target = fresh(place.shape, dtype or place.dtype, self.context.lanes, padded)
+        target = fresh(place.shape, place.dtype, self.context.lanes, padded)
         self.add(Copy(self.context, [place], [target], [f"copy {place.shape}"]))
         return target
 
@@ -216,8 +213,9 @@ class Lowering:
             self._slot(place.buffer, f"t{number}")
 
     def _slot(self, buffer: Buffer, name: str) -> None:
+        """Give it the memory of this name, which grows if it must."""
         buffer.slot = name
-        self.slots[name] = (C_TYPES[buffer.dtype], buffer.size)
+        self.slots[name] = (C_TYPES[buffer.dtype], max(buffer.size, self._size(name)))
 
     def _in_place(self, updates: list[tuple[Value, Value]], final: list[Place], last: dict[Buffer, int], end: int) -> None:
         """States' new values are computed where the old ones stand, if nobody needs those any more, else copied at the end."""
@@ -269,7 +267,7 @@ class Lowering:
                     enough = [s for s in available if self.slots[s][1] >= buffer.size]
                     name = min(enough, key=self._size) if enough else max(available, key=self._size)
                     available.remove(name)
-                    self._slot(buffer, name) if not enough else setattr(buffer, "slot", name)
+                    self._slot(buffer, name)
                 else:
                     self._slot(buffer, f"{_LETTERS[ctype]}{sum(t == ctype for t, _ in self.slots.values())}")
                 dying.setdefault(last.get(buffer, position), []).append(buffer)
@@ -278,7 +276,7 @@ class Lowering:
                     free.setdefault(C_TYPES[buffer.dtype], []).append(buffer.slot)
 
     def _size(self, slot: str) -> int:
-        return self.slots[slot][1]
+        return self.slots[slot][1] if slot in self.slots else 0
 
 
 def _needed(instructions: list[Instruction], results: list[Value]) -> list[Instruction]:

@@ -66,6 +66,11 @@ class Replay:
         self._source = writer.source()
         self.step: Callable[[], None] = writer.compiled(self._source)
 
+    @classmethod
+    def together(cls, codes: Sequence[Code], fuse: bool = True) -> list[Replay]:
+        """Several programs made ready."""
+        return [cls(code, fuse) for code in codes]
+
     def many(
         self,
         sources: Sequence[Tensor],

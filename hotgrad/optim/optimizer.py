@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad import records
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.ops.arithmetic import Minimum
@@ -17,7 +18,6 @@ from hotgrad.ops.reductions import Norm
 from hotgrad.ops.shaping import Stack
 from hotgrad.optim.lists import Each, assign, noted
 from hotgrad.optim.schedules import Schedule
-from hotgrad import records
 from hotgrad.variable import Parameter, Variable
 
 

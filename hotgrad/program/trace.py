@@ -66,7 +66,8 @@ class _Earlier:
     def __getattribute__(self, name: str) -> NoReturn:
         if state.trace is None:
             raise CaptureError("this gradient stood for one while capturing a program, which is over")
-        state.trace.refuse(f"a gradient from before the capture was used{_where()}; call zero_grad() in the captured function first")
+        trace: Trace = state.trace
+        trace.refuse(f"a gradient from before the capture was used{_where()}; call zero_grad() in the captured function first")
 
 
 _EARLIER: Any = _Earlier()
@@ -211,7 +212,7 @@ class Trace:
 
     def dense(self, array: Traced) -> Traced:
         """As backward leaves gradients: in memory of their own. Some kernels sum in another order otherwise."""
-        return array if array._data.is_contiguous() else self.apply(primitives()["Copy"], (array,), None)  # type: ignore[no-any-return]
+        return array if array._data.is_contiguous() else self.apply(primitives()["Copy"], (array,), None)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Traced:
         """Random numbers, new at each run: see Draw."""

@@ -34,7 +34,8 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
         runner: Any = _captured(model, job)
         runner.start(engine)
     else:
-        runner, notes = None, []
+        runner = None
+        notes: list[str] = []
         if engine == "auto" and not needy and job.epochs * len(job.sizes) >= FEW:
             runner, notes = _best(model, job)
         runner = runner or Eager(model, job)
@@ -63,7 +64,7 @@ def _best(model: Any, job: Job) -> tuple[Compiled | None, list[str]]:
         runner = _captured(model, job)
     except CaptureError as error:
         return None, [f"it cannot be captured: {error}"]
-    notes = []
+    notes: list[str] = []
     steps = job.epochs * len(job.sizes)
     costs = estimates(next(iter(runner.programs.values())).code, job.data.x.is_cpu)
     for name in sorted(costs, key=lambda name: costs[name].total(steps)):

@@ -21,7 +21,7 @@ from hotgrad.variable import wrap
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
 AGREEMENT = 1e-3  # how far one step of the native engine may be from replay's, relative to the largest entry
-_AGREED: set[str] = set()  # the native programs that did agree, in this process
+_AGREED: set[str] = set()  # the native programs that did agree, in this process, by their file
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
 FIRST = 16  # steps of the first call, which shows how long a step lasts
 
@@ -65,7 +65,8 @@ class Compiled:
         Without `fuse` replay gives what eager gives, bit for bit, and is a twentieth slower.
         """
         self.name, self.fuse = engine, fuse
-        self.engines = {rows: ENGINES[engine](program.code, fuse) for rows, program in self.programs.items()}
+        made = ENGINES[engine].together([program.code for program in self.programs.values()], fuse)
+        self.engines = dict(zip(self.programs, made))
         self.details = next(iter(self.engines.values())).details
         if engine == "native":
             for rows in self.engines:
@@ -97,8 +98,8 @@ class Compiled:
         the rounding of gradients near 0.
         """
         program = self.programs[rows]
-        source = self.engines[rows].source()
-        if source in _AGREED:
+        file = f"{self.engines[rows].library.path} {rows}"
+        if file in _AGREED:
             return
         states = [state.tensor for state in program.code.states]
         before = [tensor.clone() for tensor in states]
@@ -122,7 +123,7 @@ class Compiled:
                 raise EngineError(
                     f"the native engine's first step differs from replay's by {float((eager - native).abs().max()):.3g} in values of up to {scale:.3g}"
                 )
-        _AGREED.add(source)
+        _AGREED.add(file)
 
     # ---- epochs
 
