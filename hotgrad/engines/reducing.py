@@ -16,8 +16,8 @@ from hotgrad.engines.layout import C_TYPES, Nest, added
 _COMBINE = {
     "sum": ("{a} + {b}", "0"),
     "prod": ("{a} * {b}", "1"),
-    "amax": ("({b} > {a}) | ({b} != {b}) ? {b} : {a}", "-INFINITY"),
-    "amin": ("({b} < {a}) | ({b} != {b}) ? {b} : {a}", "INFINITY"),
+    "amax": ("(({b} > {a}) | ({b} != {b})) ? {b} : {a}", "-INFINITY"),
+    "amin": ("(({b} < {a}) | ({b} != {b})) ? {b} : {a}", "INFINITY"),
 }
 _LIMITS = {
     torch.bool: {"-INFINITY": "0", "INFINITY": "1"},

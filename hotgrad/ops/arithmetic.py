@@ -216,7 +216,7 @@ class Maximum(Primitive):
     Variable([2., 5.])
     """
 
-    native = "({a} > {b}) | ({a} != {a}) ? {a} : {b}"
+    native = "(({a} > {b}) | ({a} != {a})) ? {a} : {b}"
     forward = staticmethod(lambda a, b: torch.maximum(*_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.maximum, a, b, out=out))
     vjps = (
@@ -234,7 +234,7 @@ class Minimum(Primitive):
     Variable([1., 2.])
     """
 
-    native = "({a} < {b}) | ({a} != {a}) ? {a} : {b}"
+    native = "(({a} < {b}) | ({a} != {a})) ? {a} : {b}"
     forward = staticmethod(lambda a, b: torch.minimum(*_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.minimum, a, b, out=out))
     vjps = (
