@@ -266,8 +266,6 @@ class Variable(Methods):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
 
-    # ---- copying
-
     def __reduce__(self) -> Any:
         self._refuse_to_copy("pickled")
         return _restore, (type(self), self._data, self.requires_grad, self.name, self.grad)

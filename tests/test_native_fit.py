@@ -80,7 +80,7 @@ def test_a_checkpoint_names_compiler_and_target(tmp_path: Path) -> None:
     compare(state(whole), state(resumed))
 
 
-class Untold(hg.Primitive):
+class Untold(hg.Primitive, register=False):
     """An op that does not say how to compute it natively."""
 
     forward = staticmethod(lambda a: a * 2.0)
@@ -88,7 +88,7 @@ class Untold(hg.Primitive):
     reads = ("",)
 
 
-class Mistold(hg.Primitive):
+class Mistold(hg.Primitive, register=False):
     """An op whose native form is another function."""
 
     native = "{a} * 2.1"

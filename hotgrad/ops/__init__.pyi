@@ -62,6 +62,7 @@ from hotgrad.ops.reductions import Std as Std
 from hotgrad.ops.reductions import Sum as Sum
 from hotgrad.ops.reductions import Var as Var
 from hotgrad.ops.shaping import Cat as Cat
+from hotgrad.ops.shaping import Copy as Copy
 from hotgrad.ops.shaping import Expand as Expand
 from hotgrad.ops.shaping import Flip as Flip
 from hotgrad.ops.shaping import Fold as Fold

@@ -11,7 +11,7 @@ from hotgrad.training.compiled import Compiled
 from hotgrad.training.costs import estimates
 from hotgrad.training.steps import Eager, Job
 
-FEW = 100  # steps for which a capture does not pay
+FEW = 150  # steps for which a capture does not pay
 NAMES = ("auto", "eager", "replay", "native")
 
 
