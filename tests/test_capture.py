@@ -65,7 +65,7 @@ def check_equal(a: Any, b: Any, exact: bool, where: str = "result") -> None:
             assert bool(same.all()), f"{where}: {a} in place of {b}"
         else:
             scale = float(b.double().abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
-            assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-5 * max(scale, 1e-30), equal_nan=True), (
+            assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-5 * scale + 1e-9, equal_nan=True), (
                 f"{where}: {a} in place of {b}"
             )
 

@@ -52,7 +52,10 @@ class Program:
         self._lock = threading.Lock()
 
     def to(self, engine: str, fuse: bool = True) -> Program:
-        """The same program on another engine, "replay" or "native". Without `fuse` replay computes eager's results bit for bit.
+        """The same program on another engine, "replay" or "native".
+
+        Without `fuse` replay computes eager's results bit for bit, for inputs that lie in memory as the examples did: some kernels sum
+        in the order of memory.
 
         Raises SettingError for an unknown engine, EngineError if the engine cannot run this program.
         """

@@ -69,7 +69,9 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
     cannot be captured; what `f` itself raises comes out.
     """
     watch = Watch(roots)
-    tensors = [example._data if isinstance(example, Variable) else example for example in examples]
+    # dense, as a program's own memory is
+    given = [example._data if isinstance(example, Variable) else example for example in examples]
+    tensors = [torch.empty_like(tensor).copy_(tensor) for tensor in given]
     flags = [isinstance(example, Variable) and example.requires_grad for example in examples]
     traces, structures = [], []
     try:
