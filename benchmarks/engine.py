@@ -203,7 +203,12 @@ def second(quick: bool) -> dict[str, Any]:
     for problem in (Problem(20, 25, 1000), Problem(256, 128, 4096))[: 1 if quick else 2]:
         x, y = (t[: problem.batch] for t in problem.data())
         for what in ("Hessian times vector", "gradient of the gradient's square"):
-            contenders = {"hotgrad": hotgrad_second(problem, x, y, what), "torch.autograd": torch_second(problem, x, y, what)}
+            contenders = {
+                "hotgrad": hotgrad_second(problem, x, y, what),
+                "hotgrad replay": hotgrad_second(problem, x, y, what, "replay"),
+                "hotgrad native": hotgrad_second(problem, x, y, what, "native"),
+                "torch.autograd": torch_second(problem, x, y, what),
+            }
             if importlib.util.find_spec("jax"):
                 contenders["JAX jit"] = jax_second(problem, x, y, what)
             else:
@@ -233,19 +238,20 @@ def summed(parts: list[Any]) -> Any:
     return total
 
 
-def hotgrad_second(problem: Problem, x: Tensor, y: Tensor, what: str) -> Callable[[], float]:
+def hotgrad_second(problem: Problem, x: Tensor, y: Tensor, what: str, engine: str = "eager") -> Callable[[], float]:
     """By gradients of gradients; gives the first weight's sum."""
     weights, biases = problem.parameters()
     parameters = [hg.Variable(p, True) for p in weights + biases]
     ones = [torch.ones_like(p.data) for p in parameters]
 
-    def work() -> float:
+    def derivatives(x: Any, y: Any) -> Any:
         first: Any = hg.gradients(objective(parameters, x, y), parameters, create_graph=True)
         factors: Any = ones if what.startswith("Hessian") else first
         product: Any = hg.gradients(summed([(g * f).sum() for g, f in zip(first, factors)]), parameters, allow_unused=True)
-        return float(product[0].sum())
+        return product
 
-    return work
+    run = derivatives if engine == "eager" else hg.capture(derivatives, x, y).to(engine).run
+    return lambda: float(run(x, y)[0].sum())
 
 
 def torch_second(problem: Problem, x: Tensor, y: Tensor, what: str) -> Callable[[], float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import signal
 import threading
 import time
@@ -18,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import hotgrad as hg
 from hotgrad import nn, optim
+from hotgrad.engines.compiler import find_compiler
 from hotgrad.training import choice
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.costs import Cost
@@ -790,3 +793,38 @@ def test_fits_again_and_again_keep_no_programs() -> None:
         found.append((len(hg.tape()), sum(type(thing) is Compiled for thing in gc.get_objects())))
         fit(model, "replay", seed=1, epochs=1)
     assert found[1] == found[-1], "the programs of earlier fits are gone"
+
+
+def test_a_model_that_predicted_can_be_copied_and_pickled() -> None:
+    model = made()
+    fit(model, "replay")
+    x, _ = problem("cross_entropy", 9)
+    outputs = [model.predict(x) for _ in range(6)]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other.predict(x), outputs[-1])
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
+def test_what_changes_at_every_epoch_is_not_compiled_at_every_epoch() -> None:
+    def train(engine: str) -> tuple[hg.Sequential, Any]:
+        layer = Scaled()
+        model = hg.Sequential(layer, hg.Linear(3, 2), loss="cross_entropy", optimizer="sgd")
+        model.reset(0)
+
+        def change(model: Any, history: Any) -> None:
+            layer.factor = 1.0 + 0.1 * len(history)
+
+        return model, fit(model, engine, epochs=8, seed=1, callbacks=[change])
+
+    (eager, _), (native, history) = train("eager"), train("native")
+    assert "replay after 4 changes" in history.engine_note
+    compare(state(native), state(eager), 1e-4)
+
+
+class Scaled(hg.Module):
+    """Depends on a number that a callback changes."""
+
+    factor = 1.0
+
+    def forward(self, x: Any) -> Any:
+        return x * self.factor

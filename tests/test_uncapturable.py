@@ -798,7 +798,11 @@ def test_a_refusal_leaves_nothing_behind() -> None:
     assert torch.equal(step(optimizer, hg.Variable(XS[0]))[0].data, ((before * XS[0]) ** 2).sum())
 
 
-@pytest.mark.parametrize("result", [3.0, "text", None, (), (XS[0], 3.0), {XS[0]}, XS[0].shape, hg.ReLU(), object, iter([])], ids=lambda result: type(result).__name__)
+@pytest.mark.parametrize(
+    "result",
+    [3.0, "text", None, (), (XS[0], 3.0), {XS[0]}, XS[0].shape, hg.ReLU(), object, iter([])],
+    ids=lambda result: type(result).__name__,
+)
 def test_what_cannot_be_returned(result: Any) -> None:
     with pytest.raises(hg.CaptureError):
         hg.capture(lambda x: result, XS[0])

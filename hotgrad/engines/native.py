@@ -54,6 +54,11 @@ class Native:
         return made
 
     @property
+    def after(self) -> int:
+        """The bytes of the workspace."""
+        return self.workspace.numel()
+
+    @property
     def details(self) -> str:
         """The engine with what else decides about the bits of its results: compiler and CPU."""
         compiler = find_compiler()

@@ -126,6 +126,15 @@ class Program:
         return tensors
 
     @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes: of all results, if each had memory of its own, and of what the engine needs for them.
+
+        >>> hg.capture(lambda x: x.exp().tanh().exp().sum(), torch.ones(1000)).memory
+        (12004, 4004)
+        """
+        return sum(i.out.nbytes() for i in self.code.instructions), self._start().after
+
+    @property
     def states(self) -> dict[str, Tensor]:
         """The tensors that outlive a call, by name: parameters, buffers and optimizer state; not copies."""
         found: dict[str, Tensor] = {}

@@ -23,6 +23,7 @@ SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C i
 AGREEMENT = 1e-3  # how far one step of the native engine may be from replay's, relative to the largest entry
 _AGREED: set[str] = set()  # the native programs that did agree, in this process, by their file
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
+RENEWALS = 4  # compilations within a fit, after the first
 FIRST = 16  # steps of the first call, which shows how long a step lasts
 
 
@@ -55,6 +56,7 @@ class Compiled:
         self.rate = 0.0  # steps per second, in the engine
         self.pace = 0.0  # epochs per second, all in all
         self.began = 0.0
+        self.renewals = 0
         self.predict = Predictor(model)
         for rows in dict.fromkeys(job.sizes):
             self._program(rows)
@@ -88,8 +90,17 @@ class Compiled:
                     module.training = training
             found.begin()
             if self.name:
-                self.engines[rows] = ENGINES[self.name](found.code, self.fuse)
+                self._renew(rows, found)
         return found
+
+    def _renew(self, rows: int, program: Captured) -> None:
+        """Make a program that was captured again ready. What changes again and again is not compiled each time."""
+        self.renewals += 1
+        if self.name == "native" and self.renewals > RENEWALS:
+            self.engines[rows] = ENGINES["replay"](program.code, self.fuse)
+            self.job.history.engine_note = f"replay after {RENEWALS} changes of what the training step depends on"
+        else:
+            self.engines[rows] = ENGINES[self.name](program.code, self.fuse)
 
     def _compare(self, rows: int) -> None:
         """Raise EngineError unless one step gives the same on the native engine as on replay but for rounding. Nothing changes.

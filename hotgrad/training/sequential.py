@@ -61,10 +61,9 @@ class _Setup:
                 generator.set_state(state)
             raise
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Setup:
-        copied = _Setup()
-        copied.loss, copied.optimizer, copied.warned = copy.deepcopy(self.loss, memo), copy.deepcopy(self.optimizer, memo), self.warned
-        return copied
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: programs belong to the model that they were captured from."""
+        return {name: value for name, value in vars(self).items() if name != "predictor"}
 
 
 class Sequential(Module):
