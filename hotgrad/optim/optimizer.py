@@ -210,7 +210,7 @@ class Optimizer:
 
     def _note(self, trace: Any, settings: Any, slots: list[Slot], arrays: list[Any], gradients: list[Any], factor: Any) -> None:
         """As `_update`, for the program that is being captured: what differs from step to step enters it as Scalars."""
-        numbers = self._numbers(settings, slots)
+        numbers = self._numbers(settings, slots[0].count + 1)
         s = SimpleNamespace(**{**vars(settings), **{name: trace.scalar(number, name) for name, number in numbers.items()}})
         kept = {name: [trace.memory(slot, name) for slot in slots] for name in self.keeps(settings)}
         state = {name: Each(values) for name, values in kept.items()}
@@ -222,9 +222,9 @@ class Optimizer:
         for slot, value in zip(slots, noted(new)):
             trace.update(slot.parameter, value)
 
-    def _numbers(self, settings: Any, slots: list[Slot]) -> dict[str, float]:
-        """What differs from step to step for parameters of one count, at their next step."""
-        return {"lr": settings.lr, **self.scalars(settings, slots[0].count + 1)}
+    def _numbers(self, settings: Any, count: int) -> dict[str, float]:
+        """What differs from step to step, at the step of this count."""
+        return {"lr": settings.lr, **self.scalars(settings, count)}
 
     def _update(self, settings: Any, slots: list[Slot], tensors: list[Tensor], gradients: list[Tensor], factor: Tensor | None) -> None:
         """One step of parameters of one dtype and count: one run of the rule over all of them."""
@@ -371,12 +371,12 @@ class Steps:
         """Whether the parameters of each unit still have one count."""
         return all(slot.count == slots[0].count for _, slots in self.units for slot in slots)
 
-    def next(self) -> list[float]:
-        """The numbers of the next step."""
+    def next(self, ahead: int = 0) -> list[float]:
+        """The numbers of the next step, or of one so many steps further on at the present rates."""
         numbers: list[float] = []
         for group, slots in self.units:
             group.settings.lr = group.lr
-            numbers += self.optimizer._numbers(group.settings, slots).values()
+            numbers += self.optimizer._numbers(group.settings, slots[0].count + 1 + ahead).values()
         return numbers
 
     def done(self, steps: int = 1) -> None:
@@ -390,11 +390,16 @@ class Steps:
 
     def take(self, steps: int) -> list[list[float]]:
         """The numbers of that many steps, which are counted; a single row if they are the same for each."""
-        steady = type(self.optimizer).scalars is Optimizer.scalars and not self.optimizer._schedules()
+        by_step = [s for s in self.optimizer._schedules() if s.per != "epoch" or type(s).step_end is not Schedule.step_end]
         rows = []
-        for _ in range(1 if steady else steps):
-            rows.append(self.next())
-            self.done(steps if steady else 1)
+        if by_step:
+            for _ in range(steps):
+                rows.append(self.next())
+                self.done()
+            return rows
+        steady = type(self.optimizer).scalars is Optimizer.scalars
+        rows = [self.next(ahead) for ahead in range(1 if steady else steps)]
+        self.done(steps)
         return rows
 
 
