@@ -28,8 +28,7 @@ def lower(
 ) -> list[Call] | None:
     """The calls that compute `op` into `out` without allocating, None where there are none.
 
-    `operands`: tensors, with 0-d ones for numbers. `given`: the same with the numbers, as forward takes them. `scalars`: the ids of
-    those 0-d tensors that stand for another number at each step.
+    `operands`: tensors, with 0-d ones for numbers. `given`: the same with the numbers, as forward takes them.
 
     >>> zeros = torch.zeros(2)
     >>> lower(hg.ops.Exp, torch.empty(2), (zeros,), {}, (zeros,))[0]()

@@ -20,7 +20,6 @@ from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
 from hotgrad.variable import Variable, as_tensor
 
-
 ENGINES: dict[str, Any] = {"replay": Replay, "native": Native}
 
 

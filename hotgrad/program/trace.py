@@ -53,7 +53,11 @@ class Traced(Variable):
         raise _NoAttribute(f"a Variable has no attribute {name!r}; while capturing, what was a tensor may be a Variable{_where()}")
 
     def __repr__(self) -> str:
-        return "<a Variable of a capture that is over>" if "_data" not in _filled(self) else self._unreadable()
+        try:
+            object.__getattribute__(self, "_data")
+        except AttributeError:
+            return "<a Variable of a capture that is over>"
+        return str(self._unreadable())
 
 
 class _NoAttribute(CaptureError, AttributeError):
@@ -71,14 +75,6 @@ class _Earlier:
 
 
 _EARLIER: Any = _Earlier()
-
-
-def _filled(traced: Traced) -> Sequence[str]:
-    try:
-        object.__getattribute__(traced, "_data")
-    except AttributeError:
-        return ()
-    return ("_data",)
 
 
 def _traced(data: Tensor, value: Value, link: Record | Sink | None = None) -> Traced:
