@@ -175,10 +175,10 @@ class Lowering:
         for value in code.results():
             if value.kind == "scalar" and value not in self.places:
                 place = self.places[value] = self.fresh(value)
-                kernel = Elementwise(self.context, [], [place], ["a scalar"], (), scalars=self.scalars)
-                kernel.members.append(Instruction(Cast, (value,), {}, Value.like("result", torch.empty((), dtype=torch.float64))))
-                kernel.results[kernel.members[0].out] = place
-                self.add(kernel)
+                cast = Elementwise(self.context, [], [place], ["a scalar"], (), scalars=self.scalars)
+                cast.members.append(Instruction(Cast, (value,), {}, Value.like("result", torch.empty((), dtype=torch.float64))))
+                cast.results[cast.members[0].out] = place
+                self.add(cast)
         updates = [(s.value, s.update) for s in code.states if s.update is not None and s.update is not s.value]
         for value, update in updates:
             if (value.shape, value.dtype) != (update.shape, update.dtype):
