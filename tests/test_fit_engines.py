@@ -828,3 +828,21 @@ class Scaled(hg.Module):
 
     def forward(self, x: Any) -> Any:
         return x * self.factor
+
+
+def test_predictions_run_a_users_forward_once_each() -> None:
+    class Counting(hg.Module):
+        calls = 0
+
+        def forward(self, x: Any) -> Any:
+            Counting.calls += 1
+            return x * 2.0
+
+    model = hg.Sequential(Counting(), hg.Linear(3, 2))
+    x, _ = problem("cross_entropy", 9)
+    before = Counting.calls
+    for _ in range(8):
+        model.predict(x)
+    calls = Counting.calls - before
+    model.predict(x)
+    assert Counting.calls - before == calls * 9 / 8

@@ -10,6 +10,7 @@ from torch import Tensor
 from hotgrad.engines import ENGINES
 from hotgrad.errors import HotgradError
 from hotgrad.program.captured import captured
+from hotgrad.program.guards import Watch
 from hotgrad.variable import wrap
 
 CALLS = 3  # of a shape, after which a program is worth its capture
@@ -17,10 +18,13 @@ SHAPES = 16  # remembered
 
 
 class Predictor:
-    """What runs a model in eval mode on batches: eagerly at first, then by replay, to the same bits."""
+    """What runs a model in eval mode on batches: eagerly at first, then by replay, to the same bits.
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    With `trusted` only models without code of the user's, whose trial runs while capturing nobody could notice.
+    """
+
+    def __init__(self, model: Any, trusted: bool) -> None:
+        self.model, self.trusted = model, trusted
         self._found: dict[Any, Any] = {}  # by shape and dtype: the calls so far, or program and engine, or None if there can be none
 
     def __call__(self, x: Tensor) -> Any:
@@ -47,6 +51,8 @@ class Predictor:
 
     def _capture(self, x: Tensor) -> Any:
         try:
+            if self.trusted and not Watch([self.model]).trusted:
+                return None
             program = captured(self.model, [wrap(x, None)], [self.model])
             if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
                 return None
