@@ -239,6 +239,8 @@ def test_three_epochs_equal_eagers(combination: tuple[str, ...], engine: str, th
 
 
 def compare_engines(combination: tuple[str, ...], rows: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if combination in ROUGH and engine not in EXACT:
+        pytest.skip("rounding grows without bound, so that only equality to the bit can be asked for")
     eager = made(combination)
     expected = fit(eager, "eager", combination, rows, validation_data=problem(combination[1], 9), seed=5)
     for fuse in (False,) if combination in ROUGH else (False, True):
