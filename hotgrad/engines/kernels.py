@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ class Context:
 
 
 @dataclass(eq=False)
-class Kernel:
+class Kernel(ABC):
     """Some lines of C. `reads`, `writes`: the places that they use; `note`: what they compute, for their readers."""
 
     context: Context
@@ -35,8 +36,9 @@ class Kernel:
     writes: list[Place]
     note: list[str]
 
+    @abstractmethod
     def lines(self) -> Iterator[str]:
-        raise NotImplementedError
+        """The C."""
 
     def exchangeable(self, place: Place, target: Place) -> bool:
         """Whether `target` may take the memory of `place`, which is read here for the last time."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hotgrad.engines import csource
 from hotgrad.engines.compiler import LIMIT, CompilerError, Library, compile_source, find_compiler
+from hotgrad.engines.engine import Engine
 from hotgrad.engines.layout import NativeError
 from hotgrad.engines.lowering import Lowering
 from hotgrad.errors import OperandError, ShapeError
@@ -23,7 +24,7 @@ _ALIGNMENT = 64
 _LIMIT = 600.0  # seconds for a file of many programs
 
 
-class Native:
+class Native(Engine):
     """A compiled program, to be used by one thread at a time.
 
     Raises NativeError, naming what has no native form, or where there is no working compiler.
@@ -81,15 +82,9 @@ class Native:
         draws: Sequence[Tensor],
         outputs: Sequence[Tensor],
     ) -> None:
-        """Run `steps` times in one call.
+        """Run `steps` times in one call into C; see Engine. States are read at the start and written back at the end.
 
-        - `sources`: a tensor for each input. With `order` (int64), row b of run i of an input of B rows is
-          `source[order[i * B + b]]`; with None the source is the input of every run.
-        - `scalars`: float64, (steps, n), or (1, n) for the same in each run.
-        - `draws`: float32, (steps, *shape) each.
-        - `outputs`: written to; (steps, *shape) each, or (1, *shape) for the last run's alone.
-
-        States are read at the start and written back at the end.
+        Raises OperandError or ShapeError for tensors that do not fit.
         """
         code = self.code
         if steps < 1:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines.calls import Call, lower, number_dtype, together
+from hotgrad.engines.engine import Engine
 from hotgrad.ops.arithmetic import AddScaled
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.liveness import assign_buffers, empty, evaluate, given
@@ -27,7 +28,7 @@ from hotgrad.program.passes import fuse_matmul_add, simplified, sum_rows_by_prod
 _HOST = {"Add": "{} + {}", "Sub": "{} - {}", "Mul": "{} * {}", "Div": "{} / {}", "Neg": "-{}", "Pow": "{} ** {}"}
 
 
-class Replay:
+class Replay(Engine):
     """A program that is ready to run again and again. Fill `inputs`, `draws` and `scalars`, call `step`, read `outputs`.
 
     - `inputs`, `draws`, `outputs`: tensors that stay the same; an output is valid until the next step.
@@ -80,14 +81,7 @@ class Replay:
         draws: Sequence[Tensor],
         outputs: Sequence[Tensor],
     ) -> None:
-        """Run `steps` times.
-
-        - `sources`: a tensor for each input. With `order` (integers), row b of run i of an input of B rows is
-          `source[order[i * B + b]]`; with None the source is the input of every run.
-        - `scalars`: float64, (steps, n), or (1, n) for the same in each run.
-        - `draws`: float32, (steps, *shape) each.
-        - `outputs`: written to; (steps, *shape) each, or (1, *shape) for the last run's alone.
-        """
+        """Run `steps` times; see Engine."""
         numbers = scalars.tolist()
         rows = [] if order is None else order.view(steps, -1).unbind(0)
         kept = [(out, array.unbind(0)) for out, array in zip(self.outputs, outputs)]

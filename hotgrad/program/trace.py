@@ -67,11 +67,17 @@ class _NoAttribute(CaptureError, AttributeError):
 class _Earlier:
     """Stands for the gradient of a leaf from before the capture, which each run of the function would see another one of."""
 
-    def __getattribute__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> NoReturn:
         if state.trace is None:
-            raise CaptureError("this gradient stood for one while capturing a program, which is over")
+            raise _NoAttribute("this gradient stood for one while capturing a program, which is over")
         trace: Trace = state.trace
         trace.refuse(f"a gradient from before the capture was used{_where()}; call zero_grad() in the captured function first")
+
+    def _refuse(self, *others: Any) -> NoReturn:
+        self.__getattr__("value")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = __matmul__ = __getitem__ = _refuse
+    __bool__ = __float__ = __len__ = __iter__ = _refuse
 
 
 _EARLIER: Any = _Earlier()
@@ -331,7 +337,7 @@ class Trace:
         if isinstance(operand, (bool, int, float, Scalar)):
             return operand
         if isinstance(operand, _Earlier):
-            operand.read()  # refuses
+            operand._refuse()
         if type(operand).__module__ == "numpy" and hasattr(operand, "shape"):
             return self.constant(as_tensor(operand)) if operand.shape else operand.item()
         raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {operand!r:.60}")
