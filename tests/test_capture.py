@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import nn, optim
+from hotgrad.program.guards import Unsteady
 from hotgrad.testing.programs import programs_with_inputs
 
 ENGINES = ["replay", "native"]
@@ -648,6 +650,40 @@ def test_eager_work_on_another_thread_while_capturing() -> None:
     hg.capture(f, X)
     thread.join()
     assert results == [(6.0, [2.0, 4.0], pytest.approx(2.7182817))]
+
+
+def test_collections_while_another_capture_ends() -> None:
+    """The garbage collector runs callbacks that read the clock; these are not the function's."""
+    inside, over = threading.Event(), threading.Event()
+    results: list[Any] = []
+
+    def f(x: Any) -> Any:
+        inside.set()
+        over.wait(5)
+        garbage = [[] for _ in range(10_000)]  # type: ignore[var-annotated]  # enough for a collection
+        return x * len(garbage)
+
+    def work() -> None:
+        try:
+            results.append(hg.capture(f, X)(X).shape)
+        except hg.CaptureError as error:
+            results.append(error)
+
+    def callback(phase: str, info: dict[str, int]) -> None:
+        time.perf_counter()
+
+    thread = threading.Thread(target=work)
+    gc.callbacks.append(callback)
+    try:
+        with Unsteady():
+            thread.start()
+            inside.wait(5)
+        over.set()
+        thread.join()
+    finally:
+        gc.callbacks.remove(callback)
+    assert results == [X.shape]
+    assert gc.isenabled()
 
 
 # ------------------------------------------------------------------------------------------------ everything stays as it was

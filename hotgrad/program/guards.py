@@ -15,6 +15,7 @@ import gc
 import math
 import random
 import sys
+import threading
 import types
 from collections.abc import Callable, Sequence
 from operator import is_
@@ -289,6 +290,34 @@ _CLOCKS_AND_DICE = frozenset(
 )
 
 
+class _Collector:
+    """Python's garbage collector, off for as long as any thread has paused it.
+
+    A collection runs code of others on whichever thread it falls: callbacks that read the clock, finalizers.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pauses = 0
+        self._enabled = False
+
+    def pause(self) -> None:
+        with self._lock:
+            if not self._pauses:
+                self._enabled = gc.isenabled()
+                gc.disable()
+            self._pauses += 1
+
+    def resume(self) -> None:
+        with self._lock:
+            self._pauses -= 1
+            if not self._pauses and self._enabled:
+                gc.enable()
+
+
+_COLLECTOR = _Collector()
+
+
 class Unsteady:
     """Notices calls of functions whose results differ from call to call: clocks and random numbers. Use as a context manager.
 
@@ -310,8 +339,7 @@ class Unsteady:
 
     def __enter__(self) -> Unsteady:
         self._before = _numpy_state()
-        self._collecting = gc.isenabled()
-        gc.disable()  # a collection would run others' code here, such as clocks of profilers
+        _COLLECTOR.pause()
         self._ours = sys.getprofile() is None  # a profiler that the user runs is left alone
         if self._ours:
             sys.setprofile(self._look)
@@ -320,8 +348,7 @@ class Unsteady:
     def __exit__(self, *exc: object) -> None:
         if self._ours:
             sys.setprofile(None)
-        if self._collecting:
-            gc.enable()
+        _COLLECTOR.resume()
         if _numpy_state() != self._before:
             self.called = "numpy.random"
 
