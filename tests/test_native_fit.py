@@ -12,7 +12,7 @@ from test_fit_engines import COMBINATIONS, DEFAULT, compare, fit, made, problem,
 
 import hotgrad as hg
 from hotgrad.engines import compiler
-from hotgrad.training import choice, compiled
+from hotgrad.training import agreement, choice
 
 if compiler.find_compiler() is None:
     pytest.skip("there is no C compiler", allow_module_level=True)
@@ -189,9 +189,9 @@ def test_no_warning_where_native_is_not_worth_it() -> None:
 
 
 def test_the_comparison_needs_no_second_time() -> None:
-    compiled._AGREED.clear()
+    agreement._AGREED.clear()
     fit(made(), "native")
-    first = set(compiled._AGREED)
+    first = set(agreement._AGREED)
     assert first
     fit(made(), "native")
-    assert first == compiled._AGREED
+    assert first == agreement._AGREED

@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines import ENGINES
-from hotgrad.errors import CaptureError, EngineError
 from hotgrad.program.captured import Captured, captured
+from hotgrad.training.agreement import check_agreement
 from hotgrad.training.metrics import chosen
 from hotgrad.training.predictor import Predictor
-from hotgrad.training.steps import Epoch, Job, objective, training_step
+from hotgrad.training.steps import Epoch, Job, gradient_step, training_step
 from hotgrad.variable import wrap
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
-AGREEMENT = 1e-3  # how far one step of the native engine may be from replay's, relative to the largest entry
-_AGREED: set[str] = set()  # the native programs that did agree, in this process, by their file
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
 RENEWALS = 4  # compilations within a fit, after the first
 FIRST = 16  # steps of the first call, which shows how long a step lasts
@@ -72,7 +70,8 @@ class Compiled:
         self.details = next(iter(self.engines.values())).details
         if engine == "native":
             for rows in self.engines:
-                self._compare(rows)
+                sources = [source[:rows] for source in self.job.data.sources()]
+                check_agreement(self.programs[rows], self.engines[rows], sources)
 
     def _program(self, rows: int) -> Captured:
         """The program for batches of so many rows, captured anew where something has changed."""
@@ -82,7 +81,7 @@ class Compiled:
             modes = [(module, module.training) for module in model.modules()]
             model.train()
             try:
-                step = (_gradients if model.optimizer.needs_closure else training_step)(model, job.data.weights is not None)
+                step = (gradient_step if model.optimizer.needs_closure else training_step)(model, job.data.weights is not None)
                 examples = [wrap(source[:rows], None) for source in job.data.sources()]
                 found = self.programs[rows] = captured(step, examples, [model, model.loss, model.optimizer])
             finally:
@@ -101,40 +100,6 @@ class Compiled:
             self.job.history.engine_note = f"replay after {RENEWALS} changes of what the training step depends on"
         else:
             self.engines[rows] = ENGINES[self.name](program.code, self.fuse)
-
-    def _compare(self, rows: int) -> None:
-        """Raise EngineError unless one step gives the same on the native engine as on replay but for rounding. Nothing changes.
-
-        How much rounding matters shows in what fusing changes: rules that divide by the size of a gradient, such as Adam's, blow up
-        the rounding of gradients near 0.
-        """
-        program = self.programs[rows]
-        file = f"{self.engines[rows].library.path} {rows}"
-        if file in _AGREED:
-            return
-        states = [state.tensor for state in program.code.states]
-        before = [tensor.clone() for tensor in states]
-        numbers = torch.tensor([[number for hook in program.hooks for number in hook.next()]], dtype=torch.float64)
-        generator = torch.Generator().manual_seed(0)
-        draws = [torch.rand((1, *draw.value.shape), generator=generator, dtype=draw.value.dtype) for draw in program.code.draws]
-        results = []
-        for engine in (ENGINES["replay"](program.code, fuse=False), ENGINES["replay"](program.code), self.engines[rows]):
-            outputs = [torch.empty((1, *v.shape), dtype=v.dtype) for v in program.code.outputs]
-            engine.many([source[:rows] for source in self.job.data.sources()], None, 1, numbers, draws, outputs)
-            results.append([*outputs, *(tensor.clone() for tensor in states)])
-            for tensor, old in zip(states, before):
-                tensor.copy_(old)
-        for eager, fused, native in zip(*results):
-            if not eager.is_floating_point() or not eager.numel():
-                continue
-            scale = float(eager.nan_to_num(0, 0, 0).abs().max())
-            rounding = float((eager - fused).nan_to_num(0, 0, 0).abs().max())
-            allowed = 100 * rounding + AGREEMENT * scale + torch.finfo(eager.dtype).eps
-            if not torch.allclose(eager, native, rtol=0, atol=allowed, equal_nan=True):
-                raise EngineError(
-                    f"the native engine's first step differs from replay's by {float((eager - native).abs().max()):.3g} in values of up to {scale:.3g}"
-                )
-        _AGREED.add(file)
 
     # ---- epochs
 
@@ -207,29 +172,34 @@ class Compiled:
         draws = [torch.stack(column) for column in zip(*chain(*(part.draws for part in parts)))]
         if self.model.optimizer.needs_closure:
             self._minimise(program, engine, order, losses, outputs)
-        done = steps if self.model.optimizer.needs_closure else 0
-        while done < steps:
-            if stop():
-                return None
-            count = min(steps - done, max(1, int(self.rate * SECONDS)) if self.rate else FIRST)
-            now = slice(done, done + count)
-            began = time.perf_counter()
-            engine.many(
-                data.sources(),
-                order[done * rows : (done + count) * rows],
-                count,
-                numbers if same else numbers[now],
-                [draw[now] for draw in draws],
-                [losses[now], outputs if data.labels is None else outputs[now]],
-            )
-            self.rate = count / max(time.perf_counter() - began, 1e-9)
-            done += count
+        elif not self._steps(engine, order.view(steps, rows), numbers, draws, losses, outputs, stop):
+            return None
         counts = [part.steps for part in parts]
         values = torch.split(losses.reshape(-1).double(), counts)
         if data.labels is None:
             return values, [0] * len(parts)
         right = chosen(outputs.flatten(0, 1), self.job.threshold) == data.labels.index_select(0, order)
         return values, [int(part.sum()) for part in torch.split(right, [rows * count for count in counts])]
+
+    def _steps(
+        self, engine: Any, order: Tensor, numbers: Tensor, draws: list[Tensor], losses: Tensor, outputs: Tensor, stop: Callable[[], bool]
+    ) -> bool:
+        """Run a step for each row of `order`, a part of a second of them at a time; False if `stop` said so in between."""
+        steps, done = len(order), 0
+
+        def some(array: Tensor) -> Tensor:  # what has a single row serves all steps
+            return array if len(array) == 1 else array[done : done + count]
+
+        while done < steps:
+            if stop():
+                return False
+            count = min(steps - done, max(1, int(self.rate * SECONDS)) if self.rate else FIRST)
+            began = time.perf_counter()
+            kept = [losses[done : done + count], some(outputs)]
+            engine.many(self.job.data.sources(), order[done : done + count].flatten(), count, some(numbers), [*map(some, draws)], kept)
+            self.rate = count / max(time.perf_counter() - began, 1e-9)
+            done += count
+        return True
 
     def _minimise(self, program: Captured, engine: Any, order: Tensor, losses: Tensor, outputs: Tensor) -> None:
         """One step of an optimizer that evaluates the objective itself, which the engine computes with its gradients."""
@@ -252,17 +222,3 @@ class Compiled:
             return wrap(values[0][0].clone(), None)
 
         self.model.optimizer.step(closure)
-
-
-def _gradients(model: Any, weighted: bool) -> Callable[..., Any]:
-    """A function of a batch that gives loss, output, and the gradients of the parameters that have one."""
-    compute = objective(model, weighted)
-
-    def step(x: Any, y: Any, weights: Any = None) -> Any:
-        value, output = compute(x, y, weights)
-        grads = [slot.parameter.grad for slot in model.optimizer._slots() if slot.parameter.requires_grad]
-        if any(grad is None for grad in grads):
-            raise CaptureError("the loss does not depend on some of the parameters that L-BFGS trains")
-        return value, output, *grads
-
-    return step

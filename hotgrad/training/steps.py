@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.errors import CaptureError
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.evaluation import row_loss
 from hotgrad.training.history import History
@@ -106,6 +107,20 @@ def training_step(model: Any, weighted: bool) -> Callable[..., tuple[Any, Any]]:
         return results[0]
 
     return step_by_closure if model.optimizer.needs_closure else step
+
+
+def gradient_step(model: Any, weighted: bool) -> Callable[..., Any]:
+    """A function that returns loss and output of one batch and the gradients of the parameters that are trained, for L-BFGS to capture."""
+    compute = objective(model, weighted)
+
+    def step(x: Any, y: Any, weights: Any = None) -> Any:
+        value, output = compute(x, y, weights)
+        grads = [slot.parameter.grad for slot in model.optimizer._slots() if slot.parameter.requires_grad]
+        if any(grad is None for grad in grads):
+            raise CaptureError("the loss does not depend on some of the parameters that L-BFGS trains")
+        return value, output, *grads
+
+    return step
 
 
 class Eager:
