@@ -633,7 +633,7 @@ def test_eager_work_on_another_thread_while_capturing() -> None:
     results: list[Any] = []
 
     def eager() -> None:
-        begun.wait(5)
+        begun.wait(60)
         x = hg.Variable([1.0, 2.0], requires_grad=True)
         (x * x).sum().backward()
         results.append((float((x * 2).sum()), x.grad.tolist(), float(torch.ones(2).exp()[0])))  # type: ignore[union-attr]
@@ -644,7 +644,7 @@ def test_eager_work_on_another_thread_while_capturing() -> None:
 
     def f(x: Any) -> Any:
         begun.set()
-        done.wait(5)
+        done.wait(60)
         return x * 2
 
     hg.capture(f, X)
@@ -659,7 +659,7 @@ def test_collections_while_another_capture_ends() -> None:
 
     def f(x: Any) -> Any:
         inside.set()
-        over.wait(5)
+        over.wait(60)
         garbage = [[] for _ in range(10_000)]  # type: ignore[var-annotated]  # enough for a collection
         return x * len(garbage)
 
@@ -677,7 +677,7 @@ def test_collections_while_another_capture_ends() -> None:
     try:
         with Unsteady():
             thread.start()
-            inside.wait(5)
+            inside.wait(60)
         over.set()
         thread.join()
     finally:
