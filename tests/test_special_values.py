@@ -487,6 +487,23 @@ def test_matmul_of_all_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     assert (x @ data[1]).requires_grad and (x.data @ leaf(data[1])).requires_grad
 
 
+@pytest.mark.parametrize(("m", "k", "n"), [(512, 64, 2), (256, 32, 11), (256, 32, 12), (512, 64, 1), (512, 31, 2), (512, 2, 64)])
+def test_matmul_with_few_columns(m: int, k: int, n: int) -> None:
+    """The gradient of the right operand is computed as the transpose of a product; with sizes beside that, too."""
+    generator = torch.Generator().manual_seed(0)
+    data = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((m, k), (k, n), (m, n))]
+    ours, theirs = [leaf(d) for d in data], [d.clone().requires_grad_() for d in data]
+    for a, b, c in (ours, theirs):
+        ((a @ b).tanh() * c).sum().backward()
+    for v, t in zip(ours, theirs):
+        torch.testing.assert_close(v.grad, t.grad, rtol=1e-9, atol=1e-9)
+    g = hg.gradients(((ours[0] @ ours[1]) * ours[2]).sum(), ours[:2], create_graph=True)
+    expected = torch.autograd.grad(((theirs[0] @ theirs[1]) * theirs[2]).sum(), theirs[:2], create_graph=True)
+    second = hg.gradients(sum((x * x).sum() for x in g), ours)
+    for v, t in zip(second, torch.autograd.grad(sum((x * x).sum() for x in expected), theirs)):
+        torch.testing.assert_close(v.data, t, rtol=1e-9, atol=1e-9)
+
+
 EINSUM = [
     ("ij,jk->ik", (2, 3), (3, 4)), ("ij,jk", (2, 3), (3, 4)), ("ij->ji", (2, 3)), ("ij->", (2, 3)), ("ij->j", (2, 3)), ("ii->i", (3, 3)), ("ii", (3, 3)), ("ii->", (3, 3)),
     ("iij->j", (3, 3, 2)), ("iij->ij", (3, 3, 2)), ("iii->i", (2, 2, 2)), ("i,i->", (3,), (3,)), ("i,j->ij", (2,), (3,)), ("i,j->", (2,), (3,)), (",->", (), ()), ("i,->i", (3,), ()),

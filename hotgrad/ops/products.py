@@ -22,6 +22,8 @@ def _matmul_left(g: Any, out: Any, a: Any, b: Any) -> Any:
 
 def _matmul_right(g: Any, out: Any, a: Any, b: Any) -> Any:
     if a.ndim > 1 and b.ndim > 1:
+        if a.numel() >= 2**13 and 2 <= g.shape[-1] < 12 and a.ndim == g.ndim == 2 and a.shape[-1] >= 32:
+            return torch.matmul(g.mT, a).mT  # a left operand of few rows takes MKL a tenth of the time of a right one of few columns
         return torch.matmul(a.mT, g)
     if a.ndim == 1:
         return g * a if b.ndim == 1 else a.unsqueeze(-1) * g.unsqueeze(-2)
