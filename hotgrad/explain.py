@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -20,6 +22,20 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
     return repr(value)
+
+
+def users_frame() -> tuple[Any, int]:
+    """The innermost frame outside of hotgrad and torch, None without one, and how many frames it is above the caller's, counting that one."""
+    frame: Any = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("hotgrad", "torch"):
+        frame, level = frame.f_back, level + 1
+    return frame, level
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's that led here."""
+    warnings.warn(message, category, stacklevel=users_frame()[1])
 
 
 def operands_of(op: type[Primitive], values: Sequence[Any]) -> str:

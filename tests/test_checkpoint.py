@@ -326,8 +326,9 @@ def rewrite(path: Path, **entries: Any) -> None:
 def test_another_engine_is_told(tmp_path: Path) -> None:
     run(tmp_path / "c", 2)
     rewrite(tmp_path / "c", engine="native (steam 1.0)")
-    with pytest.warns(EngineWarning, match=r"written by the engine native \(steam 1.0\); training goes on with eager"):
+    with pytest.warns(EngineWarning, match=r"written by the engine native \(steam 1.0\); training goes on with eager") as caught:
         run(tmp_path / "c", 4, engine="eager")
+    assert caught[0].filename == run.__code__.co_filename, "it stands where fit was called"
 
 
 def test_the_engine_that_wrote_the_file_goes_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hotgrad.errors import CaptureError, DtypeError, OperandError
-from hotgrad.explain import fail
+from hotgrad.explain import fail, users_frame
 from hotgrad.primitive import Primitive, primitives
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.records import NO_SINK, Record, Sink, Tape, next_sequence, state, tensors_in
@@ -93,9 +93,7 @@ def _traced(data: Tensor, value: Value, link: Record | Sink | None = None) -> Tr
 
 def _where() -> str:
     """The line of the user's that runs now: " (file.py, line 3)"."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("hotgrad", "torch"):
-        frame = frame.f_back
+    frame, _ = users_frame()
     return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hotgrad.errors import EngineWarning, FileError
+from hotgrad.explain import warn
 from hotgrad.files import differences, read, write
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot
@@ -51,11 +51,10 @@ class Checkpoint:
     def runs_on(self, engine: str) -> None:
         """Take note of the engine with its compiler and target; warns if it is not the one that wrote the file."""
         if self._stored is not None and self._stored["engine"] != engine:
-            warnings.warn(
+            warn(
                 f"the checkpoint {self.path} was written by the engine {self._stored['engine']}; training goes on with {engine}, so that "
                 "results may differ in rounding from those of an uninterrupted run",
                 EngineWarning,
-                stacklevel=5,
             )
         self.engine = engine
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
-from hotgrad.explain import nearest
+from hotgrad.explain import nearest, warn
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.costs import estimates
 from hotgrad.training.steps import Eager, Job
@@ -42,7 +41,7 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
         job.history.engine_note = "; ".join(notes)
         if notes and not model._setup.warned:
             model._setup.warned = True
-            warnings.warn(f"training runs on the {runner.name} engine ({job.history.engine_note})", EngineWarning, stacklevel=4)
+            warn(f"training runs on the {runner.name} engine ({job.history.engine_note})", EngineWarning)
     job.history.engine = runner.name
     if job.checkpoint is not None:
         job.checkpoint.runs_on(runner.details)
