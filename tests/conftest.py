@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 
@@ -11,7 +12,9 @@ import torch
 
 import hotgrad as hg
 from hotgrad import primitive, records
+from hotgrad.training.compiled import Compiled
 
+pytest.register_assert_rewrite("capturing", "fitting", "scenarios")  # what tests share and has assertions
 hypothesis.settings.register_profile("hotgrad", deadline=None, derandomize=True, print_blob=False, database=None)
 hypothesis.settings.load_profile("hotgrad")
 torch.set_num_threads(1)
@@ -33,6 +36,30 @@ def thorough(pytestconfig: pytest.Config) -> bool:
 def count(thorough: bool) -> Callable[[int, int], int]:
     """`count(default, full)`: how many cases to run."""
     return lambda default, full: full if thorough else default
+
+
+@pytest.fixture
+def tape() -> Iterator[hg.Tape]:
+    """A tape of its own for each test, on which others' leftovers do not show."""
+    gc.freeze()  # what is there already need not be looked through for records
+    with hg.Tape() as scope:
+        yield scope
+    gc.unfreeze()
+
+
+@pytest.fixture
+def native_in_full_runs(request: pytest.FixtureRequest, thorough: bool) -> None:
+    """Compiling takes its time: by default only what a module's `QUICK` names, if it has one, runs on the native engine."""
+    if "native" in request.node.name and not thorough and request.node.name.split("[")[0] not in getattr(request.module, "QUICK", ()):
+        pytest.skip("native: in the thorough run")
+
+
+@pytest.fixture
+def exactly(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Compiled]]:
+    """`fit` on captured programs does without fusing; gives the runners that it makes."""
+    from fitting import recorded  # not earlier, for its assertions to be rewritten
+
+    yield from recorded(monkeypatch, False)
 
 
 @pytest.fixture(autouse=True)

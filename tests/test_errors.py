@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import gc
 import inspect
 import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,17 +18,11 @@ import torch
 import hotgrad as hg
 from hotgrad import Variable, errors
 
+pytestmark = pytest.mark.usefixtures("tape")
+
 
 def leaf(data: Any, dtype: torch.dtype = torch.float32) -> Any:
     return Variable(torch.as_tensor(data, dtype=dtype).clone(), requires_grad=True)
-
-
-@pytest.fixture(autouse=True)
-def _tape() -> Iterator[None]:
-    gc.freeze()  # what is there already need not be looked through for records
-    with hg.Tape():
-        yield
-    gc.unfreeze()
 
 
 def setitem(v: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from building import Build, interpret
 from torch import Tensor
 
 import hotgrad as hg
@@ -19,7 +20,6 @@ from hotgrad.engines import csource
 from hotgrad.engines.compiler import find_compiler
 from hotgrad.engines.csource import standalone
 from hotgrad.engines.native import Native, NativeError
-from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
 
@@ -29,42 +29,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-class Example:
-    """A program under construction, and what torch computes for each of its values."""
+class Example(Build):
+    """A program, and what torch computes for each of its values."""
 
-    def __init__(self) -> None:
-        self.code = Code()
-        self.values: dict[Value, Any] = {}
-
-    def given(self, tensor: Tensor, kind: str = "input") -> Value:
-        value = Value.like(kind, tensor)
-        self.values[value] = tensor
-        if kind == "input":
-            self.code.inputs.append(value)
-        elif kind == "constant":
-            self.code.constants[value] = tensor
-        elif kind == "state":
-            self.code.states.append(State(value, tensor.clone()))
-        return value
-
-    def scalar(self, number: float) -> Value:
-        value = Value.scalar()
-        self.values[value] = number
-        self.code.scalars.append(value)
-        return value
-
-    def __call__(self, op: Any, *operands: Any, **options: Any) -> Value:
-        options = op.bind((), options)
-        result = op.forward(*[self.values[o] if isinstance(o, Value) else o for o in operands], **options)
-        out = Value.like("result", result) if isinstance(result, Tensor) else Value.scalar()
-        self.values[out] = result
-        self.code.instructions.append(Instruction(op, operands, options, out))
-        return out
-
-    def update(self, state: Value, new: Value) -> None:
-        next(s for s in self.code.states if s.value is state).update = new
-
-    def run(self, native: Native) -> list[Tensor]:
+    def once(self, native: Native) -> list[Tensor]:
         """The outputs of one run, then the states."""
         code = self.code
         scalars = torch.tensor([[self.values[s] for s in code.scalars]], dtype=torch.float64) if code.scalars else NONE
@@ -73,7 +41,7 @@ class Example:
         return [o[0] for o in outputs] + [s.tensor for s in code.states if s.update is not None]
 
     def check(self, native: Native, what: str = "") -> None:
-        for value, got in zip(self.code.results(), self.run(native)):
+        for value, got in zip(self.code.results(), self.once(native)):
             close(got, torch.as_tensor(self.values[value], dtype=value.dtype), f"{what}\n{self.code}")
 
 
@@ -110,9 +78,9 @@ def one(op: Any, operands: Sequence[Any], options: dict[str, Any], dtype: torch.
     example = Example()
     domains = [*op.domain, *[None] * len(operands)]
     tensors = [drawn(o, dtype, d) if isinstance(o, tuple) else o for o, d in zip(operands, domains)]
-    given = [example.given(t) if isinstance(t, Tensor) else t for t in tensors]
+    given = [example.input(t) if isinstance(t, Tensor) else t for t in tensors]
     try:
-        example.code.outputs.append(example(op, *given, **options))
+        example.code.outputs.append(example.run(op, *given, **options))
     except Exception:
         return None
     return example
@@ -170,9 +138,9 @@ def test_special_values() -> None:
                 numbers = numbers[numbers.abs() < 1e6]
             options: dict[str, Any] = {"min": -1.0, "max": 1.0} if name == "Clip" else {}
             example = Example()
-            a, b = example.given(numbers.reshape(-1, 1)), example.given(numbers)
+            a, b = example.input(numbers.reshape(-1, 1)), example.input(numbers)
             operands = [a, b] if op.arity == 2 else [a, b, -0.5] if name == "AddScaled" else [a]
-            example.code.outputs.append(example(op, *operands, **options))
+            example.code.outputs.append(example.run(op, *operands, **options))
             examples.append((name, example))
             if op.arity == 2:
                 for number in (2.0, -1, 0.5, 3, -0.5, -2, 0, 1, 1.7, math.inf):
@@ -189,17 +157,19 @@ def test_reductions_of_every_set_of_axes() -> None:
             for axes in itertools.combinations(range(len(shape)), count):
                 for op, keepdim in itertools.product((ops.Sum, ops.Amax, ops.LogSumExp, ops.Norm), (False, True)):
                     example = Example()
-                    example.code.outputs.append(example(op, example.given(drawn(shape)), dim=axes, keepdim=keepdim))
+                    example.code.outputs.append(example.run(op, example.input(drawn(shape)), dim=axes, keepdim=keepdim))
                     examples.append((f"{op.name} {shape} {axes}", example))
                 turned = Example()
-                a = turned(ops.Permute, turned.given(drawn(shape)), dims=tuple(reversed(range(len(shape)))))
-                turned.code.outputs.append(turned(ops.Sum, a, dim=axes))
+                a = turned.run(ops.Permute, turned.input(drawn(shape)), dims=tuple(reversed(range(len(shape)))))
+                turned.code.outputs.append(turned.run(ops.Sum, a, dim=axes))
                 examples.append((f"transposed {shape} {axes}", turned))
     for dtype in (torch.bool, torch.int64, torch.int32):
         for op, axes in itertools.product((ops.Sum, ops.Amax, ops.Amin), (None, 0, 1)):
             example = Example()
             numbers = torch.randint(-3, 4, (5, 19), generator=GENERATOR)
-            example.code.outputs.append(example(op, example.given((numbers > 0) if dtype is torch.bool else numbers.to(dtype)), dim=axes))
+            example.code.outputs.append(
+                example.run(op, example.input((numbers > 0) if dtype is torch.bool else numbers.to(dtype)), dim=axes)
+            )
             examples.append((f"{op.name} of {dtype} {axes}", example))
     for number in (math.nan, math.inf, -math.inf):
         for op in (ops.Amax, ops.Amin, ops.LogSumExp, ops.Softmax, ops.LogSoftmax, ops.Sum):
@@ -208,7 +178,7 @@ def test_reductions_of_every_set_of_axes() -> None:
                 tensor[3, 4] = number
                 tensor[:, 7] = number
                 example = Example()
-                example.code.outputs.append(example(op, example.given(tensor), dim=dim))
+                example.code.outputs.append(example.run(op, example.input(tensor), dim=dim))
                 examples.append((f"{op.name} {number} {dim}", example))
     check_together(examples)
 
@@ -232,13 +202,13 @@ def test_matrix_products() -> None:
         for turn_a, turn_b in itertools.product((False, True), repeat=2):
             for batch in ((), (3,)):
                 example = Example()
-                a = example.given(drawn((*batch, k, m) if turn_a else (*batch, m, k), dtype))
-                b = example.given(drawn((n, k) if turn_b else (k, n), dtype))
+                a = example.input(drawn((*batch, k, m) if turn_a else (*batch, m, k), dtype))
+                b = example.input(drawn((n, k) if turn_b else (k, n), dtype))
                 if turn_a:
-                    a = example(ops.Permute, a, dims=(0, 2, 1) if batch else (1, 0))
+                    a = example.run(ops.Permute, a, dims=(0, 2, 1) if batch else (1, 0))
                 if turn_b:
-                    b = example(ops.Permute, b, dims=(1, 0))
-                example.code.outputs.append(example(ops.MatMul, a, b))
+                    b = example.run(ops.Permute, b, dims=(1, 0))
+                example.code.outputs.append(example.run(ops.MatMul, a, b))
                 examples.append((f"{m} {k} {n} {turn_a} {turn_b} {batch}", example))
     check_together(examples, options=())
 
@@ -255,17 +225,17 @@ def test_dtypes_promote_as_in_torch() -> None:
     for op in (ops.Add, ops.Mul, ops.Div, ops.Less, ops.Equal, ops.Maximum, ops.Sub):
         for a, b in itertools.product([*tensors, 2, 0.1], repeat=2):
             example = Example()
-            operands = [example.given(o) if isinstance(o, Tensor) else o for o in (a, b)]
+            operands = [example.input(o) if isinstance(o, Tensor) else o for o in (a, b)]
             if not example.code.inputs:
                 continue
             try:
-                example.code.outputs.append(example(op, *operands))
+                example.code.outputs.append(example.run(op, *operands))
             except Exception:
                 continue
             examples.append((f"{op.name} {a} {b}", example))
     for a, dtype in itertools.product(tensors, (torch.float32, torch.float64, torch.int64, torch.bool)):
         example = Example()
-        example.code.outputs.append(example(ops.Cast, example.given(a), dtype=dtype))
+        example.code.outputs.append(example.run(ops.Cast, example.input(a), dtype=dtype))
         examples.append((f"cast {a} {dtype}", example))
     check_together(examples)
 
@@ -273,47 +243,31 @@ def test_dtypes_promote_as_in_torch() -> None:
 def perceptron(batch: int, sizes: Sequence[int], dtype: torch.dtype = torch.float32, momentum: float = 0.0) -> Example:
     """A step of training: ReLU layers, tanh at the end, mean squared error, gradient descent."""
     make = Example()
-    x, y = make.given(drawn((batch, sizes[0]), dtype)), make.given(drawn((batch, sizes[-1]), dtype))
+    x, y = make.input(drawn((batch, sizes[0]), dtype)), make.input(drawn((batch, sizes[-1]), dtype))
     rate = make.scalar(0.05)
-    layers = [
-        (make.given(drawn((a, b), dtype) / math.sqrt(a), "state"), make.given(drawn((b,), dtype) / 10, "state"))
-        for a, b in itertools.pairwise(sizes)
-    ]
+    layers = [(make.state(drawn((a, b), dtype) / math.sqrt(a)), make.state(drawn((b,), dtype) / 10)) for a, b in itertools.pairwise(sizes)]
     h, saved = x, []
     for i, (w, b) in enumerate(layers):
-        out = make(ops.ReLU if i < len(layers) - 1 else ops.Tanh, make(ops.Add, make(ops.MatMul, h, w), b))
+        out = make.run(ops.ReLU if i < len(layers) - 1 else ops.Tanh, make.run(ops.Add, make.run(ops.MatMul, h, w), b))
         saved.append((h, w, b, out))
         h = out
-    d = make(ops.Sub, h, y)
-    loss = make(ops.Mean, make(ops.Mul, d, d), dim=None)
-    g = make(ops.Mul, d, 2.0 / (batch * sizes[-1]))
-    step = make(ops.Neg, rate)
+    d = make.run(ops.Sub, h, y)
+    loss = make.run(ops.Mean, make.run(ops.Mul, d, d), dim=None)
+    g = make.run(ops.Mul, d, 2.0 / (batch * sizes[-1]))
+    step = make.run(ops.Neg, rate)
     for i, (h_in, w, b, out) in reversed(list(enumerate(saved))):
-        g = make(ops.ReLUGrad if i < len(layers) - 1 else ops.TanhGrad, g, out)
-        grads = [(b, make(ops.Sum, g, dim=(0,))), (w, make(ops.MatMul, make(ops.Permute, h_in, dims=(1, 0)), g))]
+        g = make.run(ops.ReLUGrad if i < len(layers) - 1 else ops.TanhGrad, g, out)
+        grads = [(b, make.run(ops.Sum, g, dim=(0,))), (w, make.run(ops.MatMul, make.run(ops.Permute, h_in, dims=(1, 0)), g))]
         if i:
-            g = make(ops.MatMul, g, make(ops.Permute, w, dims=(1, 0)))
+            g = make.run(ops.MatMul, g, make.run(ops.Permute, w, dims=(1, 0)))
         for p, grad in grads:
             if momentum:
-                v = make.given(drawn(p.shape, dtype), "state")
-                grad = make(ops.Add, make(ops.Mul, v, momentum), grad)
+                v = make.state(drawn(p.shape, dtype))
+                grad = make.run(ops.Add, make.run(ops.Mul, v, momentum), grad)
                 make.update(v, grad)
-            make.update(p, make(ops.AddScaled, p, grad, step))
+            make.update(p, make.run(ops.AddScaled, p, grad, step))
     make.code.outputs += [loss, h]
     return make
-
-
-def interpret(example: Example, inputs: Sequence[Tensor], scalars: Sequence[float], draws: Sequence[Tensor] = ()) -> list[Tensor]:
-    """One run with torch's own kernels; states change."""
-    code = example.code
-    values: dict[Value, Any] = dict(zip(code.inputs, inputs)) | dict(zip(code.scalars, scalars)) | dict(code.constants)
-    values |= {s.value: s.tensor.clone() for s in code.states} | dict(zip((d.value for d in code.draws), draws))
-    for i in code.instructions:
-        values[i.out] = i.op.forward(*[values[o] if isinstance(o, Value) else o for o in i.operands], **i.options)
-    for state in code.states:
-        if state.update is not None:
-            state.tensor.copy_(values[state.update])
-    return [torch.as_tensor(values[o], dtype=o.dtype) for o in code.outputs]
 
 
 def test_many_steps_of_training() -> None:
@@ -335,7 +289,7 @@ def test_many_steps_of_training() -> None:
         native.many([x, y], order[10 * batch :], 20, rates[10:].clone(), [], [losses[10:], last])
         for s in range(steps):
             rows = order[s * batch : (s + 1) * batch]
-            loss, out = interpret(theirs, [x[rows], y[rows]], rates[s].tolist())
+            loss, out = interpret(theirs.code, [x[rows], y[rows]], rates[s].tolist())
             close(losses[s], loss, "loss")
         close(last[0], out, "output")
         for a, b in zip(ours.code.states, theirs.code.states):
@@ -345,18 +299,18 @@ def test_many_steps_of_training() -> None:
 def test_states_that_depend_on_each_other() -> None:
     """Exchanged, shifted, unchanged, given out before they change, and views of each other."""
     make = Example()
-    a, b, c, d = (make.given(drawn((3, 5)), "state") for _ in range(4))
-    e = make.given(drawn((5, 3)), "state")
+    a, b, c, d = (make.state(drawn((3, 5))) for _ in range(4))
+    e = make.state(drawn((5, 3)))
     make.update(a, b)
     make.update(b, a)
-    make.update(c, make(ops.Add, c, make(ops.Permute, e, dims=(1, 0))))
-    make.update(d, make(ops.Mul, d, 2.0))
-    make.update(e, make(ops.Permute, c, dims=(1, 0)))
-    make.code.outputs += [a, d, make(ops.Sum, d, dim=(0,)), e]
+    make.update(c, make.run(ops.Add, c, make.run(ops.Permute, e, dims=(1, 0))))
+    make.update(d, make.run(ops.Mul, d, 2.0))
+    make.update(e, make.run(ops.Permute, c, dims=(1, 0)))
+    make.code.outputs += [a, d, make.run(ops.Sum, d, dim=(0,)), e]
     make.check(Native(make.code))
     shared = Example()
-    a, b = (shared.given(drawn((3, 5)), "state") for _ in range(2))
-    new = shared(ops.Add, shared(ops.Mul, a, 0.5), b)
+    a, b = (shared.state(drawn((3, 5))) for _ in range(2))
+    new = shared.run(ops.Add, shared.run(ops.Mul, a, 0.5), b)
     shared.update(a, new)
     shared.update(b, new)
     shared.code.outputs += [new, new, b]
@@ -365,19 +319,17 @@ def test_states_that_depend_on_each_other() -> None:
 
 def test_scalars_constants_draws_and_kinds_of_outputs() -> None:
     make = Example()
-    x = make.given(drawn((4, 6)))
+    x = make.input(drawn((4, 6)))
     rate, other = make.scalar(0.5), make.scalar(3.0)
-    derived = make(ops.Div, make(ops.Sub, 1.0, make(ops.Mul, rate, rate)), other)
-    constant = make.given(drawn((6,)), "constant")
-    scaled = make(ops.Mul, x, derived)
-    make.code.outputs += [make(ops.AddScaled, scaled, constant, rate), derived, constant, x, x]
+    derived = make.run(ops.Div, make.run(ops.Sub, 1.0, make.run(ops.Mul, rate, rate)), other)
+    constant = make.constant(drawn((6,)))
+    scaled = make.run(ops.Mul, x, derived)
+    make.code.outputs += [make.run(ops.AddScaled, scaled, constant, rate), derived, constant, x, x]
     make.check(Native(make.code))
     noise = Example()
-    x = noise.given(drawn((4, 6)))
-    draw = Value.like("draw", torch.zeros(4, 6))
-    noise.code.draws.append(Draw(draw, None))
-    noise.values[draw] = torch.zeros(4, 6)
-    noise.code.outputs.append(noise(ops.Mul, noise(ops.Cast, noise(ops.Less, draw, 0.5), dtype=torch.float32), x))
+    x = noise.input(drawn((4, 6)))
+    draw = noise.draw(4, 6)
+    noise.code.outputs.append(noise.run(ops.Mul, noise.run(ops.Cast, noise.run(ops.Less, draw, 0.5), dtype=torch.float32), x))
     given, out = torch.rand(3, 4, 6), torch.zeros(3, 4, 6)
     Native(noise.code).many([noise.values[x]], None, 3, NONE, [given], [out])
     assert torch.equal(out, (given < 0.5).float() * noise.values[x])
@@ -385,9 +337,9 @@ def test_scalars_constants_draws_and_kinds_of_outputs() -> None:
 
 def test_a_state_of_other_strides_and_the_last_output_alone() -> None:
     make = Example()
-    w = make.given(drawn((3, 4)), "state")
+    w = make.state(drawn((3, 4)))
     make.code.states[0].holder = make.values[w].t().contiguous().t()
-    new = make(ops.Mul, w, 2.0)
+    new = make.run(ops.Mul, w, 2.0)
     make.update(w, new)
     make.code.outputs += [new, new]
     last, every = torch.zeros(1, 3, 4), torch.zeros(3, 3, 4)
@@ -406,10 +358,10 @@ def random_program(seed: int) -> Example:
     dtype = (torch.float32, torch.float64)[pick(2)]
     m, n = 1 + pick(9), 1 + pick(20)
     pool = [
-        make.given(drawn((m, n), dtype)),
-        make.given(drawn((n,), dtype)),
-        make.given(drawn((m, n), dtype), "state"),
-        make.given(drawn((n, m), dtype)),
+        make.input(drawn((m, n), dtype)),
+        make.input(drawn((n,), dtype)),
+        make.state(drawn((m, n), dtype)),
+        make.input(drawn((n, m), dtype)),
     ]
     state = pool[2]
     unary = [ops.Tanh, ops.ReLU, ops.Neg, ops.Square, ops.Sigmoid, ops.Abs, ops.Exp, ops.Sin]
@@ -419,19 +371,19 @@ def random_program(seed: int) -> Example:
         kind = pick(10)
         try:
             if kind < 2:
-                new = make(unary[pick(len(unary))], a)
+                new = make.run(unary[pick(len(unary))], a)
             elif kind < 5:
-                new = make(binary[pick(len(binary))], a, b)
+                new = make.run(binary[pick(len(binary))], a, b)
             elif kind == 5:
-                new = make(ops.Permute, a, dims=tuple(reversed(range(a.ndim))))
+                new = make.run(ops.Permute, a, dims=tuple(reversed(range(a.ndim))))
             elif kind == 6:
-                new = make((ops.Sum, ops.Mean, ops.Amax, ops.Softmax)[pick(4)], a, dim=pick(a.ndim))
+                new = make.run((ops.Sum, ops.Mean, ops.Amax, ops.Softmax)[pick(4)], a, dim=pick(a.ndim))
             elif kind == 7:
-                new = make(ops.MatMul, a, b)
+                new = make.run(ops.MatMul, a, b)
             elif kind == 8:
-                new = make(ops.Where, make(ops.Less, a, b), a, 0.5)
+                new = make.run(ops.Where, make.run(ops.Less, a, b), a, 0.5)
             else:
-                new = make(ops.Reshape, a, shape=(-1, a.shape[0])) if pick(2) else make(ops.Flip, a, dims=(0,))
+                new = make.run(ops.Reshape, a, shape=(-1, a.shape[0])) if pick(2) else make.run(ops.Flip, a, dims=(0,))
         except Exception:
             continue
         result = make.values[new]
@@ -505,18 +457,18 @@ def test_what_has_no_native_form_is_named() -> None:
         (ops.Neg, {}, drawn((3,)).half(), "float16"),
     ):
         make = Example()
-        operand = make.given(given)
-        make.code.outputs.append(make(op, *([operand] * (op.arity or 1)), **options))
+        operand = make.input(given)
+        make.code.outputs.append(make.run(op, *([operand] * (op.arity or 1)), **options))
         with pytest.raises(NativeError, match=match):
             Native(make.code)
     make = Example()
-    make.code.outputs.append(make(Cube, make.given(drawn((7,))), times=0.5))
+    make.code.outputs.append(make.run(Cube, make.input(drawn((7,))), times=0.5))
     make.check(Native(make.code))
 
 
 def test_wrong_tensors_are_refused() -> None:
     make = Example()
-    make.code.outputs.append(make(ops.Neg, make.given(drawn((2, 3)))))
+    make.code.outputs.append(make.run(ops.Neg, make.input(drawn((2, 3)))))
     native = Native(make.code)
     out = torch.zeros(1, 2, 3)
     for sources, order, outputs in (

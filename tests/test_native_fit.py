@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit_engines import COMBINATIONS, DEFAULT, compare, fit, made, problem, state
+from fitting import COMBINATIONS, DEFAULT, compare, fit, made, problem, state
 
 import hotgrad as hg
 from hotgrad.engines import compiler

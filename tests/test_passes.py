@@ -2,49 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from building import Build
 
-import hotgrad as hg
-from hotgrad.primitive import Primitive
-from hotgrad.program.instructions import Code, Instruction, State, Value
+from hotgrad.program.instructions import Code
 from hotgrad.program.liveness import assign_buffers, liveness, writable
 from hotgrad.program.passes import fold_constants, fuse_matmul_add, merge_common, remove_dead, simplified, sum_rows_by_product
-
-
-class Build:
-    """A program under construction: `run` adds an instruction, and computes its example."""
-
-    def __init__(self) -> None:
-        self.code = Code()
-        self.env: dict[Value, Any] = {}
-
-    def given(self, kind: str, *shape: int, tensor: Tensor | None = None) -> Value:
-        tensor = torch.ones(shape) if tensor is None else tensor
-        value = Value.like(kind, tensor)
-        self.env[value] = tensor
-        if kind == "input":
-            self.code.inputs.append(value)
-        elif kind == "constant":
-            self.code.constants[value] = tensor
-        else:
-            self.code.states.append(State(value, tensor))
-        return value
-
-    def run(self, op: type[Primitive] | str, *operands: Any, **options: Any) -> Value:
-        op = hg.primitives()[op] if isinstance(op, str) else op
-        options = op.bind((), options)
-        result = op.forward(*[self.env[o] if isinstance(o, Value) else o for o in operands], **options)
-        value = Value.like("result", result)
-        self.env[value] = result
-        self.code.instructions.append(Instruction(op, operands, options, value))
-        return value
-
-    def done(self, *outputs: Value, **updates: Any) -> Code:
-        self.code.outputs = list(outputs)
-        return self.code
 
 
 def ops(code: Code) -> str:
@@ -57,11 +20,11 @@ def ops(code: Code) -> str:
 def test_remove_dead() -> None:
     """What no result needs goes, constants too; what a state's update needs stays, and inputs and states always do."""
     b = Build()
-    x, w, c, d = b.given("input", 2), b.given("state", 2), b.given("constant", 2), b.given("constant", 2)
+    x, w, c, d = b.input(2), b.state(2), b.constant(2), b.constant(2)
     y = b.run("Exp", x)
     b.run("Mul", b.run("Exp", y), c)
     new = b.run("Sub", w, d)
-    b.code.states[0].update = new
+    b.update(w, new)
     before = str(b.done(y))
     code = remove_dead(b.code)
     assert ops(code) == "Exp Sub" and list(code.constants) == [d] and code.inputs == [x] and code.states[0].update is new
@@ -71,8 +34,8 @@ def test_remove_dead() -> None:
 def test_merge_common() -> None:
     """Same op, operands and options."""
     b = Build()
-    x = b.given("input", 2, 2)
-    one, same, other = (b.given("constant", tensor=t) for t in (torch.ones(2), torch.ones(2), torch.zeros(2)))
+    x = b.input(2, 2)
+    one, same, other = (b.constant(t) for t in (torch.ones(2), torch.ones(2), torch.zeros(2)))
     exps = [b.run("Exp", x), b.run("Exp", x)]
     sums = [b.run("Sum", exps[0], dim=0), b.run("Sum", exps[1], dim=0), b.run("Sum", exps[1], dim=1)]
     adds = [b.run("Add", sums[0], one), b.run("Add", sums[1], same), b.run("Add", sums[1], other)]
@@ -82,18 +45,18 @@ def test_merge_common() -> None:
 
 def test_numbers_that_only_look_equal_stay_apart() -> None:
     b = Build()
-    x = b.given("input", tensor=torch.ones(2, dtype=torch.int64))
+    x = b.input(torch.ones(2, dtype=torch.int64))
     values = [b.run("Mul", x, number) for number in (1, 1.0, True, 0.0, -0.0, 1)]
     code = merge_common(b.done(*values))
     assert len(code.instructions) == 5 and code.outputs[5] is code.outputs[0]
     b = Build()
-    zero, minus = b.given("constant", tensor=torch.tensor([0.0])), b.given("constant", tensor=torch.tensor([-0.0]))
+    zero, minus = b.constant(torch.tensor([0.0])), b.constant(torch.tensor([-0.0]))
     assert len(merge_common(b.done(zero, minus)).constants) == 2
 
 
 def test_index_tensors_are_compared() -> None:
     b = Build()
-    x = b.given("input", 3)
+    x = b.input(3)
     picks = [b.run("GetItem", x, index=torch.tensor(index)) for index in ([0, 1], [0, 1], [1, 0])]
     slices = [b.run("GetItem", x, index=slice(0, n)) for n in (1, 1, 2)]
     code = merge_common(b.done(*picks, *slices))
@@ -105,7 +68,7 @@ def test_index_tensors_are_compared() -> None:
 
 def test_fold_constants() -> None:
     b = Build()
-    x, c = b.given("input", 2), b.given("constant", tensor=torch.tensor([1.0, 2.0]))
+    x, c = b.input(2), b.constant(torch.tensor([1.0, 2.0]))
     product = b.run("Mul", b.run("Add", c, 1), 3.0)
     out = b.run("Mul", b.run("Mul", x, 2.0), product)
     code = fold_constants(b.done(out))
@@ -116,17 +79,17 @@ def test_fold_constants() -> None:
 
 def test_folding_does_not_fill_memory() -> None:
     b = Build()
-    one = b.given("constant", tensor=torch.ones(()))
+    one = b.constant(torch.ones(()))
     wide = b.run("Expand", b.run("Div", one, 4.0), shape=(100, 100))
-    code = fold_constants(b.done(b.run("Mul", wide, b.given("input", 100, 100))))
+    code = fold_constants(b.done(b.run("Mul", wide, b.input(100, 100))))
     assert ops(code) == "Expand Mul"
 
 
 def test_an_output_and_an_update_may_become_constants() -> None:
     b = Build()
-    w, c = b.given("state", 2), b.given("constant", 2)
+    w, c = b.state(2), b.constant(2)
     twice = b.run("Add", c, c)
-    b.code.states[0].update = twice
+    b.update(w, twice)
     code = simplified(b.done(twice))
     assert (
         not code.instructions
@@ -141,7 +104,7 @@ def test_an_output_and_an_update_may_become_constants() -> None:
 
 def test_fuse_matmul_add() -> None:
     b = Build()
-    x, w, bias = b.given("input", 5, 3), b.given("state", 3, 4), b.given("state", 4)
+    x, w, bias = b.input(5, 3), b.state(3, 4), b.state(4)
     first = b.run("Add", b.run("MatMul", x, w), bias)
     second = b.run("Add", bias, b.run("MatMul", x, w))
     code = fuse_matmul_add(b.done(first, second))
@@ -151,16 +114,16 @@ def test_fuse_matmul_add() -> None:
 def test_products_that_stay() -> None:
     """One that is read twice, or is an output, or broadcast by the sum; of vectors, stacks or integers; a number added."""
     b = Build()
-    x, w = b.given("input", 1, 3), b.given("state", 3, 4)
+    x, w = b.input(1, 3), b.state(3, 4)
     product, shown = b.run("MatMul", x, w), b.run("MatMul", x, w)
     sums = [
         b.run("Add", product, product),
-        b.run("Add", shown, b.given("state", 4)),
-        b.run("Add", b.run("MatMul", x, w), b.given("state", 5, 4)),
+        b.run("Add", shown, b.state(4)),
+        b.run("Add", b.run("MatMul", x, w), b.state(5, 4)),
     ]
-    sums += [b.run("Add", b.run("MatMul", b.given("input", 3), w), b.given("state", 4)), b.run("Add", b.run("MatMul", x, w), 1.0)]
-    sums += [b.run("Add", b.run("MatMul", b.given("input", 2, 1, 3), w), b.given("state", 4))]
-    whole = b.given("input", tensor=torch.ones(2, 2, dtype=torch.int64))
+    sums += [b.run("Add", b.run("MatMul", b.input(3), w), b.state(4)), b.run("Add", b.run("MatMul", x, w), 1.0)]
+    sums += [b.run("Add", b.run("MatMul", b.input(2, 1, 3), w), b.state(4))]
+    whole = b.input(torch.ones(2, 2, dtype=torch.int64))
     sums += [b.run("Add", b.run("MatMul", whole, whole), whole)]
     before = ops(b.done(shown, *sums))
     assert ops(fuse_matmul_add(b.code)) == before
@@ -168,7 +131,7 @@ def test_products_that_stay() -> None:
 
 def test_sum_rows_by_product() -> None:
     b = Build()
-    x = b.given("input", 5, 3)
+    x = b.input(5, 3)
     rows, columns, kept = b.run("Sum", x, dim=(0,)), b.run("Sum", x, dim=1), b.run("Sum", x, dim=0, keepdim=True)
     code = sum_rows_by_product(b.done(rows, columns, kept))
     assert ops(code) == "Permute MatMul Sum Sum" and code.outputs == [rows, columns, kept]
@@ -179,7 +142,7 @@ def test_sum_rows_by_product() -> None:
 
 def test_views_have_the_memory_of_what_they_view() -> None:
     b = Build()
-    x = b.given("input", 2, 3)
+    x = b.input(2, 3)
     turned = b.run("Permute", x, dims=(1, 0))
     flat, row = b.run("Reshape", turned, shape=(6,)), b.run("GetItem", turned, index=0)
     code = b.done(flat, row)
@@ -189,7 +152,7 @@ def test_views_have_the_memory_of_what_they_view() -> None:
 
 def test_a_chain_needs_one_buffer() -> None:
     b = Build()
-    value = b.given("input", 10)
+    value = b.input(10)
     for _ in range(6):
         value = b.run("Tanh", value)
     memory = assign_buffers(b.done(value))
@@ -200,7 +163,7 @@ def test_a_chain_needs_one_buffer() -> None:
 
 def test_what_is_read_later_is_not_overwritten() -> None:
     b = Build()
-    x = b.given("input", 10)
+    x = b.input(10)
     a = b.run("Exp", x)
     view = b.run("Reshape", a, shape=(2, 5))
     c = b.run("Tanh", a)
@@ -210,18 +173,18 @@ def test_what_is_read_later_is_not_overwritten() -> None:
 
 def test_only_elementwise_ops_overwrite() -> None:
     b = Build()
-    a = b.run("Exp", b.given("input", 4, 4))
+    a = b.run("Exp", b.input(4, 4))
     memory = assign_buffers(b.done(b.run("MatMul", a, a)))
     assert len(memory.sizes) == 2
     b = Build()
-    a = b.run("Exp", b.given("input", 4, 4))
+    a = b.run("Exp", b.input(4, 4))
     memory = assign_buffers(b.done(b.run("Add", a, b.run("Permute", a, dims=(1, 0)))))  # reads a view of what it would overwrite
     assert len(memory.sizes) == 2
 
 
 def test_outputs_stay() -> None:
     b = Build()
-    a = b.run("Exp", b.given("input", 10))
+    a = b.run("Exp", b.input(10))
     c = b.run("Tanh", a)
     d = b.run("Tanh", c)
     memory = assign_buffers(b.done(a, d))
@@ -231,11 +194,12 @@ def test_outputs_stay() -> None:
 def test_updates_are_computed_in_place() -> None:
     """Also the products on the way to them, as in `v <- 0.9 v + g`; not where the old value is read later."""
     b = Build()
-    w, v, g = b.given("state", 3), b.given("state", 3), b.given("input", 3)
+    w, v, g = b.state(3), b.state(3), b.input(3)
     decayed = b.run("Mul", v, 0.9)
     moved = b.run("Add", decayed, g)
     new = b.run("AddScaled", w, moved, -0.1)
-    b.code.states[0].update, b.code.states[1].update = new, moved
+    b.update(w, new)
+    b.update(v, moved)
     memory = assign_buffers(b.done())
     assert memory.home == {new: b.code.states[0], moved: b.code.states[1], decayed: b.code.states[1]} and not memory.sizes
     memory = assign_buffers(b.done(b.run("Exp", w)))
@@ -244,8 +208,9 @@ def test_updates_are_computed_in_place() -> None:
 
 def test_states_that_swap_are_not_updated_in_place() -> None:
     b = Build()
-    w, v = b.given("state", 3), b.given("state", 3)
-    b.code.states[0].update, b.code.states[1].update = b.run("Add", v, 0.0), b.run("Add", w, 0.0)
+    w, v = b.state(3), b.state(3)
+    b.update(w, b.run("Add", v, 0.0))
+    b.update(v, b.run("Add", w, 0.0))
     memory = assign_buffers(b.done())
     assert list(memory.home) == [b.code.states[1].update]
 
@@ -253,8 +218,9 @@ def test_states_that_swap_are_not_updated_in_place() -> None:
 def test_states_that_share_memory_are_not_updated_in_place() -> None:
     b = Build()
     base = torch.zeros(4)
-    w, v = b.given("state", tensor=base[:3]), b.given("state", tensor=base[2:])
-    b.code.states[0].update, b.code.states[1].update = b.run("Add", w, 1.0), b.run("Add", v, 1.0)
+    w, v = b.state(base[:3]), b.state(base[2:])
+    b.update(w, b.run("Add", w, 1.0))
+    b.update(v, b.run("Add", v, 1.0))
     assert not assign_buffers(b.done()).home
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import operator
 import re
@@ -17,15 +16,14 @@ import hotgrad as hg
 from hotgrad import Variable, recording
 from hotgrad.methods import Methods
 
+pytestmark = pytest.mark.usefixtures("tape")
+
 
 @pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    """A tape of its own, and no operator left behind."""
+def _operators() -> Iterator[None]:
+    """No operator is left behind."""
     providers = dict(recording._PROVIDERS)
-    gc.freeze()  # what is there already need not be looked through for records
-    with hg.Tape():
-        yield
-    gc.unfreeze()
+    yield
     for name in set(recording._PROVIDERS) - set(providers):
         del recording._PROVIDERS[name]
         delattr(Methods, name)

@@ -15,19 +15,14 @@ import torch
 import hotgrad as hg
 from hotgrad import nn, optim
 
+pytestmark = pytest.mark.usefixtures("native_in_full_runs")
+
 ENGINES = ["replay", "native"]
 QUICK = {"test_states_are_the_files_own", "test_statistics_that_a_program_updates"}
 engines = pytest.mark.parametrize("engine", ENGINES)
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 T, ROWS = torch.arange(4.0), torch.tensor([2, 0])
-
-
-@pytest.fixture(autouse=True)
-def _native_in_full_runs(request: pytest.FixtureRequest, thorough: bool) -> None:
-    """Compiling takes its time: by default only what `QUICK` names runs on the native engine."""
-    if "native" in request.node.name and not thorough and request.node.name.split("[")[0] not in QUICK:
-        pytest.skip("native: in the thorough run")
 
 
 def network() -> hg.Sequential:

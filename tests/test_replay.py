@@ -9,70 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from building import Build, interpret
 from torch import Tensor
 
 import hotgrad as hg
 from hotgrad.engines.replay import Replay
 from hotgrad.primitive import Booleans, Integers, Interval, Primitive
-from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
-
-
-class Build:
-    """A program under construction: `run` adds an instruction, and computes its example."""
-
-    def __init__(self) -> None:
-        self.code = Code()
-        self.env: dict[Value, Any] = {}
-
-    def _given(self, kind: str, tensor: Tensor) -> Value:
-        value = Value.like(kind, tensor)
-        self.env[value] = tensor
-        return value
-
-    def input(self, tensor: Tensor) -> Value:
-        value = self._given("input", tensor)
-        self.code.inputs.append(value)
-        return value
-
-    def constant(self, tensor: Tensor) -> Value:
-        value = self._given("constant", tensor)
-        self.code.constants[value] = tensor
-        return value
-
-    def state(self, tensor: Tensor) -> Value:
-        value = self._given("state", tensor)
-        self.code.states.append(State(value, tensor))
-        return value
-
-    def scalar(self, number: float) -> Value:
-        value = Value.scalar()
-        self.env[value] = number
-        self.code.scalars.append(value)
-        return value
-
-    def run(self, op: type[Primitive] | str, *operands: Any, **options: Any) -> Value:
-        op = hg.primitives()[op] if isinstance(op, str) else op
-        options = op.bind((), options)
-        result = op.forward(*[self.env[o] if isinstance(o, Value) else o for o in operands], **options)
-        value = Value.like("result", result) if isinstance(result, Tensor) else Value.scalar()
-        self.env[value] = result
-        self.code.instructions.append(Instruction(op, operands, options, value))
-        return value
-
-    def update(self, state: Value, new: Value) -> None:
-        next(s for s in self.code.states if s.value is state).update = new
-
-
-def interpret(code: Code, inputs: list[Tensor], scalars: list[float]) -> list[Any]:
-    """Each instruction by its op's forward; the states' new values are left in their memory. What `step` must equal."""
-    env: dict[Value, Any] = {**dict(zip(code.inputs, inputs)), **dict(zip(code.scalars, scalars)), **code.constants}
-    env.update({s.value: s.tensor.clone(memory_format=torch.preserve_format) for s in code.states})
-    for i in code.instructions:
-        env[i.out] = i.op.forward(*[env[o] if isinstance(o, Value) else o for o in i.operands], **i.options)
-    for s in code.states:
-        if s.update is not None:
-            s.tensor.copy_(env[s.update])
-    return [torch.as_tensor(env[value], dtype=value.dtype).clone() for value in code.outputs]
 
 
 def bits(a: Tensor, b: Tensor) -> bool:
@@ -170,7 +112,7 @@ def test_every_op(name: str, dtype: torch.dtype, fuse: bool) -> None:
                 replay.step()
             ran += 1
             for value, result in zip(build.code.outputs, replay.outputs):
-                wanted = build.env[value]
+                wanted = build.values[value]
                 near = fuse and op.name == "Sum" and torch.allclose(wanted, result, rtol=1e-5, atol=1e-5)
                 assert near or bits(wanted, result), (operands, options, layout, wanted, result, replay.source())
     assert ran or dtype is torch.bfloat16
@@ -295,9 +237,7 @@ def test_scalars_are_computed_in_double_precision() -> None:
 
 def test_draws_are_new_at_each_step() -> None:
     build = Build()
-    value = Value.like("draw", torch.zeros(100))
-    build.env[value] = torch.zeros(100)
-    build.code.draws.append(Draw(value, torch.Generator().manual_seed(0)))
+    value = build.draw(100, generator=torch.Generator().manual_seed(0))
     build.code.outputs = [build.run("GreaterEqual", value, 0.5)]
     replay, generator = Replay(build.code), torch.Generator().manual_seed(0)
     for _ in range(3):

@@ -1,0 +1,214 @@
+"""`Sequential`: predicting and scoring, starting afresh, its layers, and copies of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from small_models import X, Y, net, noisy, same, weights
+
+import hotgrad as hg
+from hotgrad import optim
+from hotgrad.data import disc
+from hotgrad.modules import Linear, Module, ReLU, Sigmoid, Tanh
+from hotgrad.training import Sequential
+from hotgrad.training.folds import stratified
+from hotgrad.training.metrics import labels_of, r2
+
+# ------------------------------------------------------------------------------------------------ using a model
+
+
+def test_nothing_is_recorded_and_modes_stay() -> None:
+    model = noisy()
+    model.fit(X, Y, epochs=1, batch_size=8, validation_data=(X, Y), verbose=0)
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    with hg.Tape() as tape:
+        model.predict(X)
+        model.score(X, Y)
+        model.evaluate(X, Y)
+        model.classify(X)
+        assert len(tape) == 0
+    assert [module.training for module in model.modules()] == modes
+    model.fit(X, Y, batch_size=8, verbose=0)
+    assert [module.training for module in model.modules()] == modes
+    before = weights(model)
+    assert torch.equal(model.predict(X), model.predict(X)), "no dropout"
+    assert same(weights(model), before), "no statistics"
+    assert type(model.predict(X)) is torch.Tensor
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 39, 40, 1000])
+def test_batch_size_changes_no_result(batch_size: int) -> None:
+    model = noisy()
+    torch.testing.assert_close(model.predict(X, batch_size), model.predict(X))
+    assert model.score(X, Y, batch_size) == model.score(X, Y)
+    assert model.evaluate(X, Y, batch_size) == pytest.approx(model.evaluate(X, Y), rel=1e-6)
+
+
+def test_what_targets_mean() -> None:
+    labels = torch.tensor([0, 1, 1])
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [-1.0, 1.0]])
+    column = torch.tensor([[0.0], [1.0], [1.0]])
+    for y, columns in ((labels, 2), (signs, 2), ((signs + 1) / 2, 2), (column, 1), (2 * column - 1, 1), (column[:, 0], 1), (labels, 1)):
+        found = labels_of(y, columns)
+        assert found is not None
+        assert found.tolist() == [0, 1, 1]
+    for y, columns in (
+        (torch.tensor([[0.5], [1.0]]), 1), (torch.tensor([[1.0, 1.0], [0.0, 1.0]]), 2), (torch.tensor([0.0, 1.0]), 2),
+        (torch.tensor([[0.2, 0.8], [0.0, 1.0]]), 2), (torch.zeros(2, 2, 2), 2), (torch.tensor([3, 4]), 1), (torch.tensor([-1, 1]), 2),
+        (torch.tensor([[2.0], [1.0]]), 1),
+    ):  # fmt: skip
+        assert labels_of(y, columns) is None
+
+
+def test_r2() -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(9, 3, generator=g), torch.randn(9, 3, generator=g)
+    assert r2(a, b) == pytest.approx(sklearn.r2_score(b.double().numpy(), a.double().numpy()))
+    b[:, 1] = 2
+    assert r2(a, b) == pytest.approx(sklearn.r2_score(b.double().numpy(), a.double().numpy()))
+    with pytest.raises(hg.ShapeError):
+        r2(a, b[:, 0])
+
+
+def test_classify() -> None:
+    one = Sequential(Linear(3, 1))
+    with_sigmoid = Sequential(one[0], Sigmoid())
+    assert torch.equal(one.classify(X), (one.predict(X)[:, 0] > 0).long())
+    assert torch.equal(one.classify(X), with_sigmoid.classify(X))
+    assert torch.equal(noisy().classify(X), noisy().predict(X).argmax(1))
+    assert torch.equal(Sequential(one[0], Sequential(Sigmoid())).classify(X), one.classify(X))
+
+
+def test_scores_of_labels_and_one_hot_agree() -> None:
+    model = net("mse")
+    signs = 2 * torch.nn.functional.one_hot(Y).float() - 1
+    assert model.score(X, Y) == model.score(X, signs) == float((model.classify(X) == Y).double().mean())
+
+
+# ------------------------------------------------------------------------------------------------ fresh starts
+
+
+def test_reset() -> None:
+    model = noisy()
+    model.fit(X, Y, epochs=2, batch_size=8, verbose=0)
+    model.reset(0)
+    fresh = noisy()
+    assert same(weights(model), weights(fresh))
+    assert model.epochs_done == 0
+    for each in (model, fresh):
+        each.fit(X, Y, epochs=2, batch_size=8, verbose=0)
+    assert same(weights(model), weights(fresh))
+
+
+def test_cross_validate() -> None:
+    model = noisy()
+    model.fit(X, Y, batch_size=8, verbose=0)
+    before = weights(model)
+    scores = model.cross_validate(X, Y, n_splits=5, seed=1, epochs=4, batch_size=8)
+    assert scores.keys() == {"train_score", "test_score"}
+    assert [len(values) for values in scores.values()] == [5, 5]
+    assert all(0 <= value <= 1 for values in scores.values() for value in values)
+    assert same(weights(model), before)
+    assert model.cross_validate(X, Y, n_splits=5, seed=1, epochs=4, batch_size=8) == scores
+    with pytest.raises(hg.errors.SettingError, match="checkpoint"):
+        model.cross_validate(X, Y, checkpoint="x")
+    with pytest.raises(hg.errors.SettingError, match="class_weight"):
+        model.cross_validate(X, Y, sample_weight=torch.ones(40))
+    regression = net("mse", outputs=1).cross_validate(X, X.sum(1, keepdim=True), n_splits=2, optimizer=optim.SGD(lr=0.1), epochs=20)
+    assert min(regression["test_score"]) > 0
+    for n_splits in (1, 41, 2.0):
+        with pytest.raises(hg.errors.SettingError):
+            model.cross_validate(X, Y, n_splits=n_splits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [20, 23])
+def test_folds_are_stratified(rows: int) -> None:
+    labels = (torch.arange(rows) % 5 == 0).long()
+    pairs = stratified(rows, 4, labels, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat([test for _, test in pairs]).sort().values, torch.arange(rows))
+    for train, test in pairs:
+        assert not set(train.tolist()) & set(test.tolist())
+        assert len(train) + len(test) == rows
+        assert abs(float(labels[test].sum()) - float(labels.sum()) / 4) <= 1
+        assert abs(len(test) - rows / 4) < 1
+
+
+# ------------------------------------------------------------------------------------------------ Sequential itself
+
+
+def test_layers_by_position_name_and_slice() -> None:
+    model = Sequential({"first": Linear(3, 5), "squash": Tanh(), "last": Linear(5, 2)})
+    assert list(model.state_dict()) == ["first.weight", "first.bias", "last.weight", "last.bias"]
+    assert model["first"] is model[0] is model.first
+    assert model[-1] is model.last
+    front = model[:2]
+    assert isinstance(front, Sequential)
+    assert front.first is model.first
+    assert front(X).shape == (40, 5)
+    assert len(model.append(hg.relu)) == 4
+    model["last"] = Linear(5, 7)
+    assert model(X).shape == (40, 7)
+    assert [type(layer).__name__ for layer in model][:3] == ["Linear", "Tanh", "Linear"]
+    for bad in (
+        lambda: model["nothing"],
+        lambda: model.append(3),
+        lambda: model.append(ReLU(), "a.b"),
+        lambda: model.append(ReLU(), "fit"),
+    ):
+        with pytest.raises(hg.HotgradError):
+            bad()
+
+
+def test_list_form() -> None:
+    model = Sequential([Linear(3, 2)], "mse", "sgd")
+    assert (model.loss, model.optimizer) != (None, None)
+    for arguments in (([Linear(3, 2)], "mse", "sgd", 1), (Linear, ReLU())):
+        with pytest.raises(hg.OperandError):
+            Sequential(*arguments)
+
+
+def test_copies_are_independent() -> None:
+    model = noisy()
+    model.fit(X, Y, batch_size=8, seed=0, verbose=0)
+    twin = copy.deepcopy(model)
+    before = weights(model)
+    twin.fit(X, Y, batch_size=8, verbose=0)
+    assert same(weights(model), before)
+    model.fit(X, Y, batch_size=8, verbose=0)
+    assert same(weights(model), weights(twin))
+
+
+def test_a_network_with_a_shared_layer_half_of_it_frozen() -> None:
+    class Net(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.shared, self.leave = Linear(2, 8), Linear(8, 8), Linear(8, 2)
+
+        def forward(self, x: Any) -> Any:
+            h = self.enter(x).relu()
+            h = h + self.shared(h).relu()
+            h = h + self.shared(h).relu()
+            return self.leave(h)
+
+    x, labels = disc(200, seed=0)
+    inner = Net()
+    inner.enter.freeze()
+    model = Sequential(inner, loss="cross_entropy", optimizer=optim.Adam(lr=0.01, weight_decay=0.1))
+    before = weights(model)
+    history = model.fit(x, labels, epochs=30, batch_size=20, seed=0, verbose=0)
+    assert history[-1]["loss"] < history[0]["loss"]
+    changed = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    assert changed == {"0.shared.weight", "0.shared.bias", "0.leave.weight", "0.leave.bias"}
+
+
+def test_lazy_layers_are_sized_by_fit() -> None:
+    a = Sequential(Linear(6), ReLU(), Linear(2), loss="cross_entropy", optimizer="adam")
+    b = Sequential(Linear(6), ReLU(), Linear(2), loss="cross_entropy", optimizer="adam")
+    for each in (a, b):
+        each.fit(X, Y, epochs=2, batch_size=8, seed=4, verbose=0)
+    assert same(weights(a), weights(b))
