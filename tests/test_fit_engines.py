@@ -24,6 +24,7 @@ from fitting import (
     state,
 )
 
+import hotgrad as hg
 from hotgrad.training.compiled import Compiled
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
@@ -105,6 +106,19 @@ def test_float64(engine: str, exactly: list[Compiled]) -> None:
     fit(model, engine, seed=1)
     fit(eager, "eager", seed=1)
     compare(state(model), state(eager), 0.0 if engine in EXACT else 1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_few_outputs_of_many_inputs(engine: str) -> None:
+    """With such sizes the gradient of a weight is computed as the transpose of a product, but in the last, smaller batch."""
+    x = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
+    states = []
+    for name in (engine, "eager"):
+        model = hg.Sequential(hg.Linear(64, 64), hg.Tanh(), hg.Linear(64, 10), loss="cross_entropy", optimizer="adam")
+        model.reset(0)
+        model.fit(x, torch.arange(300) % 10, epochs=2, batch_size=128, seed=1, verbose=0, engine=name)
+        states.append(state(model))
+    compare(*states, 0.0 if engine in EXACT else ROUNDING)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
