@@ -265,6 +265,8 @@ class Machine(RuleBasedStateMachine):
             mode.__exit__(None, None, None)
         for scope in reversed(self.scopes):
             scope.__exit__(None, None, None)
+        gc.collect()
+        gc.freeze()  # what hypothesis keeps need not be looked through in the next run
 
     def leaf(self, values: Any, needs: bool) -> None:
         data = torch.tensor(values, dtype=torch.float64)
