@@ -530,7 +530,7 @@ def test_random_programs(count: Callable[[int, int], int], thorough: bool) -> No
     gc.freeze()  # what is there already need not be looked through for records
     try:
         run_state_machine_as_test(
-            Machine, settings=settings(max_examples=count(150, 1_000), stateful_step_count=count(40, 80), phases=phases)
+            Machine, settings=settings(max_examples=count(400, 1_000), stateful_step_count=count(40, 80), phases=phases)
         )
     finally:
         gc.unfreeze()
