@@ -25,7 +25,7 @@ def describe(value: Any) -> str:
 
 
 def users_frame() -> tuple[Any, int]:
-    """The innermost frame outside of hotgrad and torch, None without one, and how many frames it is above the caller's, counting that one."""
+    """The innermost frame outside of hotgrad and torch, None without one, and its `stacklevel` for a warning of the caller."""
     frame: Any = sys._getframe(1)
     level = 1
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("hotgrad", "torch"):
