@@ -94,19 +94,18 @@ def test_ctrl_c_in_a_callback(engine: str) -> None:
 @pytest.mark.parametrize("rows", [40, 4003])
 def test_ctrl_c_in_the_middle(rows: int, engine: str) -> None:
     model, peer = made(), made()
-    pressed: list[float] = []
+    pressed = threading.Event()
 
     def press() -> None:
         while signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is still capturing
             time.sleep(0.01)
         time.sleep(0.3)
-        pressed.append(time.perf_counter())
+        pressed.set()
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
     history = fit(model, engine, rows=rows, epochs=10**7, seed=1)
-    assert pressed and time.perf_counter() - pressed[0] < 20  # all the epochs would take minutes at least
-    assert len(history) == model.epochs_done
+    assert pressed.is_set() and len(history) == model.epochs_done < 10**7  # which would take minutes at least
     if history:
         fit(peer, engine, rows=rows, epochs=len(history), seed=1)
         compare(state(model), state(peer))
