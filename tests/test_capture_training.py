@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,28 @@ def test_eager_steps_in_between(engine: str) -> None:
         check_equal(found, expected, engine in EXACT)
     eager.zero_grad()
     model.zero_grad()
+    check_everything(everything(model, ours), everything(eager, theirs), engine in EXACT)
+
+
+@engines
+@pytest.mark.parametrize("used", [False, True])
+def test_an_optimizer_that_is_reset(used: bool, engine: str) -> None:
+    """To a state from before its first step, which holds nothing, and to one that does."""
+    eager, model = network(), network()
+    step, theirs = training(OPTIMIZERS["adam"], eager)
+    f, ours = training(OPTIMIZERS["adam"], model)
+    x, y = randn(7, 4, seed=5), randn(7, 2, seed=6)
+    program = hg.capture(f, x, y).to(engine, fuse=False)
+    runs = [(lambda: step(hg.Variable(x), hg.Variable(y)), theirs), (lambda: program(x, y), ours)]
+    for run, optimizer in runs:
+        if used:
+            run()
+        before = copy.deepcopy(optimizer.state_dict())
+        run()
+        run()
+        optimizer.load_state_dict(before)
+        run()
+    eager.zero_grad()
     check_everything(everything(model, ours), everything(eager, theirs), engine in EXACT)
 
 

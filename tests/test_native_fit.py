@@ -12,7 +12,7 @@ from fitting import COMBINATIONS, DEFAULT, compare, fit, made, problem, state
 
 import hotgrad as hg
 from hotgrad.engines import compiler
-from hotgrad.training import agreement, choice
+from hotgrad.training import agreement, choice, compiled
 
 if compiler.find_compiler() is None:
     pytest.skip("there is no C compiler", allow_module_level=True)
@@ -68,6 +68,31 @@ def test_two_fits_equal_one_to_the_bit() -> None:
     fit(parts, "native", epochs=2, seed=3)
     fit(parts, "native", epochs=3)
     compare(state(whole), state(parts))
+
+
+@pytest.mark.parametrize("combination", [("tanh", "huber", "adamw"), ("batchnorm", "mse", "adam")], ids="/".join)
+def test_the_number_of_steps_in_a_call_changes_no_bit(combination: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It depends on the clock. Here compilers find sums of two products, either of which they may fuse with the sum."""
+    states = []
+    for steps in (1, 7, 10**6):
+        monkeypatch.setattr(compiled, "FIRST", steps)
+        monkeypatch.setattr(compiled, "SECONDS", 1e-9 if steps == 1 else 100.0)
+        model = made(combination)
+        fit(model, "native", combination, epochs=60, seed=3)
+        states.append(state(model))
+    compare(states[0], states[1])
+    compare(states[0], states[2])
+
+
+def test_resuming_goes_on_with_the_same_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(made(), "native", epochs=2, seed=1, checkpoint=tmp_path / "c")
+    renewed: list[int] = []
+    monkeypatch.setattr(compiled.Compiled, "_renew", lambda self, rows, program: renewed.append(rows))
+    whole, resumed = made(), made()
+    fit(resumed, "native", epochs=4, seed=1, checkpoint=tmp_path / "c")
+    fit(whole, "native", epochs=4, seed=1)
+    compare(state(resumed), state(whole))
+    assert not renewed
 
 
 def test_a_checkpoint_names_compiler_and_target(tmp_path: Path) -> None:

@@ -22,8 +22,12 @@ _HEAD = """\
 #include <stdlib.h>
 #include <string.h>
 
-/* Not inlined: that would take the compiler longer than it saves. */
+/* Compiled once: copies would take the compiler longer than they save, and round otherwise, as it may fuse other products into sums. */
+#ifdef __clang__
 #define SEPARATE __attribute__((noinline))
+#else
+#define SEPARATE __attribute__((noinline, noclone))
+#endif
 /* Loaded once and kept in a register: otherwise gcc reads it from memory for each use. */
 #ifdef FEATURE
 #define ONCE(vector) __asm__("" : "+v"(vector))
@@ -109,7 +113,8 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
     if not low.slots:
         yield "  char nothing;"
     yield "};"
-    yield f"static void {name}_step(struct {name} *restrict w, const double *restrict scalars)"
+    # not a part of the loop over steps: results would depend on how many steps a call runs
+    yield f"SEPARATE static void {name}_step(struct {name} *restrict w, const double *restrict scalars)"
     yield "{"
     yield "  (void)w, (void)scalars;"
     yield from ("  " + line for line in [*low.scalar_lines, *step])

@@ -276,7 +276,8 @@ class Optimizer:
         return {"optimizer": type(self).__name__, "clip_norm": self.clip_norm, "groups": groups, "state": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave, settings included. Tensors are copied, in the dtype and to the device of their parameter.
+        """Take over what `state_dict` gave, settings included. Tensors are copied, in the dtype and to the device of their parameter,
+        into those that are there, so that captured programs go on with them.
 
         Raises FileError, with nothing changed, if it is of another optimizer, does not fit the parameters, or is broken.
         """
@@ -296,7 +297,12 @@ class Optimizer:
         for slot, entry in zip(self._slots(), state["state"]):
             like = slot.parameter.data
             slot.count = entry["count"]
-            slot.state = {name: value.to(like, copy=True) for name, value in entry.items() if name != "count"}
+            fresh = {name: value.to(like, copy=True) for name, value in entry.items() if name != "count"}
+            for name, value in fresh.items():
+                old = slot.state.get(name)
+                if old is not None and (old.shape, old.dtype, old.device) == (value.shape, value.dtype, value.device):
+                    fresh[name] = old.copy_(value)
+            slot.state = fresh
 
     def _misfits(self, state: Any) -> list[str]:
         """What keeps `state` from being loaded, one line each. May raise instead if it is broken."""

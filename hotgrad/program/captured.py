@@ -40,9 +40,10 @@ class Captured:
         self._data = [(state.holder, state.tensor) for state in self.code.states if isinstance(state.holder, Variable)]
 
     def begin(self) -> None:
-        """Give the optimizers the state that the first run needs, zero so far, which capturing has made but not left there."""
+        """Give the optimizers the state that a first run needs, which is zero: capturing has not left it there, or they were reset."""
         for slot, name, tensor in self.memory:
-            slot.state.setdefault(name, tensor)
+            if name not in slot.state:
+                slot.state[name] = tensor.zero_()
 
     def changed(self) -> str:
         """What the function depended on while it was captured and is no longer so, in words; "" if all holds."""

@@ -279,6 +279,8 @@ def _content(cell: Any) -> Any:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float):
         return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
+    if type(a) is tuple and type(b) is tuple:
+        return len(a) == len(b) and all(x is y or _equal(x, y) for x, y in zip(a, b))
     return isinstance(a, _PLAIN) and type(a) is type(b) and bool(a == b)
 
 

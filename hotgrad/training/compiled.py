@@ -87,9 +87,9 @@ class Compiled:
             finally:
                 for module, training in modes:
                     module.training = training
-            found.begin()
             if self.name:
                 self._renew(rows, found)
+        found.begin()
         return found
 
     def _renew(self, rows: int, program: Captured) -> None:
