@@ -86,7 +86,7 @@ def test_a_loaded_program_gives_the_same(name: str, engine: str, tmp_path: Path)
 @engines
 def test_in_another_process(engine: str, tmp_path: Path) -> None:
     model = network().eval()
-    program = hg.capture(model, X)
+    program = hg.capture(model, X).to(engine)
     program.save(tmp_path / "program")
     torch.save((X, program(X)), tmp_path / "expected")
     code = f"""
