@@ -26,7 +26,7 @@ _HEAD = """\
 #ifdef __clang__
 #define SEPARATE __attribute__((noinline))
 #else
-#define SEPARATE __attribute__((noinline, noclone))
+#define SEPARATE __attribute__((noipa)) /* gcc 12 forgets writes through `restrict` of functions that it looks into */
 #endif
 /* Loaded once and kept in a register: otherwise gcc reads it from memory for each use. */
 #ifdef FEATURE
