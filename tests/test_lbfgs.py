@@ -166,7 +166,7 @@ class Line:
     def __init__(self, function: Any) -> None:
         self.x = torch.zeros(1, dtype=torch.float64)
         self.function, self.evaluations = function, 0
-        self.s = SimpleNamespace(tolerance_change=1e-12)
+        self.s, self.left = SimpleNamespace(tolerance_change=1e-12), 100
 
     def move(self, by: Any) -> None:
         self.x += by

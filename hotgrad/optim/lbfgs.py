@@ -26,7 +26,8 @@ def _nothing() -> dict[str, Any]:
 class LBFGS(Optimizer):
     """Limited-memory BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5), for full batches.
 
-    `step(closure)` runs up to `max_iter` iterations, evaluating the closure at most `max_eval` times (default 1.25 max_iter).
+    `step(closure)` runs up to `max_iter` iterations and never evaluates the closure more than `max_eval` times, line searches
+    included (default 1.25 max_iter, at least 2; a line search needs 2).
     It stops where no gradient exceeds `tolerance_grad`, or where parameters or loss change by less than `tolerance_change`.
     `history_size` pairs of steps and gradients model the curvature. `line_search_fn="strong_wolfe"` searches along each
     direction (algorithms 3.5 and 3.6); None goes `lr` times the direction. One group of parameters; `clip_norm` only without
@@ -79,7 +80,7 @@ class LBFGS(Optimizer):
         whole_number("max_iter", s.max_iter)
         whole_number("history_size", s.history_size)
         if s.max_eval is not None:
-            whole_number("max_eval", s.max_eval)
+            whole_number("max_eval", s.max_eval, 2 if s.line_search_fn else 1)
         finite_number("tolerance_grad", s.tolerance_grad)
         finite_number("tolerance_change", s.tolerance_change)
         if s.line_search_fn not in (None, "strong_wolfe"):
@@ -140,7 +141,12 @@ class _Run:
         if active != self.memory["active"]:  # frozen or unfrozen meanwhile: what was learnt is of another space
             self.memory.update(_nothing(), active=active)
         self.evaluations = 0
-        self.limit = settings.max_eval or settings.max_iter * 5 // 4
+        self.limit = settings.max_eval or max(settings.max_iter * 5 // 4, 2)
+
+    @property
+    def left(self) -> int:
+        """How many more evaluations are allowed."""
+        return int(self.limit) - self.evaluations
 
     def evaluate(self) -> tuple[Any, float, Tensor]:
         """What the closure gives, as it is and as a number, and the gradient there."""
@@ -190,10 +196,10 @@ class _Run:
                 length, loss, gradient = _strong_wolfe(self, direction, length, loss, gradient, slope)
             else:
                 self.move(length * direction)
-                if iteration < s.max_iter:
+                if iteration < s.max_iter and self.left:
                     _, loss, gradient = self.evaluate()
             memory["length"] = length
-            done = self.evaluations >= self.limit or not _largest(gradient) > s.tolerance_grad
+            done = not self.left or not _largest(gradient) > s.tolerance_grad
             if done or _largest(direction) * length <= s.tolerance_change or abs(loss - before) < s.tolerance_change:
                 break
         for slot in self.slots:
@@ -242,7 +248,8 @@ def _strong_wolfe(
 ) -> tuple[float, float, Tensor]:
     """A step length where the loss has fallen enough (c1) and the slope has flattened (c2); the parameters end there.
 
-    Nocedal and Wright 2006, algorithm 3.5 to bracket one, then 3.6 to close in on it. At most 25 evaluations.
+    Nocedal and Wright 2006, algorithm 3.5 to bracket one, then 3.6 to close in on it. At most 25 evaluations, and no
+    more than the step has left, of which there must be one; the best point so far is taken then.
     """
     start = _Point(0.0, loss, gradient, slope)
     here = 0.0
@@ -260,7 +267,8 @@ def _strong_wolfe(
     def flat(point: _Point) -> bool:
         return abs(point.slope) <= -c2 * start.slope
 
-    before, point, left = start, at(t), 24
+    left = min(25, run.left) - 1
+    before, point = start, at(t)
     low, high = None, None
     while left:
         if not fallen(point) or (before is not start and point.loss >= before.loss):

@@ -8,6 +8,7 @@ from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingErro
 from hotgrad.explain import nearest, warn
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.costs import estimates
+from hotgrad.training.minimised import Minimised
 from hotgrad.training.steps import Eager, Job
 
 FEW = 150  # steps for which a capture does not pay
@@ -50,7 +51,7 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
 
 def _captured(model: Any, job: Job) -> Compiled:
     try:
-        return Compiled(model, job)
+        return (Minimised if model.optimizer.needs_closure else Compiled)(model, job)
     except CaptureError:
         raise
     except Exception as error:  # of the user's code, on Variables without values

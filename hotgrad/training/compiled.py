@@ -16,7 +16,7 @@ from hotgrad.program.captured import Captured, captured
 from hotgrad.training.agreement import check_agreement
 from hotgrad.training.metrics import chosen
 from hotgrad.training.predictor import Predictor
-from hotgrad.training.steps import Epoch, Job, gradient_step, training_step
+from hotgrad.training.steps import Epoch, Job, training_step
 from hotgrad.variable import wrap
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
@@ -81,7 +81,7 @@ class Compiled:
             modes = [(module, module.training) for module in model.modules()]
             model.train()
             try:
-                step = (gradient_step if model.optimizer.needs_closure else training_step)(model, job.data.weights is not None)
+                step = self._step(model, job.data.weights is not None)
                 examples = [wrap(source[:rows], None) for source in job.data.sources()]
                 found = self.programs[rows] = captured(step, examples, [model, model.loss, model.optimizer])
             finally:
@@ -91,6 +91,10 @@ class Compiled:
                 self._renew(rows, found)
         found.begin()
         return found
+
+    def _step(self, model: Any, weighted: bool) -> Callable[..., Any]:
+        """What is captured: a function of a batch that returns its loss, the output, and what else is wanted of each run."""
+        return training_step(model, weighted)
 
     def _renew(self, rows: int, program: Captured) -> None:
         """Make a program that was captured again ready. What changes again and again is not compiled each time."""
@@ -103,7 +107,7 @@ class Compiled:
 
     # ---- epochs
 
-    def epoch(self, order: Tensor) -> None:
+    def epoch(self, order: Tensor, stop: Callable[[], bool]) -> None:
         """Note an epoch that is to run over the rows in this order, with the random numbers and rates that its steps will need."""
         if not self.parts:
             self.began = time.perf_counter()
@@ -120,8 +124,7 @@ class Compiled:
         program = self.programs[rows]
         numbers = [list(chain(*row)) for row in zip(*(hook.take(steps) for hook in program.hooks))] or [[]]
         draws = []
-        # an optimizer that evaluates the objective several times draws for each
-        for _ in range(steps if program.code.draws and not self.model.optimizer.needs_closure else 0):
+        for _ in range(steps if program.code.draws else 0):
             drawn = [torch.empty(draw.value.shape, dtype=draw.value.dtype) for draw in program.code.draws]
             for draw, tensor in zip(program.code.draws, drawn):
                 draw.fill(tensor)
@@ -170,9 +173,7 @@ class Compiled:
         table = parts[0].numbers if same else [r for p in parts for r in (p.numbers * p.steps if len(p.numbers) == 1 else p.numbers)]
         numbers = torch.tensor(table, dtype=torch.float64)
         draws = [torch.stack(column) for column in zip(*chain(*(part.draws for part in parts)))]
-        if self.model.optimizer.needs_closure:
-            self._minimise(program, engine, order, losses, outputs)
-        elif not self._steps(engine, order.view(steps, rows), numbers, draws, losses, outputs, stop):
+        if not self._steps(engine, order.view(steps, rows), numbers, draws, losses, outputs, stop):
             return None
         counts = [part.steps for part in parts]
         values = torch.split(losses.reshape(-1).double(), counts)
@@ -200,25 +201,3 @@ class Compiled:
             self.rate = count / max(time.perf_counter() - began, 1e-9)
             done += count
         return True
-
-    def _minimise(self, program: Captured, engine: Any, order: Tensor, losses: Tensor, outputs: Tensor) -> None:
-        """One step of an optimizer that evaluates the objective itself, which the engine computes with its gradients."""
-        slots = [slot for slot in self.model.optimizer._slots() if slot.parameter.requires_grad]
-        values = [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in program.code.outputs]
-        first = True
-
-        def closure() -> Any:
-            nonlocal first
-            draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in program.code.draws]
-            for draw, drawn in zip(program.code.draws, draws):
-                draw.fill(drawn[0])
-            engine.many(self.job.data.sources(), order, 1, torch.empty((1, 0), dtype=torch.float64), draws, values)
-            if first:
-                losses.copy_(values[0])
-                outputs.copy_(values[1])
-                first = False
-            for slot, value in zip(slots, values[2:]):
-                slot.parameter.grad = value[0].clone()
-            return wrap(values[0][0].clone(), None)
-
-        self.model.optimizer.step(closure)

@@ -135,12 +135,16 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int)
     rows, optimizer = len(job.data.x), model.optimizer
     model.train()
     rates = []
+
+    def stop() -> bool:
+        return interrupt.requested
+
     for number in range(count):
         rates.append(float(optimizer.lr))
-        runner.epoch(torch.randperm(rows, generator=model.generator) if job.shuffle else torch.arange(rows))
+        runner.epoch(torch.randperm(rows, generator=model.generator) if job.shuffle else torch.arange(rows), stop)
         if number < count - 1:
             optimizer.epoch_end()
-    found = runner.results(lambda: interrupt.requested)
+    found = runner.results(stop)
     if found is None:
         return None
     table: list[dict[str, float]] = []

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hotgrad.errors import CaptureError
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.evaluation import row_loss
 from hotgrad.training.history import History
@@ -96,34 +95,63 @@ def training_step(model: Any, weighted: bool) -> Callable[..., tuple[Any, Any]]:
         update()
         return result
 
-    def step_by_closure(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
-        results: list[tuple[Any, Any]] = []
-
-        def closure() -> Any:
-            results.append(compute(x, y, weights))
-            return results[-1][0]
-
-        update(closure)
-        return results[0]
-
-    return step_by_closure if model.optimizer.needs_closure else step
-
-
-def gradient_step(model: Any, weighted: bool) -> Callable[..., Any]:
-    """A function that returns loss and output of one batch and the gradients of the parameters that are trained, for L-BFGS to capture."""
-    compute = objective(model, weighted)
-
-    def step(x: Any, y: Any, weights: Any = None) -> Any:
-        value, output = compute(x, y, weights)
-        grads = [slot.parameter.grad for slot in model.optimizer._slots() if slot.parameter.requires_grad]
-        if any(grad is None for grad in grads):
-            raise CaptureError("the loss does not depend on some of the parameters that L-BFGS trains")
-        return value, output, *grads
-
     return step
 
 
-class Eager:
+class _Stopped(Exception):
+    """Leaves a step that evaluates the objective many times, where training is to end."""
+
+
+def minimise(optimizer: Any, evaluate: Callable[[], tuple[Any, Any]], stop: Callable[[], bool]) -> tuple[Any, Any] | None:
+    """One step of an optimizer that evaluates the objective itself: loss and output of the first evaluation.
+
+    None if `stop` said so between two evaluations; the model then stands somewhere in between.
+    """
+    first: tuple[Any, Any] | None = None
+
+    def closure() -> Any:
+        nonlocal first
+        if stop():
+            raise _Stopped
+        result = evaluate()
+        first = first or result
+        return result[0]
+
+    try:
+        optimizer.step(closure)
+    except _Stopped:
+        return None
+    return first
+
+
+class AtOnce:
+    """Runs each epoch when it comes, at the rates of that moment. A subclass defines `_epoch`."""
+
+    _done: tuple[Epoch, ...] = ()
+    _stopped = False
+
+    def _epoch(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
+        """What an epoch over the rows in this order gives; None if `stop` said so in between."""
+        raise NotImplementedError(f"{type(self).__name__} defines no `_epoch`")
+
+    def epoch(self, order: Tensor, stop: Callable[[], bool]) -> None:
+        """Run an epoch over the rows in this order."""
+        found = None if self._stopped else self._epoch(order, stop)
+        self._stopped = found is None
+        self._done = (*self._done, found) if found is not None else ()
+
+    def together(self) -> int:
+        """How many epochs may run before anything is looked at."""
+        return 1
+
+    def results(self, stop: Callable[[], bool]) -> list[Epoch] | None:
+        """What the epochs gave; None if `stop` said so within one."""
+        found = None if self._stopped else list(self._done)
+        self._done, self._stopped = (), False
+        return found
+
+
+class Eager(AtOnce):
     """Runs epochs step by step."""
 
     name = "eager"
@@ -132,29 +160,11 @@ class Eager:
 
     def __init__(self, model: Any, job: Job) -> None:
         self.job = job
-        self.step = training_step(model, job.data.weights is not None)
-        self._orders: list[Tensor] = []
+        self.optimizer = model.optimizer
+        made = objective if self.optimizer.needs_closure else training_step
+        self.step = made(model, job.data.weights is not None)
 
-    def epoch(self, order: Tensor) -> None:
-        """Note an epoch that is to run over the rows in this order."""
-        self._orders.append(order)
-
-    def together(self) -> int:
-        """How many epochs may run before anything is looked at."""
-        return 1
-
-    def results(self, stop: Callable[[], bool]) -> list[Epoch] | None:
-        """Run the epochs noted; None if `stop` said so between two steps."""
-        orders, self._orders = self._orders, []
-        epochs = []
-        for order in orders:
-            epoch = self._run(order, stop)
-            if epoch is None:
-                return None
-            epochs.append(epoch)
-        return epochs
-
-    def _run(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
+    def _epoch(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
         job, data = self.job, self.job.data
         losses: list[Tensor] = []
         right = 0
@@ -163,7 +173,11 @@ class Eager:
             for x, y, *weights in self._batches(part):
                 if stop():
                     return None
-                value, output = self.step(wrap(x, None), y, *weights)
+                batch = (wrap(x, None), y, *weights)
+                result = minimise(self.optimizer, partial(self.step, *batch), stop) if self.optimizer.needs_closure else self.step(*batch)
+                if result is None:
+                    return None
+                value, output = result
                 losses.append(value._data)
                 if data.labels is not None:
                     outputs.append(output._data)
