@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hotgrad.checks import whole_number
 from hotgrad.errors import DataError, DtypeError, ShapeError
-from hotgrad.variable import as_tensor
+from hotgrad.variable import Variable, as_tensor
 
 
 def disc(n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
@@ -92,6 +92,7 @@ def batches(
     [2, 2, 1]
     """
     batch_size = whole_number("batch_size", batch_size)
+    tensors = tuple(tensor if isinstance(tensor, (Tensor, Variable)) else as_tensor(tensor) for tensor in tensors)
     lengths = [len(tensor) for tensor in tensors]
     if len(set(lengths)) != 1:
         raise DataError(f"batches takes tensors with equally many rows; got {lengths}")

@@ -13,7 +13,7 @@ HotgradError
 ├── EngineError       (RuntimeError)  a program that an engine cannot run
 ├── NoLossError       (ValueError)    training without a loss
 ├── SettingError      (ValueError)    a setting out of range, or a name that nothing has
-├── DataError         (ValueError)    data that cannot be trained on or predicted from
+├── DataError         (ValueError)    data that cannot be used: empty, not finite, masked, of other lengths
 ├── NonFiniteLossError (FloatingPointError)  a loss that became NaN or infinite while training
 └── FileError         (ValueError)    a file that is broken, foreign, or of another model
 
@@ -78,7 +78,7 @@ class SettingError(HotgradError, ValueError):
 
 
 class DataError(HotgradError, ValueError):
-    """Data cannot be trained on or predicted from: empty, not finite, or of lengths that differ."""
+    """Data cannot be used: empty, not finite, masked or missing, or of lengths that differ."""
 
 
 class NonFiniteLossError(HotgradError, FloatingPointError):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.arrays import is_numpy, number_in
 from hotgrad.errors import DeclarationError, DtypeError, OperandError
 from hotgrad.explain import fail
 from hotgrad.methods import Methods
@@ -32,8 +33,8 @@ def _operand(op: type[Primitive], value: Any) -> Any:
         return value
     if isinstance(value, complex):
         raise DtypeError(f"{op.name}: complex numbers are not supported; got {value!r}")
-    if type(value).__module__ == "numpy" and hasattr(value, "shape"):
-        return as_tensor(value) if value.shape else _operand(op, value.item())
+    if is_numpy(value):
+        return as_tensor(value) if value.shape else _operand(op, number_in(value))
     if isinstance(value, Node):
         raise Unread(value)
     raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {type(value).__name__} ({value!r:.60})")

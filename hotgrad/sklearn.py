@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from hotgrad.arrays import check_unmasked
 from hotgrad.modules import Linear, ReLU
 from hotgrad.training import Sequential
 
@@ -66,6 +67,7 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _outputs(self, x: Any) -> torch.Tensor:
         check_is_fitted(self)
+        check_unmasked(x)
         x = validate_data(self, x, reset=False, dtype=(np.float64, np.float32))
         return self.model_.predict(x.astype(self._dtype, copy=False))
 
@@ -110,6 +112,7 @@ class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> HotClassifier:
         """Train on `X` (n, features) and the classes `y` (n,). Returns the estimator."""
+        check_unmasked([X, y])
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
         check_classification_targets(y)
         self._dtype = X.dtype
@@ -148,6 +151,7 @@ class HotRegressor(RegressorMixin, _HotEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> HotRegressor:
         """Train on `X` (n, features) and `y` (n,) or (n, columns). Returns the estimator."""
+        check_unmasked([X, y])
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True)
         self._dtype = X.dtype
         self._one_column = y.ndim == 1

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.arrays import is_numpy, read
 from hotgrad.errors import DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
 from hotgrad.explain import describe, operand_name, rule_failed, written
 from hotgrad.methods import FUNCTIONS, Methods
@@ -32,7 +33,7 @@ class Variable(Methods):
     array (copied). Numbers and lists get torch's default dtypes. Only floating dtypes may require gradients.
 
     Raises DtypeError for complex data or for integers that shall require a gradient, OperandError for inference-mode tensors,
-    for Variables that require a gradient and for anything that is no array.
+    for Variables that require a gradient and for anything that is no array, DataError for masked arrays that hide something.
 
     >>> x = Variable([1.0, 2.0, 3.0], requires_grad=True, name="x")
     >>> y = (x * x).sum()
@@ -335,15 +336,9 @@ def as_tensor(data: Any) -> Tensor:
         if data._link is not None:
             raise OperandError("a Variable that requires a gradient cannot be wrapped again, the graph would be lost; use detach()")
         return data._data
-    if isinstance(data, Tensor):
-        tensor = data.detach() if data.requires_grad else data
-    else:
-        try:
-            tensor = torch.tensor(data)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise OperandError(
-                f"expected a tensor, a number, a nested list or a numpy array; got {type(data).__name__} ({error})"
-            ) from None
+    tensor = data if isinstance(data, Tensor) else read(data)
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.is_complex():
         raise DtypeError(f"complex data is not supported; got {describe(tensor)}. Use its real and imaginary parts")
     if tensor.layout is not torch.strided:
@@ -559,7 +554,7 @@ def _seed(root: Variable, gradient: Any, on_variables: bool) -> Any:
         if gradient.requires_grad:
             raise OperandError("the seed gradient requires a torch gradient; wrap it in a Variable, or detach() it")
         seed = as_tensor(gradient)
-    elif type(gradient).__module__ == "numpy" and getattr(gradient, "shape", None):
+    elif is_numpy(gradient) and gradient.shape:
         seed = as_tensor(gradient)
     else:
         seed = as_tensor(gradient).to(root.dtype).to(root.device)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.arrays import is_numpy
 from hotgrad.errors import AxisError, OperandError, ShapeError
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.primitive import Primitive
@@ -252,7 +253,7 @@ def _plain_index(index: Any) -> Any:
         return tuple(_plain_index(item) for item in index)
     if isinstance(index, Variable):
         index = index.data
-    elif isinstance(index, (list, range)) or (type(index).__module__ == "numpy" and getattr(index, "shape", None)):
+    elif isinstance(index, (list, range)) or (is_numpy(index) and index.shape):
         index = as_tensor(index) if len(index) else torch.zeros(0, dtype=torch.int64)
     if isinstance(index, Tensor) and (index.dtype.is_floating_point or index.dtype.is_complex):
         raise OperandError(f"GetItem: index tensors must be integer or bool; got {index.dtype}")

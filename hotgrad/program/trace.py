@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from hotgrad.arrays import is_numpy, number_in
 from hotgrad.errors import CaptureError, DtypeError, OperandError
 from hotgrad.explain import fail, users_frame
 from hotgrad.primitive import Primitive, primitives
@@ -105,7 +106,7 @@ _STATIC = frozenset(
 
 
 # Modules whose torch calls on the way are part of capturing, or make constants out of Python numbers.
-_INSIDE = ("hotgrad.program", "hotgrad.variable", "hotgrad.explain", "hotgrad.optim")
+_INSIDE = ("hotgrad.program", "hotgrad.variable", "hotgrad.arrays", "hotgrad.explain", "hotgrad.optim")
 
 
 class _NoTorch(TorchFunctionMode):
@@ -336,8 +337,8 @@ class Trace:
             return operand
         if isinstance(operand, _Earlier):
             operand._refuse()
-        if type(operand).__module__ == "numpy" and hasattr(operand, "shape"):
-            return self.constant(as_tensor(operand)) if operand.shape else operand.item()
+        if is_numpy(operand):
+            return self.constant(as_tensor(operand)) if operand.shape else self._operand(op, number_in(operand))
         raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {operand!r:.60}")
 
     def _refuse_scalars(self, op: type[Primitive], given: Sequence[Any]) -> None:

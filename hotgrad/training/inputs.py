@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate, default_convert
 
-from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
-from hotgrad.variable import Variable, as_tensor
+from hotgrad.arrays import check_unmasked
+from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
+from hotgrad.training.frames import from_frame, is_frame
+from hotgrad.variable import as_tensor
 
 
 def to_tensor(data: Any, name: str, dtype: torch.dtype) -> Tensor:
     """`data` as a tensor, floats in `dtype`, bools and integers as int64. `name` is what errors call it.
 
-    Tensors of that dtype are shared, everything else is copied once. Raises OperandError or DtypeError for what is no table of
-    numbers, DataError for NaN and infinity.
+    Tensors of that dtype are shared, everything else is copied once. Raises OperandError or DtypeError for what is no table of real
+    numbers, DataError for NaN, infinity, masked and missing elements, and for numbers that `dtype` or int64 cannot hold.
 
     >>> to_tensor([[1, 2.5]], "x", torch.float64)
     tensor([[1.0000, 2.5000]], dtype=torch.float64)
@@ -27,40 +31,33 @@ def to_tensor(data: Any, name: str, dtype: torch.dtype) -> Tensor:
     except HotgradError as error:
         raise type(error)(f"{name}: {error}") from None
     except (TypeError, ValueError, RuntimeError) as error:
-        kinds = f" with columns {_text_columns(data)} that hold no numbers" if _text_columns(data) else ""
         raise OperandError(
-            f"{name} must hold numbers, as a tensor, numpy array, pandas object or nested list of equal lengths; got {type(data).__name__}{kinds} ({error}). "
-            "Encode text and categories as numbers first"
+            f"{name} must hold numbers, as a tensor, numpy array, pandas object or nested list of equal lengths; got {type(data).__name__} ({error})"
         ) from None
     if not tensor.ndim:
         raise ShapeError(f"{name} must have at least one axis, its rows; got a single value")
-    tensor = tensor.to(dtype if tensor.is_floating_point() else torch.int64)
-    check_finite(tensor, name)
-    return tensor
+    if tensor.dtype is torch.uint64 and bool((tensor.view(torch.int64) < 0).any()):
+        raise DataError(f"{name} holds integers of 2**63 and more; convert it to floats, or subtract an offset")
+    cast = tensor.to(dtype if tensor.is_floating_point() else torch.int64)
+    if cast.dtype != tensor.dtype and not cast.isfinite().all() and tensor.isfinite().all():
+        raise DataError(f"{name} holds values of up to {float(tensor.abs().max()):.3g}, which {dtype} cannot; scale them first")
+    check_finite(cast, name)
+    return cast
 
 
 def _read(data: Any, dtype: torch.dtype) -> Tensor:
-    if isinstance(data, (Tensor, Variable)):
-        return as_tensor(data).detach()
-    if hasattr(data, "to_numpy"):
-        data = data.to_numpy()
-    if type(data).__module__ == "numpy" and hasattr(data, "copy"):
-        # a copy, since torch refuses negative strides and foreign byte orders and warns of read-only memory
-        return (
-            torch.from_numpy(data.astype(data.dtype.newbyteorder("="), order="C", copy=True)) if data.shape else torch.tensor(data.item())
-        )
-    if isinstance(data, (list, tuple)) and data and hasattr(data[0], "shape") and getattr(data[0], "shape", ()):
+    """A tensor of the numbers as they are, floats of lists in `dtype`."""
+    if is_frame(data):
+        return from_frame(data)
+    if hasattr(data, "toarray"):
+        raise OperandError(f"{type(data).__name__} is a sparse matrix; convert it with toarray()")
+    if isinstance(data, (list, tuple)) and data and getattr(data[0], "shape", ()):
         return torch.stack([_read(row, dtype) for row in data])
-    tensor = as_tensor(data)
-    return torch.tensor(data, dtype=dtype) if tensor.is_floating_point() and tensor.dtype != dtype else tensor
-
-
-def _text_columns(data: Any) -> list[str]:
-    """The columns of a data frame that hold no numbers."""
-    dtypes = getattr(data, "dtypes", None)
-    if not hasattr(data, "columns") or dtypes is None:
-        return []
-    return [str(column) for column, dtype in zip(data.columns, dtypes) if getattr(dtype, "kind", "O") not in "biuf"]
+    tensor = as_tensor(data).detach()
+    if tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        raise OperandError("only plain tensors with values can be read, no quantized, nested or meta ones")
+    again = isinstance(data, (list, tuple)) and tensor.is_floating_point() and tensor.dtype != dtype
+    return torch.tensor(data, dtype=dtype) if again else tensor
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
@@ -91,15 +88,23 @@ def pair(x: Any, y: Any, name: str = "") -> tuple[Any, Any, int | None]:
     if not isinstance(x, DataLoader):
         items = x if isinstance(x, IterableDataset) else (x[i] for i in range(len(x)))  # type: ignore[arg-type]
         return *_joined([_two(item, name) for item in items], torch.stack, name), None
-    loader = x
+    loader = copy.copy(x)
+    if x.collate_fn in (default_collate, default_convert):
+        loader.collate_fn = partial(_unmasked, x.collate_fn)
     if type(x.sampler) is RandomSampler and not x.sampler.replacement and x.batch_size is not None:
-        loader = DataLoader(x.dataset, x.batch_size, collate_fn=x.collate_fn, num_workers=x.num_workers)
+        loader = DataLoader(x.dataset, x.batch_size, collate_fn=loader.collate_fn, num_workers=x.num_workers)
     state = torch.get_rng_state()
     try:
         pairs = [_two(item, name) for item in loader]
     finally:
         torch.set_rng_state(state)
     return *_joined(pairs, torch.stack if x.batch_sampler is None else torch.cat, name), x.batch_size
+
+
+def _unmasked(collate: Callable[[Any], Any], items: Any) -> Any:
+    """What torch's own collate functions do, which would lose a mask."""
+    check_unmasked(items)
+    return collate(items)
 
 
 def _two(item: Any, name: str) -> tuple[Any, Any]:
@@ -112,7 +117,9 @@ def _joined(pairs: list[tuple[Any, Any]], join: Callable[[list[Tensor]], Tensor]
     if not pairs:
         raise DataError(f"{name}x is empty: it gave no (input, target) pair")
     try:
-        inputs, outputs = (join([torch.as_tensor(value) for value in column]) for column in zip(*pairs))
+        inputs, outputs = (join([value if isinstance(value, Tensor) else as_tensor(value) for value in column]) for column in zip(*pairs))
+    except (DataError, DtypeError) as error:
+        raise type(error)(f"the items of {name}x: {error}") from None
     except (RuntimeError, TypeError, ValueError) as error:
         raise ShapeError(f"the items of {name}x must be numbers of equal shapes ({error})") from None
     return inputs, outputs
