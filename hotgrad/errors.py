@@ -6,6 +6,7 @@ HotgradError
 ├── DtypeError        (TypeError)     a dtype that cannot do what is asked
 ├── DeviceError       (ValueError)    tensors on different devices
 ├── OperandError      (TypeError)     an operand or option of a kind that ops do not take
+├── NoMethodError     (AttributeError)  a method or attribute that Variables do not have
 ├── DeclarationError  (TypeError)     a Primitive that is declared wrongly
 ├── RuleError         (RuntimeError)  a gradient rule that breaks its promise
 ├── TapeError         (RuntimeError)  a graph that cannot be walked
@@ -47,6 +48,10 @@ class DeviceError(HotgradError, ValueError):
 
 class OperandError(HotgradError, TypeError):
     """An operand or an option is of a kind that ops do not take."""
+
+
+class NoMethodError(HotgradError, AttributeError):
+    """A method or attribute that Variables do not have."""
 
 
 class DeclarationError(HotgradError, TypeError):

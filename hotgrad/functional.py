@@ -16,7 +16,7 @@ from torch import Tensor
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.explain import describe, nearest
-from hotgrad.ops.arithmetic import Abs, AddScaled, Where
+from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
 from hotgrad.ops.pointwise import Softplus
 from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
 from hotgrad.ops.shaping import Gather, Reshape
@@ -114,8 +114,9 @@ def huber(output: Any, target: Any, reduction: str = "mean", delta: float = 1.0)
     Variable([0.1250, 3.5000])
     """
     a, b = _pair("huber", output, target)
-    size = Abs.apply(a - b)
-    return _reduced(Where.apply(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)), reduction, output, target)
+    difference = a - b
+    near = Clip.apply(difference, -delta, delta)
+    return _reduced(near * (difference - 0.5 * near), reduction, output, target)
 
 
 def cross_entropy(output: Any, target: Any, reduction: str = "mean") -> Any:
@@ -162,7 +163,9 @@ def _expected(output: Any, target: Any) -> Any:
         )
     if not target.dtype.is_floating_point:
         raise DtypeError(f"cross_entropy: probabilities must be floats; got {describe(target.data)}. Give target.float()")
-    return Sum.apply(target * LogSoftmax.apply(output, -1), -1, True)
+    logs = LogSoftmax.apply(output, -1)
+    impossible = Where.apply(logs == -math.inf, target == 0, False)  # and not expected either: it adds nothing
+    return Sum.apply(target * Where.apply(impossible, 0.0, logs), -1, True)
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

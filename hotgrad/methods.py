@@ -3,13 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from hotgrad.errors import NoMethodError, OperandError
 
 # The function of each op by its public name, which is torch's; `torch.exp(v)` is looked up here.
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
+
+# What does the work of a method or function that only torch has.
+_INSTEAD = {
+    "view": "v.reshape(...)", "view_as": "v.reshape(other.shape)", "reshape_as": "v.reshape(other.shape)", "expand_as": "v.expand(other.shape)",
+    "ravel": "v.flatten()", "t": "v.T", "mm": "a @ b", "bmm": "a @ b", "mv": "a @ b", "dot": "a @ b", "addmm": "a @ b + c", "outer": "v.unsqueeze(1) * w",
+    "float": "v.to(torch.float32)", "double": "v.to(torch.float64)", "half": "v.to(torch.float16)", "type": "v.to(dtype)", "cpu": 'v.to("cpu")',
+    "cuda": 'v.to("cuda")', "rsqrt": "v ** -0.5", "exp2": "2 ** v", "log2": "v.log() / math.log(2)", "log10": "v.log() / math.log(10)",
+    "masked_fill": "hg.where(mask, value, v)", "movedim": "v.permute(...)", "narrow": "v[start:stop]", "select": "v[index]",
+    "rsub": "b - a", "vstack": "hg.cat", "hstack": "hg.cat", "column_stack": "hg.stack", "vector_norm": "v.norm(p)",
+    "linalg_vector_norm": "v.norm(p)", "linalg_norm": "v.norm(p)", "special_erf": "v.erf()", "special_expit": "v.sigmoid()", "logit": "-(1 / v - 1).log()",
+    "mse_loss": "hg.functional.mse", "l1_loss": "hg.functional.l1", "huber_loss": "hg.functional.huber", "smooth_l1_loss": "hg.functional.huber",
+    "binary_cross_entropy_with_logits": "hg.functional.bce_with_logits", "cross_entropy_loss": "hg.functional.cross_entropy",
+    "cross_entropy": "hg.functional.cross_entropy", "linear": "x @ weight + bias", "gelu": "hg.functional.gelu", "silu": "v * v.sigmoid()",
+    "layer_norm": "hg.functional.layer_norm", "batch_norm": "hg.functional.batch_norm", "conv2d": "hg.functional.conv2d",
+    "dropout": "hg.functional.dropout", "zeros_like": "torch.zeros(v.shape)", "ones_like": "torch.ones(v.shape)", "logsigmoid": "-(-v).softplus()",
+}  # fmt: skip
+
+
+def instead(name: str) -> str:
+    """The end of a message about a torch name that Variables do not have: what to use.
+
+    >>> instead("view")
+    '; use v.reshape(...)'
+    """
+    if name in FUNCTIONS:
+        named = FUNCTIONS[name].__name__
+        return f"; use {f'v.{named}(...)' if hasattr(Methods, named) else f'hg.{named}(...)'}"
+    if name in _INSTEAD:
+        return f"; use {_INSTEAD[name]}"
+    if name.endswith("_"):
+        return "; it writes in place, compute a new value instead"
+    return "; compose it from hotgrad's ops or declare a Primitive, or apply it to v.detach().data where no gradient is wanted"
+
+
+def counterpart(function: Any) -> Callable[..., Any]:
+    """What does on Variables what torch's `function` does. Raises OperandError if there is nothing."""
+    if function is Tensor.where:  # as a method it takes its operands in another order
+        return vars(Methods)["where"]  # type: ignore[no-any-return]
+    name = function.__name__
+    if name not in FUNCTIONS:
+        raise OperandError(f"torch's {name!r} has no counterpart that records{instead(name)}")
+    return FUNCTIONS[name]
 
 
 class Methods:
     """Base of Variable that carries one method per op."""
 
     __slots__ = ()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        known = not name.startswith("__") and (hasattr(Tensor, name) or name in FUNCTIONS)
+        kind = type(self).__name__
+        raise NoMethodError(f"a {kind} has no {name!r}{instead(name)}" if known else f"{kind!r} object has no attribute {name!r}")

@@ -37,7 +37,10 @@ def _operand(op: type[Primitive], value: Any) -> Any:
         return as_tensor(value) if value.shape else _operand(op, number_in(value))
     if isinstance(value, Node):
         raise Unread(value)
-    raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {type(value).__name__} ({value!r:.60})")
+    remedy = ". Make one tensor or Variable of it first, with hg.stack([v0, v1]) of Variables" if isinstance(value, (list, tuple)) else ""
+    raise OperandError(
+        f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {type(value).__name__} ({value!r:.60}){remedy}"
+    )
 
 
 def _record(op: type[Primitive], links: list[Any], values: list[Any], options: dict[str, Any] | None, out: Tensor) -> Record:

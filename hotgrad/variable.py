@@ -19,7 +19,7 @@ from torch import Tensor
 from hotgrad.arrays import is_numpy, read
 from hotgrad.errors import DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
 from hotgrad.explain import describe, operand_name, rule_failed, written
-from hotgrad.methods import FUNCTIONS, Methods
+from hotgrad.methods import Methods, counterpart
 from hotgrad.primitive import Primitive
 from hotgrad.records import NO_SINK, Node, Record, Sink, enable_grad, no_grad, state
 
@@ -228,7 +228,8 @@ class Variable(Methods):
     def numpy(self) -> Any:
         """The data as a numpy array that shares its memory. Raises TapeError if a gradient is required."""
         if self._link is not None:
-            raise TapeError("numpy() on a Variable that requires a gradient would lose the graph; use detach().numpy()")
+            message = "numpy() on a Variable that requires a gradient would lose the graph; use detach().numpy()"
+            raise TapeError(f"{message}. To join Variables into one use hg.stack([v0, v1])")
         return self._values().numpy()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -248,7 +249,7 @@ class Variable(Methods):
 
     def __len__(self) -> int:
         if not self.ndim:
-            raise OperandError("a 0-d Variable has no length")
+            raise OperandError("a 0-d Variable has no length. To join Variables into one use hg.stack([v0, v1])")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Variable]:
@@ -293,9 +294,7 @@ class Variable(Methods):
         if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             # no TypeError: of `t += v` Python would make `t = t + v`
             raise TapeError(f"torch's {name!r} cannot write a Variable into a tensor; compute a new value, as in t = t + v")
-        function = FUNCTIONS.get(name)
-        if function is None:
-            raise OperandError(f"torch's {name!r} has no counterpart that records; apply it to v.detach().data, or declare a Primitive")
+        function = counterpart(func)
         options = {option: value for option, value in (kwargs or {}).items() if (option, value) not in _TORCH_DEFAULTS}
         try:
             return function(*args, **options)

@@ -120,6 +120,8 @@ def methods_stub() -> str:
         "Operand = Variable | Tensor | float | _Array",
         "FUNCTIONS: dict[str, Callable[..., Any]]",
         "",
+        "def counterpart(function: Any) -> Callable[..., Any]: ...",
+        "",
         "class Methods:",
     ]
     for name, op in sorted((name, provider) for provider in ops.CLASSES.values() for name in provider.operators):

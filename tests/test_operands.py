@@ -237,6 +237,54 @@ def test_torch_functions_dispatch(function: Callable[[Any], Any]) -> None:
     torch.testing.assert_close(x.grad, t.grad)
 
 
+def test_where_on_a_tensor_takes_its_operands_as_torch_does() -> None:
+    """`input.where(condition, other)`, and `torch.where(condition, input, other)`."""
+    condition, t = torch.tensor([True, False]), torch.tensor([3.0, 4.0])
+    forms: list[Callable[[Any, Any], Any]] = [
+        lambda a, b: a.where(condition, b), lambda a, b: a.where(condition, other=b), lambda a, b: torch.where(condition, a, b),
+        lambda a, b: hg.where(condition, a, b), lambda a, b: torch.Tensor.where(a, condition, b) if isinstance(a, torch.Tensor) else a.where(condition, b),
+    ]  # fmt: skip
+    for form in forms:
+        for a, b in ((leaf([1.0, 2.0]), t), (t, leaf([1.0, 2.0])), (leaf([5.0, 6.0]), leaf([1.0, 2.0]))):
+            y = form(a, b)
+            assert y.tolist() == [a[0].item(), b[1].item()]
+            y.backward(torch.ones(2))
+            assert not isinstance(a, Variable) or a.grad.tolist() == [1.0, 0.0]
+            assert not isinstance(b, Variable) or b.grad.tolist() == [0.0, 1.0]
+    flags = torch.tensor([True, True])
+    assert flags.where(condition, leaf([0.0, 0.0])).tolist() == [1.0, 0.0]  # a mask as the left operand is a value there
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("floor", "declare a Primitive"), ("clamp", r"v\.clip"), ("view", r"v\.reshape"), ("cat", r"hg\.cat"), ("add_", "in place"), ("argmax", r"\.data"),
+        ("float", r"to\(torch.float32\)"), ("masked_fill", r"hg\.where"), ("multiply", r"v\.mul"), ("bmm", "a @ b"),
+    ],
+)  # fmt: skip
+def test_a_missing_method_says_what_to_use(name: str, instead: str) -> None:
+    x = leaf([1.0, 2.0])
+    assert not hasattr(x, name) and getattr(x, name, None) is None
+    with pytest.raises(hg.NoMethodError, match=f"a Variable has no '{name}'.*{instead}"):
+        getattr(x, name)
+    with pytest.raises(AttributeError, match="'Parameter' object has no attribute 'fooo'"):
+        _ = hg.Parameter([1.0]).fooo
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_joining_variables_by_a_constructor_names_stack(requires_grad: bool) -> None:
+    x = Variable([1.0, 2.0], requires_grad)
+    constructors: list[Callable[[], Any]] = [
+        lambda: torch.tensor(x), lambda: torch.tensor([x[0], x[1]]), lambda: torch.as_tensor([x]), lambda: Variable([x[0], x[1]]), lambda: Variable([x, x]),
+        lambda: hg.Parameter([x[0], 1.0]), lambda: torch.FloatTensor([x[0]]), lambda: x + hg.mul([x[0], x[1]], 1.0),
+    ]  # fmt: skip
+    if requires_grad:
+        constructors += [lambda: np.array([x, x]), lambda: np.asarray(x[0]), lambda: np.stack([x, x])]
+    for construct in constructors:
+        with pytest.raises(hg.HotgradError, match=r"hg\.stack\(\[v0, v1\]\)"):
+            construct()
+
+
 REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("floor", torch.floor), ("argmax", torch.argmax), ("isnan", torch.isnan), ("linear", lambda x: torch.nn.functional.linear(X, x)),
     ("gelu", torch.nn.functional.gelu), ("zeros_like", torch.zeros_like), ("allclose", lambda x: torch.allclose(x, X)), ("bmm", lambda x: torch.bmm(x, x)),

@@ -42,6 +42,23 @@ def test_warmup_goes_on_with_another_schedule_and_cosine_stays_down() -> None:
     assert [round(schedule.at(n), 6) for n in range(9)] == [0.5, 0.75, 1.0, 0.882843, 0.6, 0.317157, 0.2, 0.2, 0.2]
 
 
+def test_no_schedule_raises_the_rate_to_its_minimum() -> None:
+    plateau = PlateauLR(0.01, patience=0, minimum=0.1)
+    for _ in range(4):
+        plateau.epoch_end(1.0)
+        assert plateau.lr == 0.01
+    falling = PlateauLR(0.4, factor=0.5, patience=0, minimum=0.15)
+    rates = []
+    for _ in range(5):
+        falling.epoch_end(1.0)
+        rates.append(falling.lr)
+    assert rates == [0.4, 0.2, 0.15, 0.15, 0.15]
+    with pytest.raises(SettingError, match=r"minimum must be a finite number of at least 0 and at most 0\.1; got 0\.2"):
+        CosineLR(0.1, 10, 0.2)
+    with pytest.raises(SettingError, match="start_factor"):
+        WarmupLR(0.1, 10, 1.5)
+
+
 def test_schedule_per_step() -> None:
     w = hg.Parameter([0.0])
     optimizer = SGD([w], lr=StepLR(1.0, 2, 0.5, per="step"))

@@ -147,6 +147,23 @@ KINKS: list[tuple[str, Callable[[Any], Any], list[float], list[float]]] = [
     ("clip below", lambda x: x.clip(-1), [-2.0, -1.0, 0.0, INF], [0, 1, 1, 1]),
     ("clip above", lambda x: x.clip(max=2), [-INF, 2.0, 3.0], [1, 1, 0]),
     ("clip to a point", lambda x: x.clip(1, 1), [0.0, 1.0, 2.0], [0, 1, 0]),
+    ("clip at NaN", lambda x: x.clip(-1, 1), [NAN, 0.5], [0, 1]),
+    ("clip below at NaN", lambda x: x.clip(-1), [NAN, 0.5], [0, 1]),
+    ("clip above at NaN", lambda x: x.clip(max=1), [NAN, 0.5], [0, 1]),
+    ("abs at NaN", abs, [NAN, -0.5], [0, -1]),
+    ("amax with NaN", hg.amax, [1.0, NAN, 2.0], [NAN] * 3),
+    ("amin with NaN", hg.amin, [1.0, NAN, 2.0], [NAN] * 3),
+    ("max with NaN", hg.max, [1.0, NAN, 2.0], [NAN] * 3),
+    ("min with NaN", hg.min, [1.0, NAN, 2.0], [NAN] * 3),
+    ("norm p=-1", lambda x: hg.norm(x, -1), [0.0, 2.0, 3.0], [0, 0, 0]),
+    ("norm p=-2", lambda x: hg.norm(x, -2), [1e-200, 0.0, -3.0], [0, 0, 0]),
+    ("norm p=-inf", lambda x: hg.norm(x, -INF), [0.0, 0.0, 3.0], [0, 0, 0]),
+    ("norm p=-1 beside infinity", lambda x: hg.norm(x, -1), [INF, 1.0, 1.0], [0, 0.25, 0.25]),
+    ("norm p=0.5", lambda x: hg.norm(x, 0.5), [0.0, 2.0], [0, 1]),
+    ("power 0 of everything", lambda x: x ** torch.zeros(7, dtype=torch.float64), [0.0, -0.0, 1e-310, -2.0, INF, NAN, 3.0], [0] * 7),
+    ("power of 0", lambda x: 0.0**x, [0.0, 1e-310, 1.0, INF], [0] * 4),
+    ("power of infinity", lambda x: INF**x, [-1.0, -INF], [0, 0]),
+    ("prod with infinity", hg.prod, [INF, 2.0, 3.0], [6, INF, INF]),
     ("amax", hg.amax, [1.0, 3.0, 3.0, 2.0], [0, 0.5, 0.5, 0]),
     ("amax, all tied", hg.amax, [2.0, 2.0, 2.0, 2.0], [0.25] * 4),
     ("amin", hg.amin, [1.0, 3.0, 1.0, 1.0], [1 / 3, 0, 1 / 3, 1 / 3]),
@@ -191,6 +208,115 @@ def test_masks_select_and_never_multiply(f: Callable[[Any], Any]) -> None:
     """An infinite cotangent does not make NaN where the gradient does not pass."""
     grad = slopes(f, [-1.0, 0.5, 3.0], seed=torch.full((3,), INF, dtype=torch.float64))
     assert not grad.isnan().any() and set(grad.tolist()) <= {0.0, INF}
+
+
+CONSTANTS: list[tuple[Callable[[Any], Any], list[Any]]] = [
+    (hg.std, [2.0, 2.0, 2.0]),
+    (hg.norm, [0.0, 0.0]),
+    (lambda x: hg.norm(x, 1), [0.0, -0.0]),
+    (lambda x: hg.norm(x, 0.5), [0.0, 0.0]),
+    (lambda x: hg.norm(x, 3), [0.0, 0.0]),
+    (lambda x: hg.norm(x, 4), [0.0, 0.0]),
+    (lambda x: hg.norm(x, -1), [0.0, 3.0]),
+    (lambda x: hg.norm(x, INF), [0.0, 0.0]),
+    (lambda x: hg.norm(x, -INF), [0.0, 3.0]),
+    (lambda x: x.abs().sum(), [0.0, -0.0]),
+    (lambda x: (x ** torch.zeros(2)).sum() - 2, [0.0, 3.0]),
+    (lambda x: (0.0**x).sum(), [1.0, 2.0]),
+    (lambda x: x.relu().sum(), [-1.0, 0.0]),
+    (lambda x: (x.clip(0, 1) - 1).sum(), [2.0, 3.0]),
+]
+
+
+@pytest.mark.parametrize("case", range(len(CONSTANTS)))
+@pytest.mark.parametrize(
+    "outer", [lambda y: 1 / y, lambda y: y.log(), lambda y: y.sqrt(), lambda y: y**-0.5], ids=["1/", "log", "sqrt", "power"]
+)
+def test_a_gradient_that_is_zero_by_convention_stays_zero_whatever_comes_from_outside(case: int, outer: Callable[[Any], Any]) -> None:
+    """The value is 0, so what is around it has an infinite derivative there."""
+    f, at = CONSTANTS[case]
+    assert f(leaf(at)).item() == 0.0
+    for create_graph in (False, True):
+        same(slopes(lambda x: outer(f(x)), at, create_graph=create_graph), [0.0] * len(at))
+
+
+@pytest.mark.parametrize("cotangent", [INF, -INF, NAN])
+def test_what_is_off_the_diagonal_gets_nothing(cotangent: float) -> None:
+    seed = torch.tensor([cotangent, 2.0], dtype=torch.float64)
+    x = leaf([[1.0, 2.0], [3.0, 4.0]])
+    hg.einsum("ii->i", x).backward(seed)
+    same(x.grad, [[cotangent, 0.0], [0.0, 2.0]])
+    y = leaf(torch.ones(2, 2, 3, 2))
+    hg.einsum("iiji->ij", y).backward(torch.full((2, 3), cotangent, dtype=torch.float64))
+    assert int((y.grad != 0).sum()) == 6 and y.grad[0, 0, 1, 0].isfinite().item() is False
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 9])
+def test_products_beside_infinities_to_second_order(n: int) -> None:
+    """The product of all but the infinite one has finite derivatives, and no other is NaN."""
+    x = leaf([INF, *range(2, n + 1)])
+    first = hg.gradients(hg.prod(x), x, create_graph=True)[0]
+    assert first is not None
+    same(first.data, [math.factorial(n), *[INF] * (n - 1)])
+    if n > 1:
+        (second,) = hg.gradients(first.sum(), x)
+        assert second is not None
+        others = INF if n > 2 else 1.0
+        same(second.data, [sum(math.factorial(n) / k for k in range(2, n + 1)), *[others] * (n - 1)])
+
+
+def test_mixed_derivatives_of_powers() -> None:
+    """d2/dx dy x**y = x**(y-1) (1 + y log x), at y = 0 too."""
+    at = [0.5, 2.0, 3.0, 2.0, 4.0, 0.0], [0.0, 0.0, 1.0, 3.0, -0.5, 2.0]
+    x, y = leaf(at[0]), leaf(at[1])
+    (first,) = hg.gradients((x**y).sum(), x, create_graph=True)
+    (mixed,) = hg.gradients(first.sum(), y)  # type: ignore[union-attr]
+    same(mixed.data, [a ** (b - 1) * (1 + b * math.log(a)) if a else 0.0 for a, b in zip(*at)])  # type: ignore[union-attr]
+
+
+SMOOTH: list[tuple[str, Callable[[Any], Any], list[float], list[float]]] = [
+    ("huber", lambda x: hg.functional.huber(x, torch.zeros(5, dtype=torch.float64), "sum"), [0.0, -0.0, 0.5, -0.5, 3.0], [1, 1, 1, 1, 0]),
+    ("huber 0.1", lambda x: hg.functional.huber(x, torch.zeros(3, dtype=torch.float64), "sum", 0.1), [0.0, 0.05, 3.0], [1, 1, 0]),
+    ("mse", lambda x: hg.functional.mse(x, torch.zeros(2, dtype=torch.float64), "sum"), [0.0, 1.0], [2, 2]),
+    ("softplus", hg.softplus, [0.0, -1000.0, 1000.0], [0.25, 0, 0]),
+    ("gelu", hg.functional.gelu, [0.0], [math.sqrt(2 / math.pi)]),
+    ("bce", lambda x: hg.functional.bce_with_logits(x, torch.tensor([0.0, 1.0], dtype=torch.float64), "sum"), [0.0, 0.0], [0.25, 0.25]),
+    ("sigmoid", hg.sigmoid, [0.0, 1000.0], [0, 0]),
+    ("tanh", hg.tanh, [0.0, 1000.0], [0, 0]),
+    ("norm p=3", lambda x: hg.norm(x, 3), [0.0, 2.0], [0, 0]),
+    ("norm p=2", lambda x: hg.norm(x, 2), [0.0, 2.0], [0.5, 0]),
+    ("square", hg.square, [0.0], [2]),
+    ("power 2", lambda x: x ** torch.tensor([2.0]), [0.0], [2]),
+    ("power 1", lambda x: x ** torch.tensor([1.0]), [0.0], [0]),
+    ("var", hg.var, [1.0, 1.0], [0, 0]),
+]
+
+
+@pytest.mark.parametrize(("name", "f", "at", "expected"), SMOOTH, ids=[case[0] for case in SMOOTH])
+def test_second_derivatives_where_kinks_might_be_suspected(
+    name: str, f: Callable[[Any], Any], at: list[float], expected: list[float]
+) -> None:
+    same(curvature(f, at), expected)
+
+
+def test_norms_of_even_order_are_smooth_where_an_element_is_zero() -> None:
+    x = leaf([0.0, 2.0])
+    g = hg.norm(x, 4)
+    for _ in range(4):
+        (g,) = hg.gradients(g.sum(), x, create_graph=True)  # type: ignore[assignment]
+    same(g.data[0], 6 / 2.0**3)  # (x**4 + a**4)**(1/4) = a + x**4 / (4 a**3) + ...
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+def test_cross_entropy_of_probabilities_with_impossible_classes(probability: float) -> None:
+    """0 log 0 is 0."""
+    x, y = leaf([[-INF, 0.0, 0.0]]), leaf([[0.0, probability, 1 - probability]])
+    loss = hg.functional.cross_entropy(x, y)
+    loss.backward()
+    same(loss.data, math.log(2))
+    same(x.grad, [[0.0, 0.5 - probability, probability - 0.5]])
+    same(y.grad, [[0.0, math.log(2), math.log(2)]])
+    assert hg.functional.cross_entropy(x, torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)).item() == INF
 
 
 def test_where_keeps_the_unselected_sides_infinities_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from functools import partial
 from typing import Any
@@ -135,21 +136,22 @@ class Neg(Primitive):
 
 
 def _pow_base(g: Any, out: Any, a: Any, b: Any) -> Any:
-    """d/da a^b = b a^(b-1), but 0 for b = 0, also at a = 0 where a^(b-1) is infinite."""
+    """d/da a^b = b a^(b-1), but 0 for b = 0, whatever `g` and `a` are."""
     if isinstance(b, (int, float)):
         if b == 2:
             return g * (a + a)  # one kernel fewer
         return 0.0 if b == 0 else g * (b * a ** (b - 1))
-    at_zero = Where.apply(a == 0, b == 0, False)
-    return g * (b * a ** (Where.apply(at_zero, 1.0, b) - 1))
+    unbounded = g - 1 / a
+    nothing = Where.apply(b == 0, unbounded - unbounded != 0, False)  # else the product is 0, and right in its derivatives
+    return Where.apply(nothing, 0.0, g * (b * a ** (Where.apply(nothing, 1.0, b) - 1)))
 
 
 def _pow_exponent(g: Any, out: Any, a: Any, b: Any) -> Any:
-    """d/db a^b = a^b log(a), but 0 at a = 0 for b >= 0."""
+    """d/db a^b = a^b log(a), but 0 at a = 0 for b >= 0, and at a = inf for b < 0."""
     if isinstance(a, (int, float)):
         a = torch.tensor(a, dtype=b.dtype, device=b.device)
-    at_zero = Where.apply(a == 0, b >= 0, False)
-    return g * (out * Where.apply(at_zero, 1.0, a).log())
+    nothing = Where.apply(a == 0, b >= 0, Where.apply(a == math.inf, b < 0, False))
+    return Where.apply(nothing, 0.0, g * (out * Where.apply(nothing, 1.0, a).log()))
 
 
 class Pow(Primitive):
@@ -172,6 +174,12 @@ class Pow(Primitive):
     operators = ("__pow__", "__rpow__")
 
 
+def signed(g: Any, a: Any) -> Any:
+    """`g` times the sign of `a`, but 0 where that is 0: the rule of Abs."""
+    sign = a.sign()
+    return Where.apply(sign == 0, 0.0, g * sign)
+
+
 class Abs(Primitive):
     """Absolute value; its derivative at 0 is 0.
 
@@ -181,7 +189,7 @@ class Abs(Primitive):
 
     native = "fabs({a})"
     forward = staticmethod(torch.abs)
-    vjps = (lambda g, out, a: g * a.sign(),)
+    vjps = (lambda g, out, a: signed(g, a),)
     reads = ("a",)
     fresh = True
     operators = ("__abs__",)
@@ -247,14 +255,15 @@ class Minimum(Primitive):
 
 def _clip_rule(g: Any, out: Any, a: Any, min: float | None, max: float | None) -> Any:
     if min is not None:
-        g = Where.apply(a < min, 0.0, g)
-    return g if max is None else Where.apply(a > max, 0.0, g)
+        g = Where.apply(a >= min, g, 0.0)
+    return g if max is None else Where.apply(a <= max, g, 0.0)
 
 
 class Clip(Primitive):
     """`a` limited to the closed interval from `min` to `max`, numbers or None for no limit, not both None.
 
-    The gradient passes on the closed interval, bounds included. Raises OperandError for limits that are no numbers.
+    The gradient passes on the closed interval, bounds included, and nowhere else: at NaN, which stays NaN, it is 0. Raises
+    OperandError for limits that are no numbers.
 
     >>> hg.Variable([-3.0, 0.5, 3.0]).clip(0, 1)
     Variable([0.0000, 0.5000, 1.0000])

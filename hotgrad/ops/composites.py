@@ -78,7 +78,9 @@ def unsqueeze(a: Any, dim: int) -> Any:
 
 
 def max(a: Any) -> Any:
-    """Largest of all elements; ties share the gradient evenly. See `amax` for axes, `maximum` for two operands.
+    """Largest of all elements; ties share the gradient evenly. Where one is NaN, so are value and gradient of all.
+
+    See `amax` for axes, `maximum` for two operands.
 
     >>> hg.max(hg.Variable([1.0, 3.0, 2.0]))
     Variable(3.)
@@ -87,7 +89,9 @@ def max(a: Any) -> Any:
 
 
 def min(a: Any) -> Any:
-    """Smallest of all elements; ties share the gradient evenly. See `amin` for axes, `minimum` for two operands.
+    """Smallest of all elements; ties share the gradient evenly. Where one is NaN, so are value and gradient of all.
+
+    See `amin` for axes, `minimum` for two operands.
 
     >>> hg.min(hg.Variable([1.0, 3.0, 2.0]))
     Variable(1.)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.shaping import compact
 from hotgrad.primitive import Primitive
 
@@ -124,6 +125,20 @@ def _spell_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     return inputs, output.replace("...", dots)
 
 
+def _on_diagonal(values: Any, letters: str, shape: tuple[int, ...]) -> Any:
+    """An array of `shape` with `values` where its axes of the same letter have the same index, 0 elsewhere.
+
+    `values` has an axis for each letter, in the order of their first.
+    """
+    places = [torch.arange(n, device=values.device).reshape((-1,) + (1,) * (len(shape) - i - 1)) for i, n in enumerate(shape)]
+    firsts = [letters.index(letter) for letter in letters]
+    same = torch.ones(shape, dtype=torch.bool, device=values.device)
+    for axis, first in enumerate(firsts):
+        same = same & (places[axis] == places[first])
+    spread = values.reshape(tuple(n if first == axis else 1 for axis, (n, first) in enumerate(zip(shape, firsts))))
+    return Where.apply(same, spread, 0.0)
+
+
 class Einsum(Primitive):
     """Sum of products over the axes named by `equation`, in Einstein's notation as torch and numpy write it.
 
@@ -170,25 +185,18 @@ class Einsum(Primitive):
     @staticmethod
     def vjp(index: int, g: Any, out: Any, *operands: Any, equation: str) -> Any:
         """An einsum itself: of the cotangent and the other operands, with the letters of this one as output. Axes summed away
-        alone come back by a vector of ones, and a diagonal by an identity matrix.
+        alone come back by a vector of ones; of a diagonal the rest is 0.
         """
         inputs, output = _spell_out(equation, [t.ndim for t in operands])
         own, target = inputs[index], operands[index]
         terms = [output, *(term for i, term in enumerate(inputs) if i != index)]
         factors = [g, *(t if t.dtype == g.dtype else t.to(g.dtype) for i, t in enumerate(operands) if i != index)]
-        unused = iter(c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in "".join(inputs))
-        like: dict[str, Any] = {"dtype": g.dtype, "device": target.device}
-        result = ""
-        for axis, letter in enumerate(own):
-            if letter in result:
-                fresh = next(unused)
-                terms.append(letter + fresh)
-                factors.append(torch.eye(target.shape[axis], **like))
-                letter = fresh
-            elif not any(letter in term for term in terms):
+        letters = dict.fromkeys(own)
+        for letter in letters:
+            if not any(letter in term for term in terms):
                 terms.append(letter)
-                factors.append(torch.ones(target.shape[axis], **like))
-            result += letter
-        return Einsum.apply(*factors, equation=",".join(terms) + "->" + result)
+                factors.append(torch.ones(target.shape[own.index(letter)], dtype=g.dtype, device=target.device))
+        result = Einsum.apply(*factors, equation=",".join(terms) + "->" + "".join(letters))
+        return result if len(letters) == len(own) else _on_diagonal(result, own, tuple(target.shape))
 
     reads = ("operands",)

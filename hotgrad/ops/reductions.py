@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hotgrad.errors import OperandError, ShapeError
-from hotgrad.ops.arithmetic import Where
+from hotgrad.ops.arithmetic import Where, signed
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.ops.shaping import Cat, Stack, compact
 from hotgrad.primitive import Primitive
@@ -90,6 +90,12 @@ class Mean(Primitive):
     options = {"dim": _AXES, "keepdim": [False, True]}
 
 
+def _over(g: Any, out: Any) -> Any:
+    """`g` / `out`, but 0 where `out` is 0, however large `g` is there."""
+    nothing = out == 0
+    return Where.apply(nothing, 0.0, g / Where.apply(nothing, 1.0, out))
+
+
 def _centred(a: Any, dim: Any) -> Any:
     return a - a.mean(dim, True)
 
@@ -142,7 +148,7 @@ class Std(Primitive):
     )
     vjps = (
         lambda g, out, a, dim, correction, keepdim: (
-            kept(g / Where.apply(out == 0, 1.0, out), a, dim, keepdim) * _centred(a, dim) / max(count(a, dim) - correction, 0)
+            kept(_over(g, out), a, dim, keepdim) * _centred(a, dim) / max(count(a, dim) - correction, 0)
         ),
     )
     reads = ("a out",)
@@ -165,7 +171,8 @@ def _extremum_rule(g: Any, out: Any, a: Any, dim: Any, keepdim: bool) -> Any:
 
 
 class Amax(Primitive):
-    """Largest element over `dim`; ties share the gradient evenly. Raises ShapeError over nothing.
+    """Largest element over `dim`; ties share the gradient evenly. Where one is NaN, so are value and gradient of all. Raises
+    ShapeError over nothing.
 
     >>> hg.amax(hg.Variable([[1.0, 5.0], [3.0, 4.0]]), 1)
     Variable([5., 4.])
@@ -181,7 +188,8 @@ class Amax(Primitive):
 
 
 class Amin(Primitive):
-    """Smallest element over `dim`; ties share the gradient evenly. Raises ShapeError over nothing.
+    """Smallest element over `dim`; ties share the gradient evenly. Where one is NaN, so are value and gradient of all. Raises
+    ShapeError over nothing.
 
     >>> hg.amin(hg.Variable([[1.0, 5.0], [3.0, 4.0]]), 1)
     Variable([1., 3.])
@@ -215,28 +223,26 @@ class Prod(Primitive):
     @staticmethod
     def rule(g: Any, out: Any, a: Any, dim: int | None, keepdim: bool) -> Any:
         """Times the product of all others, by a tree of pairwise products: up, then down with what the sibling and the rest
-        of the tree multiply to. 2 log2(n) multiplications, and differentiable to any order where elements are zero,
-        which `out / a` is not.
+        of the tree multiply to. The last of an odd number goes up alone. 2 log2(n) multiplications, and differentiable to any
+        order where elements are zero, which `out / a` is not.
         """
         if not a.numel():
             return 0.0
         axis = a.ndim - 1 if dim is None else normal_axis(dim, a.ndim)
         x = a.reshape((-1,)) if dim is None or not a.ndim else a.transpose(axis, -1)
-        n = x.shape[-1]
-        missing = (1 << (n - 1).bit_length()) - n
-        levels = [Cat.apply(x, torch.ones((*x.shape[:-1], missing), dtype=a.dtype, device=a.device), dim=-1) if missing else x]
+        levels = [x]
         while levels[-1].shape[-1] > 1:
             level = levels[-1]
-            levels.append(level[..., 0::2] * level[..., 1::2])
-        others = None
+            products = level[..., :-1:2] * level[..., 1::2]
+            levels.append(Cat.apply(products, level[..., -1:], dim=-1) if level.shape[-1] % 2 else products)
+        others: Any = torch.ones((*x.shape[:-1], 1), dtype=a.dtype, device=a.device)
         for level in reversed(levels[:-1]):
-            left, right = level[..., 0::2], level[..., 1::2]
-            if others is not None:
-                left, right = left * others, right * others
-            others = Stack.apply(right, left, dim=-1).reshape(level.shape)
-        if others is None:
-            others = torch.ones(x.shape, dtype=a.dtype, device=a.device)
-        others = others[..., :n]
+            n = level.shape[-1]
+            left, right, rest = level[..., :-1:2], level[..., 1::2], others[..., : n // 2]
+            if n > 2:
+                left, right = left * rest, right * rest
+            swapped = Stack.apply(right, left, dim=-1).reshape((*x.shape[:-1], n // 2 * 2))
+            others = Cat.apply(swapped, others[..., n // 2 :], dim=-1) if n % 2 else swapped
         others = others.reshape(a.shape) if dim is None or not a.ndim else others.transpose(axis, -1)
         return kept(g, a, dim, keepdim) * others
 
@@ -268,7 +274,7 @@ class Cumsum(Primitive):
 
 
 class LogSumExp(Primitive):
-    """log of the sum of exponentials over `dim`, without overflow; -inf over nothing.
+    """log of the sum of exponentials over `dim`, without overflow; -inf over nothing. Where all elements are -inf the gradient is 0.
 
     >>> hg.logsumexp(hg.Variable([1000.0, 1000.0]), 0)
     Variable(1000.6932)
@@ -278,7 +284,8 @@ class LogSumExp(Primitive):
     forward = staticmethod(lambda a, *, dim, keepdim=False: torch.logsumexp(a, normal_axes(dim, a.ndim), keepdim))
     vjps = (
         lambda g, out, a, dim, keepdim: (
-            kept(g, a, dim, keepdim) * (a - kept(Where.apply(out == -math.inf, 0.0, out), a, dim, keepdim)).exp()
+            kept(Where.apply(out == -math.inf, 0.0, g), a, dim, keepdim)
+            * (a - kept(Where.apply(out == -math.inf, 0.0, out), a, dim, keepdim)).exp()
         ),
     )
     reads = ("a out",)
@@ -337,7 +344,7 @@ def _order(p: Any) -> float:
 
 class Norm(Primitive):
     """The p-norm over `dim`: (sum of |a|^p)^(1/p); the largest |a| for p = inf, the smallest for -inf, the number of
-    non-zeros for 0. Where it is 0 the gradient is 0.
+    non-zeros for 0. Where it is 0 the gradient is 0, and so, but for even p, is that of an element that is 0.
 
     >>> hg.norm(hg.Variable([3.0, 4.0]))
     Variable(5.)
@@ -355,13 +362,18 @@ class Norm(Primitive):
         if p == 0:
             return 0.0
         if p == 1:
-            return g * a.sign()
+            return signed(g, a)
         if math.isinf(p):
-            return _extremum_rule(g, out, a.abs(), dim, True) * a.sign()
-        scale = Where.apply(out == 0, 1.0, out)
+            return signed(_extremum_rule(g, out, a.abs(), dim, True), a)
         if p == 2:
-            return a * (g / scale)
-        return g * a.sign() * Where.apply(a == 0, 1.0, a.abs() / scale) ** (p - 1)
+            return a * _over(g, out)
+        nothing = out == 0
+        scale = Where.apply(nothing, 1.0, out)
+        if p > 0 and p % 2 == 0:  # smooth where an element is 0, to any order
+            return Where.apply(nothing, 0.0, g) * (a / scale) ** (p - 1)
+        nothing = Where.apply(nothing, True, a == 0)
+        share = a.abs() / scale if p > 0 else scale / a.abs()  # at most 1
+        return signed(Where.apply(nothing, 0.0, g), a) * Where.apply(nothing, 1.0, share) ** ((p - 1) * math.copysign(1, p))
 
     into = staticmethod(
         lambda out, a, p, dim, keepdim: partial(torch.linalg.vector_norm, a, _order(p), normal_axes(dim, a.ndim), keepdim, out=out)
@@ -370,4 +382,4 @@ class Norm(Primitive):
     vjps = (rule,)
     reads = ("a out",)
     fresh = True
-    options = {"p": [2.0, 1.0, 3.0, 1.5, math.inf], "dim": _AXES, "keepdim": [False, True]}
+    options = {"p": [2.0, 1.0, 3.0, 1.5, 4.0, -1.0, math.inf], "dim": _AXES, "keepdim": [False, True]}

@@ -100,6 +100,8 @@ class StepLR(Schedule):
 class CosineLR(Schedule):
     """Half a cosine from `lr` down to `minimum` within `epochs`, then `minimum` (Loshchilov and Hutter 2017, equation 5).
 
+    Raises SettingError for a `minimum` above `lr`.
+
     >>> schedule = hg.optim.CosineLR(0.1, epochs=10)
     >>> schedule.at(0), round(schedule.at(5), 6), schedule.at(10), schedule.at(11)
     (0.1, 0.05, 0.0, 0.0)
@@ -107,7 +109,7 @@ class CosineLR(Schedule):
 
     def __init__(self, lr: float, epochs: int, minimum: float = 0.0, per: str = "epoch") -> None:
         super().__init__(lr, per)
-        self.epochs, self.minimum = whole_number("epochs", epochs), finite_number("minimum", minimum)
+        self.epochs, self.minimum = whole_number("epochs", epochs), finite_number("minimum", minimum, 0, self.base)
 
     def at(self, count: int) -> float:
         done = min(count, self.epochs) / self.epochs
@@ -116,6 +118,8 @@ class CosineLR(Schedule):
 
 class WarmupLR(Schedule):
     """From `start_factor` times `lr` up to `lr`, in equal steps within `epochs`; then on with `lr`, a number or another schedule.
+
+    Raises SettingError for a `start_factor` above 1.
 
     >>> schedule = hg.optim.WarmupLR(hg.optim.StepLR(0.1, 1, 0.5), epochs=4, start_factor=0.5)
     >>> [round(schedule.at(n), 4) for n in range(6)]
@@ -129,7 +133,7 @@ class WarmupLR(Schedule):
                 f"WarmupLR goes on with a number, or with a schedule that counts the same ({per!r}) and is no PlateauLR; got {lr!r}"
             )
         super().__init__(lr.base if isinstance(lr, Schedule) else lr, per)
-        self.epochs, self.start_factor = whole_number("epochs", epochs), finite_number("start_factor", start_factor)
+        self.epochs, self.start_factor = whole_number("epochs", epochs), finite_number("start_factor", start_factor, 0, 1)
 
     def at(self, count: int) -> float:
         if count >= self.epochs:
@@ -138,7 +142,9 @@ class WarmupLR(Schedule):
 
 
 class PlateauLR(Schedule):
-    """`lr`, times `factor` whenever the monitored loss has not fallen for more than `patience` epochs; never below `minimum`.
+    """`lr`, times `factor` whenever the monitored loss has not fallen for more than `patience` epochs, but not to below `minimum`.
+
+    A rate that begins below `minimum` stays as it is.
 
     It has fallen if it is less than the best one before by the share `threshold` of that. After a change, `cooldown` epochs
     pass before epochs are counted again.
@@ -183,7 +189,8 @@ class PlateauLR(Schedule):
         if self.rest:
             self.rest, self.bad = self.rest - 1, 0
         if self.bad > self.patience:
-            self.rate, self.rest, self.bad = max(self.rate * self.factor, self.minimum), int(self.cooldown), 0
+            lower = max(self.rate * self.factor, self.minimum)
+            self.rate, self.rest, self.bad = min(self.rate, lower), int(self.cooldown), 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "rate": self.rate, "best": self.best, "bad": self.bad, "rest": self.rest}
