@@ -14,8 +14,13 @@ import torch
 
 import hotgrad as hg
 from hotgrad import Variable
+from hotgrad.engines.compiler import find_compiler
 
 INF, NAN = math.inf, math.nan
+# made here, since a function to be captured makes no tensors
+ZEROS = {n: torch.zeros(n, dtype=torch.float64) for n in (2, 3, 5, 7)}
+ZERO_ONE = torch.tensor([0.0, 1.0], dtype=torch.float64)
+ONE, TWO = torch.tensor([1.0]), torch.tensor([2.0])
 
 
 def leaf(data: Any, dtype: torch.dtype = torch.float64) -> Any:
@@ -160,7 +165,7 @@ KINKS: list[tuple[str, Callable[[Any], Any], list[float], list[float]]] = [
     ("norm p=-inf", lambda x: hg.norm(x, -INF), [0.0, 0.0, 3.0], [0, 0, 0]),
     ("norm p=-1 beside infinity", lambda x: hg.norm(x, -1), [INF, 1.0, 1.0], [0, 0.25, 0.25]),
     ("norm p=0.5", lambda x: hg.norm(x, 0.5), [0.0, 2.0], [0, 1]),
-    ("power 0 of everything", lambda x: x ** torch.zeros(7, dtype=torch.float64), [0.0, -0.0, 1e-310, -2.0, INF, NAN, 3.0], [0] * 7),
+    ("power 0 of everything", lambda x: x ** ZEROS[7], [0.0, -0.0, 1e-310, -2.0, INF, NAN, 3.0], [0] * 7),
     ("power of 0", lambda x: 0.0**x, [0.0, 1e-310, 1.0, INF], [0] * 4),
     ("power of infinity", lambda x: INF**x, [-1.0, -INF], [0, 0]),
     ("prod with infinity", hg.prod, [INF, 2.0, 3.0], [6, INF, INF]),
@@ -221,7 +226,7 @@ CONSTANTS: list[tuple[Callable[[Any], Any], list[Any]]] = [
     (lambda x: hg.norm(x, INF), [0.0, 0.0]),
     (lambda x: hg.norm(x, -INF), [0.0, 3.0]),
     (lambda x: x.abs().sum(), [0.0, -0.0]),
-    (lambda x: (x ** torch.zeros(2)).sum() - 2, [0.0, 3.0]),
+    (lambda x: (x ** ZEROS[2]).sum() - 2, [0.0, 3.0]),
     (lambda x: (0.0**x).sum(), [1.0, 2.0]),
     (lambda x: x.relu().sum(), [-1.0, 0.0]),
     (lambda x: (x.clip(0, 1) - 1).sum(), [2.0, 3.0]),
@@ -275,19 +280,19 @@ def test_mixed_derivatives_of_powers() -> None:
 
 
 SMOOTH: list[tuple[str, Callable[[Any], Any], list[float], list[float]]] = [
-    ("huber", lambda x: hg.functional.huber(x, torch.zeros(5, dtype=torch.float64), "sum"), [0.0, -0.0, 0.5, -0.5, 3.0], [1, 1, 1, 1, 0]),
-    ("huber 0.1", lambda x: hg.functional.huber(x, torch.zeros(3, dtype=torch.float64), "sum", 0.1), [0.0, 0.05, 3.0], [1, 1, 0]),
-    ("mse", lambda x: hg.functional.mse(x, torch.zeros(2, dtype=torch.float64), "sum"), [0.0, 1.0], [2, 2]),
+    ("huber", lambda x: hg.functional.huber(x, ZEROS[5], "sum"), [0.0, -0.0, 0.5, -0.5, 3.0], [1, 1, 1, 1, 0]),
+    ("huber 0.1", lambda x: hg.functional.huber(x, ZEROS[3], "sum", 0.1), [0.0, 0.05, 3.0], [1, 1, 0]),
+    ("mse", lambda x: hg.functional.mse(x, ZEROS[2], "sum"), [0.0, 1.0], [2, 2]),
     ("softplus", hg.softplus, [0.0, -1000.0, 1000.0], [0.25, 0, 0]),
     ("gelu", hg.functional.gelu, [0.0], [math.sqrt(2 / math.pi)]),
-    ("bce", lambda x: hg.functional.bce_with_logits(x, torch.tensor([0.0, 1.0], dtype=torch.float64), "sum"), [0.0, 0.0], [0.25, 0.25]),
+    ("bce", lambda x: hg.functional.bce_with_logits(x, ZERO_ONE, "sum"), [0.0, 0.0], [0.25, 0.25]),
     ("sigmoid", hg.sigmoid, [0.0, 1000.0], [0, 0]),
     ("tanh", hg.tanh, [0.0, 1000.0], [0, 0]),
     ("norm p=3", lambda x: hg.norm(x, 3), [0.0, 2.0], [0, 0]),
     ("norm p=2", lambda x: hg.norm(x, 2), [0.0, 2.0], [0.5, 0]),
     ("square", hg.square, [0.0], [2]),
-    ("power 2", lambda x: x ** torch.tensor([2.0]), [0.0], [2]),
-    ("power 1", lambda x: x ** torch.tensor([1.0]), [0.0], [0]),
+    ("power 2", lambda x: x**TWO, [0.0], [2]),
+    ("power 1", lambda x: x**ONE, [0.0], [0]),
     ("var", hg.var, [1.0, 1.0], [0, 0]),
 ]
 
@@ -297,6 +302,33 @@ def test_second_derivatives_where_kinks_might_be_suspected(
     name: str, f: Callable[[Any], Any], at: list[float], expected: list[float]
 ) -> None:
     same(curvature(f, at), expected)
+
+
+@pytest.mark.parametrize("engine", ["replay", "native"])
+def test_engines_agree_with_eager_at_special_values(engine: str) -> None:
+    if engine == "native" and find_compiler() is None:
+        pytest.skip("there is no C compiler")
+    cases = [(f, at, 1) for _, f, at, _ in KINKS] + [(f, at, 2) for _, f, at, _ in SMOOTH]
+    cases += [(partial(inverse, f), at, 1) for f, at in CONSTANTS]
+
+    def derivatives(*leaves: Any) -> list[Any]:
+        found = []
+        for x, (f, _, order) in zip(leaves, cases):
+            y = f(x)
+            for remaining in reversed(range(order)):
+                slope = hg.gradients(y.sum(), x, create_graph=remaining > 0, allow_unused=True)[0] if y.requires_grad else None
+                y = x * 0.0 if slope is None else slope
+            found.append(y)
+        return found
+
+    leaves = [leaf(at) for _, at, _ in cases]
+    program = hg.capture(derivatives, *leaves).to(engine)
+    for value, expected in zip(program(*(x.data for x in leaves)), derivatives(*leaves)):
+        same(value, expected.data)
+
+
+def inverse(f: Callable[[Any], Any], x: Any) -> Any:
+    return 1 / f(x)
 
 
 def test_norms_of_even_order_are_smooth_where_an_element_is_zero() -> None:
