@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from hotgrad.checks import whole_number
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.files import digest
-from hotgrad.modules import Loss, Module, Sigmoid
+from hotgrad.modules import GELU, BatchNorm1d, Conv2d, Dropout, Flatten, LayerNorm, Linear, Loss, Module, ReLU, Residual, Sigmoid, Tanh
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.inputs import check_filled, check_lengths, pair, row_weights, to_tensor
@@ -61,17 +62,55 @@ def home(model: Module) -> tuple[torch.dtype, torch.device]:
     return torch.get_default_dtype(), torch.device("cpu")
 
 
-def inputs_for(model: Module, x: Any, name: str) -> Tensor:
+def inputs_for(model: Any, x: Any, name: str) -> Tensor:
     """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
     dtype, device = home(model)
     tensor = to_tensor(x, name, dtype).to(device)
     check_filled(tensor, name)
+    check_axes(model, tensor, name)
     if not tensor.is_floating_point():
         try:
             forward(model, tensor[:2])
         except Exception:  # whatever is wrong with it beside the dtype is raised again for the floats
             return tensor.to(dtype)
     return tensor
+
+
+def check_axes(model: Any, x: Tensor, name: str) -> None:
+    """Raises ShapeError unless `x` has as many axes as what the model was trained on; before, as its first layers need.
+
+    A single row without the axis of rows would otherwise be taken for as many rows as it has features.
+    """
+    trained = model._setup.axes
+    least = trained or _axes_of_rows(model) + 1
+    if x.ndim == trained or (not trained and x.ndim >= least and (x.ndim > 1 or _takes_numbers_as_rows(model, x))):
+        return
+    wanted = f"was trained on x of {trained} axes" if trained else f"takes x of at least {max(least, 2)} axes"
+    row = ". For a single row give x[:1], or x[None] of the row alone" if x.ndim == max(least, 2) - 1 else ""
+    raise ShapeError(f"{name} has shape {tuple(x.shape)}, but this model {wanted}, the first of them the rows{row}")
+
+
+def _axes_of_rows(layer: Any) -> int:
+    """How many axes a row must have at least for this layer, or for the first of its layers that can tell; 0 where none can."""
+    if isinstance(layer, LayerNorm):
+        return len(layer.normalized_shape)
+    if isinstance(layer, (Linear, BatchNorm1d, Flatten, Conv2d)):
+        return 3 if isinstance(layer, Conv2d) else 1
+    if isinstance(layer, Residual):
+        return _axes_of_rows(layer.inner)
+    for inner in layer if hasattr(layer, "named_layers") else ():
+        if not isinstance(inner, (ReLU, Tanh, Sigmoid, GELU, Dropout)):
+            return _axes_of_rows(inner)
+    return 0
+
+
+def _takes_numbers_as_rows(model: Any, x: Tensor) -> bool:
+    """Whether a model whose layers do not tell gives one row for the first of the numbers in `x` (n,)."""
+    try:
+        forward(copy.deepcopy(model), x[:1])
+    except Exception:  # whatever it is, x is no column of rows
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -93,6 +132,7 @@ def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sa
     """
     y = to_tensor(y, f"{name}y", home(model)[0]).to(home(model)[1])
     x = to_tensor(x, f"{name}x", home(model)[0])
+    check_axes(model, x, f"{name}x")
     check_lengths(x, y, name)
     x = inputs_for(model, x, f"{name}x")
     with _about(f"{name}x, of shape {tuple(x.shape)}"):

@@ -30,7 +30,7 @@ from hotgrad.training.state import Snapshot
 from hotgrad.training.steps import Data, Job
 from hotgrad.training.threads import side_by_side
 
-_SAVED = {"state": dict, "optimizer": (str, type(None))}
+_SAVED = {"state": dict, "optimizer": (str, type(None)), "axes": (int, type(None))}
 
 
 class _Setup:
@@ -39,6 +39,7 @@ class _Setup:
     loss: Callable[..., Any] | None = None
     optimizer: Any = None
     predictor: Predictor | None = None
+    axes: int | None = None  # of the x that it was trained on
     warned = False  # that "auto" could not take the engine that it would have chosen
 
     @contextlib.contextmanager
@@ -155,6 +156,7 @@ class Sequential(Module):
         if not callable(layer):
             raise OperandError(f"a layer is a Module or a function of a Variable; got {layer!r:.60}")
         setattr(self, self._name(key), layer)
+        self._setup.axes = None  # another layer may take other rows
 
     def __len__(self) -> int:
         return len(self._names)
@@ -248,6 +250,7 @@ class Sequential(Module):
             if not new_optimizer.groups:
                 new_optimizer.bind(list(self.parameters()))
             runner = runner_for(self, job, engine)
+        self._setup.axes = data.x.ndim
         return train(self, job, runner)
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
@@ -375,6 +378,7 @@ class Sequential(Module):
         if self.optimizer is not None:
             self.optimizer = self.optimizer.fresh()
         self.epochs_done = 0
+        self._setup.axes = None
 
     # ---- files
 
@@ -392,7 +396,7 @@ class Sequential(Module):
           0  Linear(2, 3)  weight (2, 3), bias (3,)  9
         """
         name = None if self.optimizer is None else type(self.optimizer).__name__
-        write(path, "model", {"state": Snapshot(self).tree, "optimizer": name})
+        write(path, "model", {"state": Snapshot(self).tree, "optimizer": name, "axes": self._setup.axes})
 
     def load(self, path: str | os.PathLike[str]) -> Sequential:
         """Bring back what `save` wrote, into a model of the same layers; lazy ones are sized. Returns the model.
@@ -413,4 +417,5 @@ class Sequential(Module):
         except Exception as error:
             raise FileError(f"{path} does not fit this model: {error}") from error
         snapshot.restore(self)
+        self._setup.axes = content.get("axes")
         return self
