@@ -115,6 +115,16 @@ def _explain_matmul(call: str, a: tuple[int, ...], b: tuple[int, ...], error: Ex
     return DtypeError(f"{call}; {str(error).splitlines()[0]}. Cast one with to(dtype)")
 
 
+def check_like(what: str, value: Any, like: Tensor) -> None:
+    """Raise unless a tensor or Variable has the shape, dtype and device of `like`; `what` names it."""
+    if value.shape != like.shape:
+        raise ShapeError(f"{what} must have shape {tuple(like.shape)}; got {tuple(value.shape)}")
+    if value.dtype != like.dtype:
+        raise DtypeError(f"{what} must have dtype {like.dtype}; got {value.dtype}. Convert it with to({like.dtype})")
+    if value.device != like.device:
+        raise DeviceError(f"{what} must be on {like.device}; got {value.device}. Move it with to({str(like.device)!r})")
+
+
 def operand_name(record: Record, parent: Any) -> str:
     """The name of the operand that came from `parent`, quoted."""
     names = record.op.operand_names

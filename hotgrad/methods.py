@@ -12,6 +12,9 @@ from hotgrad.errors import NoMethodError, OperandError
 # The function of each op by its public name, which is torch's; `torch.exp(v)` is looked up here.
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
 
+# What writes into its first operand, a Variable or tensor, by the name of the method: "__iadd__", and torch's "add_".
+WRITERS: dict[str, Callable[..., Any]] = {}
+
 # What does the work of a method or function that only torch has.
 _INSTEAD = {
     "view": "v.reshape(...)", "view_as": "v.reshape(other.shape)", "reshape_as": "v.reshape(other.shape)", "expand_as": "v.expand(other.shape)",

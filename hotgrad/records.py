@@ -93,10 +93,14 @@ class Sink(Node):
         self.retain = False  # on a Record: keep the gradient that arrives there
 
 
-# What Variables have for a Sink that need none: no gradient, no name. Never written to.
+# What Variables have for a Sink that need none: no gradient, no name. Never written to. MADE stands in Variables that were made as
+# such, NO_SINK in those that an op computed.
 NO_SINK: Sink = Sink.__new__(Sink)
-NO_SINK.grad = NO_SINK.name = None
-NO_SINK.retain = False
+MADE: Sink = Sink.__new__(Sink)
+for _none in (NO_SINK, MADE):
+    _none.grad = _none.name = None
+    _none.retain = False
+NO_SINKS = (NO_SINK, MADE)
 
 
 class Record(Node):

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from hotgrad.arrays import is_numpy, read
-from hotgrad.errors import DeviceError, DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
-from hotgrad.explain import describe, operand_name, rule_failed, written
-from hotgrad.methods import Methods, counterpart
+from hotgrad.errors import DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
+from hotgrad.explain import check_like, describe, operand_name, rule_failed, written
+from hotgrad.methods import WRITERS, Methods, counterpart
 from hotgrad.primitive import Primitive
-from hotgrad.records import NO_SINK, Node, Record, Sink, enable_grad, no_grad, state
+from hotgrad.records import MADE, NO_SINK, NO_SINKS, Node, Record, Sink, enable_grad, no_grad, state
 
 # ------------------------------------------------------------------------------------------------------------ Variables
 
@@ -32,8 +32,11 @@ class Variable(Methods):
     `data` is a torch tensor (wrapped without copying, detached from torch's own graph), a number, a nested list or a numpy
     array (copied). Numbers and lists get torch's default dtypes. Only floating dtypes may require gradients.
 
-    Raises DtypeError for complex data or for integers that shall require a gradient, OperandError for inference-mode tensors,
-    for Variables that require a gradient and for anything that is no array, DataError for masked arrays that hide something.
+    `v += w` and its like write into `v`, and into whatever shares its memory, if `v` is a leaf and the sum is not recorded; they raise
+    TapeError if `v` is a leaf that requires a gradient and recording is on; else they give a new value.
+
+    Raises DtypeError for complex data or integers that shall require a gradient, OperandError for inference-mode tensors, for Variables
+    that require a gradient and for anything that is no array, DataError for masked arrays that hide something.
 
     >>> x = Variable([1.0, 2.0, 3.0], requires_grad=True, name="x")
     >>> y = (x * x).sum()
@@ -56,7 +59,7 @@ class Variable(Methods):
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
         self._data = as_tensor(data)
         self._link = None
-        self._leaf = Sink(self._data, name) if name is not None else NO_SINK
+        self._leaf = Sink(self._data, name) if name is not None else MADE
         if requires_grad:
             self.requires_grad = True
 
@@ -66,7 +69,7 @@ class Variable(Methods):
         if not self.is_leaf:
             raise TapeError("data can be assigned on leaves only; this Variable was computed by " + self._link.op.name)  # type: ignore[union-attr]
         value = as_tensor(value)
-        _check_like("data", value, self._data)
+        check_like("data", value, self._data)
         self._data = value
 
     # attrgetter, here and for grad: reading these is part of every optimizer step
@@ -112,7 +115,7 @@ class Variable(Methods):
         self._sink().name = value
 
     def _sink(self) -> Sink:
-        if self._leaf is NO_SINK:
+        if self._leaf in NO_SINKS:
             self._leaf = Sink(self._data)
             if isinstance(self._link, Record):
                 self._link.sink = self._leaf
@@ -148,12 +151,12 @@ class Variable(Methods):
 
     def _assign_grad(self, value: Tensor | Variable | None) -> None:
         if value is None:
-            if self._leaf is not NO_SINK:
+            if self._leaf not in NO_SINKS:
                 self._leaf.grad = None
             return
         if not isinstance(value, (Tensor, Variable)):
             raise OperandError(f"grad must be a tensor, a Variable or None; got {value!r:.60}")
-        _check_like("grad", value, self._data)
+        check_like("grad", value, self._data)
         if isinstance(value, Tensor):
             value = as_tensor(value).contiguous()  # backward adds to it in place
         self._sink().grad = value
@@ -200,13 +203,13 @@ class Variable(Methods):
                 sink.grad = g
             elif create_graph or isinstance(old, Variable):
                 with enable_grad:
-                    sink.grad = old + g
+                    sink.grad = old + g if state.trace is None else state.trace.accumulate(old, g, create_graph)
             else:
                 old.add_(g)
 
     def detach(self) -> Variable:
         """The same data outside the graph."""
-        return wrap(self._data, None)
+        return wrap(self._data, None, MADE) if state.trace is None else state.trace.leaf(self).detach()
 
     # ---- values for Python
 
@@ -291,6 +294,8 @@ class Variable(Methods):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """torch functions on Variables dispatch to the op of the same name, or raise."""
         name = func.__name__
+        if name in WRITERS and len(args) == 2 and not kwargs:
+            return WRITERS[name](*args)
         if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             # no TypeError: of `t += v` Python would make `t = t + v`
             raise TapeError(f"torch's {name!r} cannot write a Variable into a tensor; compute a new value, as in t = t + v")
@@ -316,10 +321,10 @@ class Parameter(Variable):
         super().__init__(data, requires_grad, name)
 
 
-def wrap(data: Tensor, link: Record | Sink | None) -> Variable:
+def wrap(data: Tensor, link: Record | Sink | None, leaf: Sink = NO_SINK) -> Variable:
     """A Variable of `data` at this place in the graph, without checks."""
     out = Variable.__new__(Variable)
-    out._data, out._link, out._leaf = data, link, NO_SINK
+    out._data, out._link, out._leaf = data, link, leaf
     return out
 
 
@@ -347,15 +352,6 @@ def as_tensor(data: Any) -> Tensor:
             "inference-mode tensors have no version counter, so writes to them would go unnoticed; clone() it outside torch.inference_mode"
         )
     return tensor
-
-
-def _check_like(what: str, value: Tensor | Variable, like: Tensor) -> None:
-    if value.shape != like.shape:
-        raise ShapeError(f"{what} must have shape {tuple(like.shape)}; got {tuple(value.shape)}")
-    if value.dtype != like.dtype:
-        raise DtypeError(f"{what} must have dtype {like.dtype}; got {value.dtype}. Convert it with to({like.dtype})")
-    if value.device != like.device:
-        raise DeviceError(f"{what} must be on {like.device}; got {value.device}. Move it with to({str(like.device)!r})")
 
 
 # ------------------------------------------------------------------------------------------------------------- backward
@@ -426,7 +422,7 @@ def walk(roots: list[tuple[Variable, Any]], wanted: dict[Any, None] | None, reta
     if on_variables:
         with enable_grad if create_graph else no_grad, trace.internal() if trace is not None else nullcontext():
             _walk(pending, shared, wanted, leading, create_graph or retain_graph, Variable)
-        return pending if trace is None else {node: trace.dense(g) if node in shared else g for node, g in pending.items()}
+        return pending if trace is None else {n: trace.gradient(g, n in shared, create_graph) for n, g in pending.items()}
     _walk(pending, shared, wanted, leading, retain_graph, Tensor)
     for node in shared:
         if node in pending:
@@ -559,7 +555,7 @@ def _seed(root: Variable, gradient: Any, on_variables: bool) -> Any:
         seed = as_tensor(gradient).to(root.dtype).to(root.device)
         if not seed.ndim and root.numel() == 1:
             seed = seed.reshape(root.shape)
-    _check_like("the seed gradient", seed, root._data)
+    check_like("the seed gradient", seed, root._data)
     return wrap(seed, None) if on_variables and not isinstance(seed, Variable) else seed
 
 

@@ -107,11 +107,11 @@ depend("reads a parameter", {
     "format": (lambda: weight(2), lambda w, x: x * len(f"{w}"), lambda w: w.data.mul_(0.123)),
     "sum of data": (lambda: weight(2, 3, 4), lambda w, x: x * w.data.sum(), grow),
     "item of data": (lambda: weight(2), lambda w, x: x * w.data.item(), grow),
-    "write": (lambda: weight(2, 3, 4), lambda w, x: (w.data.mul_(0.9), x * w)[1], nothing),
     "set": (lambda: weight(2, 3, 4), lambda w, x: (setattr(w, "data", torch.ones(3)), x * w)[1], nothing),
     "computed outside": (lambda: weight(2, 3, 4) * 2, lambda y, x: x * y, nothing),
 }, refused=True)  # fmt: skip
 depend("a parameter", {
+    "a write through data": (lambda: weight(2, 3, 4), lambda w, x: (w.data.mul_(0.9), x * w)[1], nothing),
     "data": (lambda: weight(2, 3, 4), lambda w, x: x * w.data, grow),
     "itself and its data": (lambda: weight(2, 3, 4), lambda w, x: x * w + w.data, grow),
     "itself and its detach": (lambda: weight(2, 3, 4), lambda w, x: x * w + w.detach(), grow),
@@ -161,13 +161,13 @@ depend("reads a tensor", on_tensor({
     "view": lambda t, x: x * t.view(3),
     "to": lambda t, x: x * t.to(torch.float64),
     "allclose": lambda t, x: x * torch.allclose(t, t),
-    "write": lambda t, x: x * t.add_(1.0),
     "write by index": lambda t, x: (t.__setitem__(0, 1.0), x * t)[1],
     "write with out": lambda t, x: x * torch.add(t, 1.0, out=t),
     "dlpack": lambda t, x: x * float(np.from_dlpack(t)[0]),
 }), refused=True)  # fmt: skip
 depend("a tensor", on_tensor({
     "itself": lambda t, x: x * t,
+    "a write": lambda t, x: x * t.add_(1.0),
     "Variable of it": lambda t, x: x * hg.Variable(t) * hg.Variable(t),
     "len": lambda t, x: x * len(t) * t.shape[0],
     "normalize": lambda t, x: x * hg.sum(hg.data.normalize(COLUMNS), 1),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hotgrad.errors import DtypeError, OperandError, ShapeError
 from hotgrad.modules.parameters import LazyParameter, fits, pattern, replace, size_lazy
+from hotgrad.recording import forward_pass
 from hotgrad.variable import Parameter, Variable
 
 
@@ -45,6 +46,7 @@ class Module:
         """What calling the module computes; every subclass defines its own."""
         raise OperandError(f"{type(self).__name__} defines no `forward`, so it cannot be called")
 
+    @forward_pass
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 

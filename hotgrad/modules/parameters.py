@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hotgrad.errors import CaptureError, OperandError, SettingError, ShapeError, TapeError
 from hotgrad.explain import nearest
-from hotgrad.records import NO_SINK, Sink, state
+from hotgrad.records import NO_SINKS, Sink, state
 from hotgrad.variable import Parameter, Variable
 
 Initializer = Callable[[tuple[int, ...], "torch.Generator | None"], Any]
@@ -203,6 +203,6 @@ def replace(parameter: Variable, data: Tensor) -> None:
     if isinstance(sink.grad, Variable):
         raise OperandError("a parameter whose gradient belongs to a graph cannot be converted; call zero_grad() first")
     parameter._data = data
-    if sink is not NO_SINK:
+    if sink not in NO_SINKS:
         sink.shape, sink.dtype, sink.device = data.shape, data.dtype, data.device
         sink.grad = None if sink.grad is None else sink.grad.to(device=data.device, dtype=data.dtype)

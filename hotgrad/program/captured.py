@@ -73,12 +73,12 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
     # dense, as a program's own memory is
     given = [example._data if isinstance(example, Variable) else example for example in examples]
     tensors = [torch.empty_like(tensor).copy_(tensor) for tensor in given]
-    flags = [isinstance(example, Variable) and example.requires_grad for example in examples]
     traces, structures = [], []
+    variables = [*watch.variables, *(parameter for optimizer in watch.optimizers for parameter in optimizer.parameters)]
     try:
         for values in (tensors, [_other(tensor) for tensor in tensors]):
-            traces.append(Trace(watch.names, list(watch.buffers.values())))
-            structures.append(_traced_run(traces[-1], f, values, flags, watch))
+            traces.append(Trace(watch.names, list(watch.buffers.values()), variables, watch.seen))
+            structures.append(_traced_run(traces[-1], f, values, examples, watch, variables))
         first, second = traces
         if structures[0] != structures[1]:
             raise CaptureError(
@@ -90,6 +90,10 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
                 f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
                 "changes itself"
             )
+        if {*map(id, first.fresh)} & {*map(id, second.fresh)}:
+            raise CaptureError(
+                "the function writes into a tensor or Variable from outside that cannot be watched; make it an attribute or a global"
+            )
         memory = [(slot, name, slot.state[name]) for slot, name in first.slots]
     finally:
         for trace in traces:
@@ -98,15 +102,16 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
     return Captured(simplified(first.code), structures[0], first.hooks, watch, first.versions, memory)
 
 
-def _traced_run(trace: Trace, f: Callable[..., Any], values: Sequence[Tensor], flags: Sequence[bool], watch: Watch) -> Any:
+def _traced_run(
+    trace: Trace, f: Callable[..., Any], values: Sequence[Tensor], examples: Sequence[Any], watch: Watch, variables: Sequence[Variable]
+) -> Any:
     """One run of `f`, noted; what it returned, as a structure."""
-    own = (parameter for optimizer in watch.optimizers for parameter in optimizer.parameters)
-    leaves = [variable._sink() for variable in (*own, *watch.variables) if variable.is_leaf]
+    leaves = [variable._sink() for variable in variables if variable.is_leaf]
     unsteady = Unsteady()
     with trace.on(watch.trusted):
         for leaf in leaves:
             trace.keep_grad(leaf)
-        inputs = [trace.input(value, flag) for value, flag in zip(values, flags)]
+        inputs = [trace.input(value, example) for value, example in zip(values, examples)]
         with nullcontext() if watch.trusted else unsteady:
             result = f(*inputs)
         arrays, structure = flatten(result)

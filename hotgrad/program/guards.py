@@ -55,7 +55,7 @@ class Watch:
     def __init__(self, roots: Sequence[Any]) -> None:
         # per container: its path, a function that gives its items now, the items then, and how to name them
         self._containers: list[tuple[str, Callable[[], list[Any]], list[Any], Callable[[int], str]]] = []
-        self._seen: dict[int, Any] = {}
+        self.seen: dict[int, Any] = {}  # by id: all that is reached
         self.names: dict[int, str] = {}  # of Variables and buffers, by id
         self.buffers: dict[int, Tensor] = {}
         self.variables: list[Variable] = []
@@ -80,11 +80,11 @@ class Watch:
     # ---- looking around
 
     def _visit(self, path: str, thing: Any) -> None:
-        if isinstance(thing, (*_PLAIN, *_SKIPPED)) or thing is _MISSING or id(thing) in self._seen:
+        if isinstance(thing, (*_PLAIN, *_SKIPPED)) or thing is _MISSING or id(thing) in self.seen:
             return
-        if len(self._seen) > _LIMIT:
+        if len(self.seen) > _LIMIT:
             raise CaptureError(f"the function depends on more than {_LIMIT:,} objects (at {path!r}), which are too many to watch")
-        self._seen[id(thing)] = thing
+        self.seen[id(thing)] = thing
         if not _foreign(type(thing).__module__):
             self.trusted = False
         if isinstance(thing, (Tensor, types.ModuleType)):
@@ -173,9 +173,9 @@ class Watch:
     def _class(self, path: str, cls: type) -> None:
         """The attributes and methods of a user's class and of those it derives from."""
         for base in cls.__mro__:
-            if _foreign(base.__module__) or (base is not cls and id(base) in self._seen):
+            if _foreign(base.__module__) or (base is not cls and id(base) in self.seen):
                 continue
-            self._seen[id(base)] = base
+            self.seen[id(base)] = base
             self.trusted = False
             keys = [key for key in vars(base) if key not in _UNWATCHED_IN_CLASSES]
             values = self._watch(path, functools.partial(_class_items, base), functools.partial("{}, attribute {}".format, path))

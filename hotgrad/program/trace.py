@@ -8,7 +8,7 @@ which would differ at each run. torch functions called on plain tensors are refu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
@@ -19,19 +19,25 @@ from torch.overrides import TorchFunctionMode
 from hotgrad.arrays import is_numpy, number_in
 from hotgrad.errors import CaptureError, DtypeError, OperandError
 from hotgrad.explain import fail, users_frame
+from hotgrad.methods import WRITERS
+from hotgrad.modules.parameters import LazyParameter
 from hotgrad.primitive import Primitive, primitives
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
-from hotgrad.records import NO_SINK, Record, Sink, Tape, next_sequence, state, tensors_in
+from hotgrad.records import MADE, NO_SINK, NO_SINKS, Record, Sink, Tape, next_sequence, state, tensors_in
 from hotgrad.scalars import Scalar
 from hotgrad.variable import Variable, as_tensor
 
 
 class Traced(Variable):
-    """A Variable while a program is captured: it has a shape, a dtype and a place in the program, but no values to read."""
+    """A Variable while a program is captured: it has a shape, a dtype and a place in the program, but no values to read.
 
-    __slots__ = ("value",)
+    `plain`: whether eager execution has a plain tensor in its place.
+    """
+
+    __slots__ = ("value", "plain")
 
     value: Value
+    plain: bool
 
     def _unreadable(self, *args: Any, **kwargs: Any) -> Any:
         message = f"a value was read while capturing{_where()}: it differs at each run of the program. Branch with hg.where, "
@@ -45,7 +51,14 @@ class Traced(Variable):
     __copy__ = __deepcopy__ = __reduce__ = _unreadable
 
     def detach(self) -> Variable:
-        return _traced(self._data, self.value)
+        out = _traced(self._data, self.value)
+        out._leaf = MADE
+        return out
+
+    @property
+    def _version(self) -> int:
+        """1 once something was written to its memory, 0 before: what records guard against."""
+        return int(state.trace is not None and state.trace.overwritten(self))
 
     def __getattr__(self, name: str) -> Any:
         # its slots are emptied when the capture ends
@@ -59,6 +72,11 @@ class Traced(Variable):
         except AttributeError:
             return "<a Variable of a capture that is over>"
         return str(self._unreadable())
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the memory that it is a view of begins."""
+    return tensor.untyped_storage().data_ptr()
 
 
 class _NoAttribute(CaptureError, AttributeError):
@@ -84,9 +102,9 @@ class _Earlier:
 _EARLIER: Any = _Earlier()
 
 
-def _traced(data: Tensor, value: Value, link: Record | Sink | None = None) -> Traced:
+def _traced(data: Tensor, value: Value, link: Record | Sink | None = None, plain: bool = False) -> Traced:
     out = Traced.__new__(Traced)
-    out._data, out._link, out._leaf, out.value = data, link, NO_SINK, value
+    out._data, out._link, out._leaf, out.value, out.plain = data, link, MADE if plain else NO_SINK, value, plain
     if state.trace is not None:
         state.trace.made.append(out)
     return out
@@ -101,7 +119,7 @@ def _where() -> str:
 # What may be asked of a plain tensor: nothing of it depends on values.
 _STATIC = frozenset(
     "shape dtype device ndim layout is_cpu is_cuda is_mps requires_grad is_leaf dim size numel stride is_contiguous __len__ is_floating_point "
-    "is_complex element_size nelement itemsize nbytes is_sparse is_quantized names _version is_inference is_meta".split()
+    "is_complex element_size nelement itemsize nbytes is_sparse is_quantized names _version is_inference is_meta can_cast promote_types result_type".split()
 )
 
 
@@ -125,6 +143,8 @@ class _NoTorch(TorchFunctionMode):
                     frame = frame.f_back
                 module = frame.f_globals.get("__name__", "")
                 if not module.startswith(_INSIDE):
+                    if name in WRITERS and len(args) == 2 and not kwargs:
+                        return WRITERS[name](*args)
                     self.trace.refuse(
                         f"torch's {name!r} was called on plain tensors while capturing{_where()}: its result would stay the same at each "
                         "run. Make the tensor outside of the function, or compute with Variables"
@@ -135,14 +155,19 @@ class _NoTorch(TorchFunctionMode):
 class Trace:
     """One run of a function, noted as `code`."""
 
-    def __init__(self, names: dict[int, str], buffers: Sequence[Tensor]) -> None:
+    def __init__(self, names: dict[int, str], buffers: Sequence[Tensor], variables: Sequence[Variable], known: Iterable[int]) -> None:
         self.code = Code()
+        self.owners = {id(variable._data): variable for variable in variables if not isinstance(variable, LazyParameter)}
+        self.known = {*known, *self.owners, *map(id, variables)}  # by id: what was there before the run; all else is made in it
+        self.fresh: list[Variable | Tensor] = []  # those made in the run that were written to
         self.names = names  # of Variables and buffers, by id
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
         self.refused: CaptureError | None = None
         self.hooks: list[Any] = []  # what computes the scalars of each run, and hears of its end; see Optimizer
-        self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside stands for now
+        self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside, or one written to, stands for now
+        self.outside: set[int] = set()  # memory that is there without the program, by address
+        self.written: set[int] = set()  # memory that has other contents by now; what stands there was computed elsewhere
         self.kept: list[Any] = []  # so that no id is used twice
         self.versions: list[tuple[Tensor, int]] = []
         self.grads: list[tuple[Sink, Any]] = []
@@ -190,11 +215,13 @@ class Trace:
 
     # ---- what comes from outside
 
-    def input(self, tensor: Tensor, requires_grad: bool, name: str = "") -> Traced:
-        """An input of the program, with `tensor` as its example."""
-        value = Value.like("input", tensor, name)
+    def input(self, tensor: Tensor, like: Any) -> Traced:
+        """An input of the program, with `tensor` as its example; the function is called with tensors or Variables like `like`."""
+        value = Value.like("input", tensor)
         self.code.inputs.append(value)
-        traced = _traced(tensor, value)
+        self.outside.add(_address(tensor))
+        traced = _traced(tensor, value, None, not isinstance(like, Variable))
+        requires_grad = isinstance(like, Variable) and like.requires_grad
         if requires_grad:
             traced._link = traced._leaf = Sink(tensor)
         return traced
@@ -211,9 +238,22 @@ class Trace:
         self.code.instructions.append(Instruction(primitives()[op], values, {}, value))
         return Scalar(value, 1.0, self._note_scalar)
 
-    def dense(self, array: Traced) -> Traced:
-        """As backward leaves gradients: in memory of their own. Some kernels sum in another order otherwise."""
-        return array if array._data.is_contiguous() else self.apply(primitives()["Copy"], (array,), None)
+    def gradient(self, g: Traced, shared: bool, create_graph: bool) -> Traced:
+        """As backward leaves a gradient: dense, since some kernels sum in another order otherwise, in memory of its own, and no Variable."""
+        if shared and not g._data.is_contiguous():
+            g = self.apply(primitives()["Copy"], (g,), None)
+        if create_graph:
+            return g
+        with self.internal():
+            return _traced(g._data.clone() if shared else g._data, g.value, g._link, plain=True)
+
+    def accumulate(self, old: Traced, g: Traced, create_graph: bool) -> Traced:
+        """The sum of a gradient that is there and one that a backward adds, in the memory of the first if it is no Variable."""
+        total: Traced = self.apply(primitives()["Add"], (old, g), None)
+        if create_graph or not old.plain:
+            return total
+        self.write(old, total)
+        return old
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Traced:
         """Random numbers, new at each run: see Draw."""
@@ -225,6 +265,9 @@ class Trace:
 
     def constant(self, tensor: Tensor) -> Traced:
         """A tensor from outside, or made by hotgrad on the way: a state if it is a buffer, else a constant."""
+        if id(tensor) in self.owners:
+            now = self.leaf(self.owners[id(tensor)])
+            return _traced(now._data, now.value, None, plain=True)
         found = self.current.get(id(tensor))
         if found is None:
             if id(tensor) in self.buffers:
@@ -233,22 +276,26 @@ class Trace:
             self.code.constants[value] = tensor
             self.versions.append((tensor, tensor._version))
             self.kept.append(tensor)
-            found = self.current[id(tensor)] = _traced(tensor, value)
+            self.outside.add(_address(tensor))
+            found = self.current[id(tensor)] = _traced(tensor, value, None, True)
         return found
 
     def leaf(self, variable: Variable) -> Traced:
-        """A Variable from outside as it stands now in the program."""
-        if isinstance(variable, Traced):
-            return variable
-        found = self.current.get(id(variable))
-        if found is not None:
+        """A Variable as it stands now in the program."""
+        found = self.current.get(id(variable), variable)
+        if isinstance(found, Traced):
+            if self.written and _address(found._data) in self.written:
+                self.refuse(
+                    f"a Variable of shape {tuple(found.shape)} was used{_where()} after memory that it shares was written to, as by +=; "
+                    "make it a value of its own, with clone() or an op that computes, or use it before"
+                )
             return found
         if not variable.is_leaf:
             raise CaptureError(
                 f"a Variable computed outside of the captured function{_where()} (op {variable.previous_op.name}) was used in it; "  # type: ignore[union-attr]
                 "compute it inside, or detach() it"
             )
-        if variable._leaf is NO_SINK:
+        if variable._leaf in NO_SINKS:
             return self.constant(variable._data)
         self.keep_grad(variable._leaf)
         return self._state(variable, variable._data, variable._link)
@@ -264,7 +311,8 @@ class Trace:
         value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
         self.code.states.append(State(value, holder))
         self.kept.append(holder)
-        found = self.current[id(holder)] = _traced(data, value, link)
+        self.outside.add(_address(data))
+        found = self.current[id(holder)] = _traced(data, value, link, isinstance(holder, Tensor))
         return found
 
     def memory(self, slot: Any, name: str) -> Traced:
@@ -279,26 +327,70 @@ class Trace:
         self.names.setdefault(id(tensor), f"{self.names.get(id(slot.parameter), 'w')}.{name}")
         return self.constant(tensor)
 
+    def write(self, target: Variable | Tensor, new: Traced) -> None:
+        """Write `new` where `target` is in memory, as `target += b` does; from here on it stands for that."""
+        if not isinstance(target, Traced):
+            self._write_outside(target, new)
+            return
+        old = self.leaf(target)
+        if old.numel() and _address(old._data) in self.outside:
+            what = "an argument of the function" if old.value.kind == "input" else "part of a Variable or tensor from outside"
+            self.refuse(
+                f"{what} would be written to in place{_where()}; compute a new value, as in v = v + w, or write to the whole Variable"
+            )
+        self._forget(old._data)
+        self.current[id(target)] = self._cast(new, old)
+
+    def _write_outside(self, target: Variable | Tensor, new: Traced) -> None:
+        if id(target) in self.known or id(target) in self.buffers:
+            self.update(target, new)
+            return
+        old = self.leaf(target) if isinstance(target, Variable) else self.constant(target)
+        self.fresh.append(target)
+        self._forget(old._data)
+        holder = target._data if isinstance(target, Variable) and target._leaf in NO_SINKS else target
+        self.current[id(holder)] = self._cast(new, old)
+
+    def _forget(self, memory: Tensor) -> None:
+        if memory.numel():
+            self.written.add(_address(memory))
+
+    def overwritten(self, traced: Traced) -> bool:
+        """Whether other values stand by now where this one was in memory."""
+        return (id(traced) in self.current and self.current[id(traced)] is not traced) or _address(traced._data) in self.written
+
+    def _cast(self, new: Traced, old: Traced) -> Traced:
+        if new.dtype != old.dtype:
+            new = self.apply(primitives()["Cast"], (new,), {"dtype": old.dtype, "device": None})
+        return new
+
     def update(self, holder: Variable | Tensor, new: Traced) -> None:
         """Leave `new` in this Variable or tensor at the end of each run; from here on it stands for that."""
         old = self.leaf(holder) if isinstance(holder, Variable) else self.constant(holder)
+        holder = self.owners.get(id(holder), holder)
+        name = self.names.get(id(holder), "")
+        if isinstance(holder, Variable) and holder._leaf in NO_SINKS:
+            holder = holder._data
         if old.value in self.code.constants:
             del self.code.constants[old.value]
-            old.value.kind, old.value.name = "state", self.names.get(id(holder), "")
+            self.versions = [(tensor, version) for tensor, version in self.versions if tensor is not holder]
+            old.value.kind, old.value.name = "state", name
             self.code.states.append(State(old.value, holder))
-        if new.dtype != old.dtype:
-            new = self.apply(primitives()["Cast"], (new,), {"dtype": old.dtype, "device": None})
+        new = self._cast(self.leaf(new), old)
         if (new.shape, new.device) != (old.shape, old.device):
             raise CaptureError(
                 f"an update of {tuple(old.shape)} {old.dtype} on {old.device} gives {tuple(new.shape)} {new.dtype} on {new.device}"
             )
         next(s for s in self.code.states if s.holder is holder).update = new.value
-        self.current[id(holder)] = _traced(new._data, new.value, old._link if isinstance(holder, Variable) else None)
+        self._forget(old._data)
+        self.outside.add(_address(new._data))
+        self.current[id(holder)] = _traced(new._data, new.value, old._link if isinstance(holder, Variable) else None, old.plain)
 
     # ---- ops
 
     def apply(self, op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
         """Note a call of `op`; its result is a Traced Variable."""
+        plain = op.plain or not any(isinstance(o, Variable) and not (isinstance(o, Traced) and o.plain) for o in operands)
         given = [self._operand(op, operand) for operand in operands]
         tensors = [g._data if isinstance(g, Traced) else g.example if isinstance(g, Scalar) else g for g in given]
         if not any(isinstance(g, Traced) for g in given):
@@ -323,7 +415,9 @@ class Trace:
         self.code.instructions.append(Instruction(op, values, options, value))
         links = tuple(g._link if isinstance(g, Traced) else None for g in given)
         recorded = any(link is not None for link in links) and state.recording and op.differentiable and out.dtype.is_floating_point
-        return _traced(out, value, self._record(op, given, links, options or None, out, value) if recorded and not op.plain else None)
+        if recorded and not op.plain:
+            return _traced(out, value, self._record(op, given, links, options or None, out, value))
+        return _traced(out, value, None, plain)
 
     def _operand(self, op: type[Primitive], operand: Any) -> Any:
         """An operand as a Traced Variable, a Scalar or a number."""
@@ -348,8 +442,10 @@ class Trace:
     def _record(self, op: Any, given: Sequence[Any], links: tuple[Any, ...], options: Any, out: Tensor, value: Value) -> Record:
         """A record whose rules will run on Traced Variables."""
         record = Record()
-        record.op, record.parents, record.options, record.guards = op, links, options, None
-        record.operands = tuple(given)
+        keep, _ = op.keeps(tuple(link is not None for link in links))
+        guarded = [g for g, kept in zip(given, keep) if kept and isinstance(g, Traced)]
+        record.op, record.parents, record.options, record.operands = op, links, options, tuple(given)
+        record.guards = tuple(part for g in guarded for part in (g, 0)) or None
         record.shape, record.dtype, record.device, record.sink = out.shape, out.dtype, out.device, NO_SINK
         record.out = _traced(out, value, record)  # type: ignore[assignment]
         record.sequence = next_sequence()

@@ -82,8 +82,8 @@ class Compiled:
             model.train()
             try:
                 step = self._step(model, job.data.weights is not None)
-                examples = [wrap(source[:rows], None) for source in job.data.sources()]
-                found = self.programs[rows] = captured(step, examples, [model, model.loss, model.optimizer])
+                x, *others = (source[:rows] for source in job.data.sources())
+                found = self.programs[rows] = captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
             finally:
                 for module, training in modes:
                     module.training = training

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hotgrad.errors import OperandError
 from hotgrad.modules import Module
+from hotgrad.recording import forward_pass
 from hotgrad.records import no_grad
 from hotgrad.training.inputs import check_rows
 from hotgrad.training.metrics import chosen, columns_of, labels_of, r2
@@ -63,7 +64,12 @@ def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor,
     row times its weight, then averaged, or summed if the loss sums. Raises OperandError for a loss that has no `reduction`.
     """
     if not weighted:
-        return lambda output, y, weights: loss(output, y)
+
+        @forward_pass
+        def plain(output: Any, y: Tensor, weights: Any) -> Any:
+            return loss(output, y)
+
+        return plain
     reduction = getattr(loss, "reduction", None)
     if reduction not in ("mean", "sum"):
         raise OperandError(
@@ -72,6 +78,7 @@ def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor,
     each = copy.copy(loss)
     each.reduction = "none"  # type: ignore[attr-defined]
 
+    @forward_pass
     def call(output: Any, y: Tensor, weights: Any) -> Variable:
         values = each(output, y)
         rows = values if values.ndim == 1 else values.reshape((len(y), -1))
