@@ -187,21 +187,6 @@ def test_tensors_on_the_left() -> None:
     assert memory.tolist() == [4.0, 6.0]
 
 
-def test_an_op_of_ones_own_has_it_too() -> None:
-    class Remainder(hg.Primitive, register=True):
-        """a - b * floor(a / b)."""
-
-        forward = staticmethod(torch.remainder)
-        vjps = (lambda g, out, a, b: g, None)
-        reads = ("", "")
-        operators = ("__mod__",)
-
-    v = hg.Variable([5.0, 7.0])
-    alias = v
-    v %= torch.tensor([3.0, 4.0])  # type: ignore[operator]
-    assert alias.tolist() == [2.0, 3.0]
-
-
 class Scaled(hg.Module):
     """Three ways of in-place code in a forward pass."""
 

@@ -14,7 +14,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import Variable, recording
-from hotgrad.methods import Methods
+from hotgrad.methods import WRITERS, Methods
 
 pytestmark = pytest.mark.usefixtures("tape")
 
@@ -27,6 +27,8 @@ def _operators() -> Iterator[None]:
     for name in set(recording._PROVIDERS) - set(providers):
         del recording._PROVIDERS[name]
         delattr(Methods, name)
+        if WRITERS.pop(f"__i{name[2:]}", None):
+            delattr(Methods, f"__i{name[2:]}")
 
 
 def leaf(data: Any, dtype: torch.dtype = torch.float32) -> Any:
@@ -471,3 +473,18 @@ def test_domains() -> None:
     assert hg.Interval() == (-float("inf"), float("inf")) and hg.Integers(1, 3) == (1, 3) and hg.Booleans() == ()
     for op in hg.primitives().values():
         assert op.domain == () or op.arity is None or len(op.domain) == op.arity
+
+
+def test_an_operator_gives_augmented_assignment_too() -> None:
+    class Remainder(hg.Primitive, register=True):
+        """a - b * floor(a / b)."""
+
+        forward = staticmethod(torch.remainder)
+        vjps = (lambda g, out, a, b: g, None)
+        reads = ("", "")
+        operators = ("__mod__",)
+
+    v = hg.Variable([5.0, 7.0])
+    alias = v
+    v %= torch.tensor([3.0, 4.0])  # type: ignore[operator]
+    assert alias.tolist() == [2.0, 3.0]
