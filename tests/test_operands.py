@@ -324,7 +324,7 @@ def test_tensors_cannot_be_written_with_variables() -> None:
     ]  # fmt: skip
     for write in writers:
         t = torch.zeros(2)
-        with pytest.raises(hg.TapeError, match="t = t \\+ v"):
+        with pytest.raises(hg.TapeError, match=r"t = t \S+ v"):
             write(t)
         assert t.tolist() == [0.0, 0.0] and t._version == 0
 
@@ -336,6 +336,7 @@ def test_variables_cannot_be_written() -> None:
     with pytest.raises(hg.TapeError):
         x[x > 1] = 0.0
     assert x.tolist() == [1.0, 2.0] and x.data._version == 0
-    y = x
+    y = x * 1
+    kept = y
     y += 1.0  # makes a new Variable
-    assert y is not x and x.tolist() == [1.0, 2.0]
+    assert y is not kept and kept.tolist() == [1.0, 2.0]
