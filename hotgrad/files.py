@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read without executing anything; and what a checkpoint belongs to, its fingerprint."""
+"""Files: written whole or not at all, read without executing anything."""
 
 from __future__ import annotations
 
@@ -90,18 +90,3 @@ def digest(*tensors: Tensor | None) -> str:
         if here.numel():
             hashed.update((ctypes.c_char * (here.numel() * here.element_size())).from_address(here.data_ptr()))
     return hashed.hexdigest()
-
-
-def differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """What differs between two fingerprints, one line each."""
-    lines = []
-    for name in {**stored, **current}:
-        old, new = stored.get(name), current.get(name)
-        if isinstance(old, list) and isinstance(new, list):
-            lines += [f"{name}: the file has {line}, now missing" for line in old if line not in new]
-            lines += [f"{name}: {line} is new" for line in new if line not in old]
-            if sorted(old) == sorted(new) and old != new:
-                lines.append(f"{name}: another order")
-        elif old != new:
-            lines.append(f"{name}: {old} in the file, {new} now")
-    return lines

@@ -10,37 +10,65 @@ from typing import Any
 
 from hotgrad.errors import EngineWarning, FileError
 from hotgrad.explain import warn
-from hotgrad.files import differences, read, write
+from hotgrad.files import read, write
+from hotgrad.training.fingerprint import PYTHON, Fingerprint, Subject, changes, differences
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot
 
 KIND = "checkpoint"
 SECONDS = 1.0  # between two writings at epoch ends
-_FIELDS = {"fingerprint": dict, "engine": str, "history": list, "state": dict, "callbacks": list, "stopped": bool}
+_FIELDS = {
+    "fingerprint": dict,
+    "moved": dict,
+    "python": str,
+    "engine": str,
+    "history": list,
+    "state": dict,
+    "callbacks": list,
+    "stopped": bool,
+}
 
 
 class Checkpoint:
-    """One checkpoint file and what it must belong to.
+    """One checkpoint file and what it must belong to: a `subject`, and the data and settings that are `given`.
 
     Reading happens at once: an existing file that is broken, or whose fingerprint differs, raises FileError with the list of
-    differences before anything has changed.
+    differences before anything has changed. An object may change itself while it is trained with, as one that counts its calls:
+    it may look as when the training started, in a new process, or as when the file was last written, in the same one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, Any]) -> None:
-        self.path, self.fingerprint = Path(path), fingerprint
+    def __init__(self, path: str | os.PathLike[str], subject: Subject, given: Fingerprint) -> None:
+        self.path, self.subject = Path(path), subject
+        self.fingerprint: Fingerprint = {**subject.found, **given}
         self.engine = ""
         self.stopped = False
         self._written = -SECONDS
+        self._moved: dict[str, dict[str, str | None]] = {}
         self._stored = read(self.path, KIND, _FIELDS) if self.path.exists() else None
+        if subject.unknown:
+            warn(
+                f"not compared with the checkpoint {self.path}, because nothing tells whether they are as they were: "
+                + "; ".join(subject.unknown),
+                RuntimeWarning,
+            )
         if self._stored is None:
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"the folder of checkpoint={str(path)!r} does not exist")
             return
-        wrong = differences(self._stored["fingerprint"], fingerprint)
+        python = self._stored["python"]
+        wrong = differences(self._stored["fingerprint"], self._stored["moved"], self.fingerprint, python == PYTHON)
         if wrong:
             raise FileError(
                 f"the checkpoint {path} belongs to another run; remove it or give another path to start anew. Differences:\n  "
                 + "\n  ".join(wrong)
+            )
+        if python == PYTHON:
+            self.fingerprint, self._moved = self._stored["fingerprint"], self._stored["moved"]
+        else:
+            warn(
+                f"the checkpoint {path} was written by {python}, and this is {PYTHON}: whether functions still compute the same cannot "
+                "be compared; everything else is as it was",
+                RuntimeWarning,
             )
 
     def preferred(self, engine: str) -> str:
@@ -75,18 +103,21 @@ class Checkpoint:
         self.stopped = stored["stopped"]
         self._stored = None
 
-    def write(self, snapshot: Snapshot, history: History, states: list[Any]) -> None:
-        """Replace the file, if any epoch has been completed."""
+    def write(self, snapshot: Snapshot, history: History, states: list[Any], last: bool = True) -> None:
+        """Replace the file, if any epoch has been completed. `last`: training ends here, and may go on in this process."""
         if not history:
             return
+        if last:
+            self._moved = changes(self.fingerprint, {**self.fingerprint, **self.subject.look()})
         content = {"engine": self.engine, "state": snapshot.tree, "history": [dict(row) for row in history]}
-        write(self.path, KIND, {**content, "fingerprint": self.fingerprint, "callbacks": states, "stopped": self.stopped})
+        content |= {"fingerprint": self.fingerprint, "moved": self._moved, "python": PYTHON}
+        write(self.path, KIND, {**content, "callbacks": states, "stopped": self.stopped})
         self._written = time.monotonic()
 
     def epoch_done(self, snapshot: Snapshot, history: History, states: list[Any]) -> None:
         """Replace the file unless that was done within the last second."""
         if time.monotonic() - self._written >= SECONDS:
-            self.write(snapshot, history, states)
+            self.write(snapshot, history, states, last=False)
 
 
 def states_of(callbacks: Sequence[Any]) -> list[Any]:

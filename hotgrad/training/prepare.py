@@ -175,29 +175,17 @@ def threshold_of(model: Any) -> float:
         last = inner[-1]
 
 
-def fingerprint(model: Any, loss: Any, optimizer: Any, data: Data, validation: Data | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint belongs to: layers, parameters, loss, optimizer, data and settings, as text and numbers."""
-    parameters = [
-        f"{name} {tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}{'' if p.requires_grad else ' frozen'}"
-        for name, p in model.named_parameters()
-    ]
-    return {
-        "layers": [f"{name}: {described(layer)}" for name, layer in model.named_layers()],
-        "parameters": parameters,
-        "loss": described(loss),
-        "optimizer": described(optimizer),
-        "parameter groups": [f"{len(group.slots)} parameters, {group.rate!r}, {group.settings!r}" for group in optimizer.groups][1:],
+def given(stand_in: Any, data: Data, validation: Data | None, settings: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The sections of a fingerprint that do not change while training: shapes, data and settings. `stand_in`: the model with its lazy layers sized."""
+    parameters = {
+        name: f"{tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}{'' if p.requires_grad else ' frozen'}"
+        for name, p in stand_in.named_parameters()
+    }
+    plain = {
         "x": f"shape {tuple(data.x.shape)}, hash {digest(data.x)}",
         "y": f"shape {tuple(data.y.shape)}, hash {digest(data.y)}",
         "weights": None if data.weights is None else digest(data.weights),
         "validation data": None if validation is None else digest(validation.x, validation.y),
         **settings,
     }
-
-
-def described(thing: Any) -> str:
-    """A layer, loss, optimizer or callback as text that is the same in every process."""
-    if hasattr(thing, "__qualname__"):
-        return f"{thing.__module__}.{thing.__qualname__}"
-    text = repr(thing)
-    return type(thing).__qualname__ if " at 0x" in text else text
+    return {"parameters": parameters, **{name: {"": str(value)} for name, value in plain.items()}}

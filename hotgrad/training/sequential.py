@@ -19,6 +19,7 @@ from hotgrad.training import prepare
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.choice import check_engine, runner_for
 from hotgrad.training.evaluation import forward, score
+from hotgrad.training.fingerprint import Subject
 from hotgrad.training.folds import stratified
 from hotgrad.training.history import History
 from hotgrad.training.inputs import check_lengths, pair, to_tensor
@@ -199,7 +200,10 @@ class Sequential(Module):
         `validation_data`: a pair (x, y), measured after each epoch. `seed` restarts the model's own generator, which shuffles.
         `verbose`: 0, k for a line each k-th epoch, or "auto" for a bar or about ten lines. `callbacks`: see `EarlyStopping`.
         `sample_weight` (n,) and `class_weight` (a dict, one weight per class, or "balanced") are scaled to a mean of 1 over the rows.
-        `checkpoint`: a file to write as training goes; if it exists, training resumes from it, `epochs` being the total.
+        `checkpoint`: a file to write as training goes; if it exists, training resumes from it, `epochs` being the total. It must be of
+        the same run: layers, loss, optimizer and callbacks with a `state_dict` are compared with all that they depend on, code,
+        closures and attributes included, data and settings too; a RuntimeWarning names what cannot be compared. Besides model,
+        optimizer and generator it keeps what callbacks give as their `state_dict`, and nothing that a loss or layer counts by itself.
 
         A second `fit` goes on where the first ended. Ctrl-C ends between two steps and returns the History so far. Whatever ends
         it, the model stands as after the last completed epoch.
@@ -222,6 +226,7 @@ class Sequential(Module):
         prepare.check_parameters(self, new_optimizer)
         x, y, brought = pair(x, y)
         held_out = prepare.held_out_pair(validation_data)
+        subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         stand_in = copy.deepcopy(self)
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight)
@@ -233,14 +238,13 @@ class Sequential(Module):
                 f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out"
             )
         file = None
-        if checkpoint is not None:
+        if subject is not None and checkpoint is not None:
             settings = {
                 "batch size": batch_size,
                 "shuffle": bool(shuffle),
                 "seed": seed,
-                "callbacks": [prepare.described(c) for c in callbacks if hasattr(c, "state_dict")],
             }
-            file = Checkpoint(checkpoint, prepare.fingerprint(stand_in, new_loss, new_optimizer, data, validation, settings))
+            file = Checkpoint(checkpoint, subject, prepare.given(stand_in, data, validation, settings))
             engine = file.preferred(engine)
         job = Job(data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file)
         with self._setup.kept(self, new_optimizer):
