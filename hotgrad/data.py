@@ -33,8 +33,8 @@ def disc(n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
 def normalize(train: Any, *others: Any) -> Any:
     """`train` (n, ...) less its column means, over its column deviations; `others` by the same ones. One tensor or a tuple.
 
-    Deviations are those of the rows given (divided by n); a column that does not vary is only centred. Raises DataError for no
-    rows, ShapeError for other columns, DtypeError for integers.
+    Deviations are those of the rows given (divided by n); a column that does not vary is only centred. Computed in float64, and
+    given in each tensor's own dtype. Raises DataError for no rows, ShapeError for other columns, DtypeError for integers.
 
     >>> hg.data.normalize(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     tensor([[-1.,  0.],
@@ -51,10 +51,22 @@ def normalize(train: Any, *others: Any) -> Any:
             )
     if not len(first):
         raise DataError("normalize: there are no rows to take means of")
-    mean, deviation = first.mean(0), first.std(0, correction=0)
-    deviation = torch.where((first == first[0]).all(0), 1.0, deviation)
-    scaled = tuple((tensor - mean) / deviation for tensor in tensors)
+    mean, deviation = moments(first)
+    scaled = tuple(((tensor.double() - mean) / deviation).to(tensor.dtype) for tensor in tensors)
     return scaled if others else scaled[0]
+
+
+def moments(train: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations of the columns of `train` (n, ...), float64; the deviation of a column that does not vary counts 1.
+
+    In float32 they would lose what is small beside an offset, such as the differences of unix times.
+
+    >>> moments(torch.tensor([[1e8, 5.0], [1e8 + 16, 5.0]]))
+    (tensor([1.0000e+08, 5.0000e+00], dtype=torch.float64), tensor([8., 1.], dtype=torch.float64))
+    """
+    wide = train.double()
+    deviation = wide.std(0, correction=0)
+    return wide.mean(0), torch.where((wide == wide[0]).all(0) | (deviation == 0), 1.0, deviation)
 
 
 def one_hot(labels: Any, classes: int | None = None) -> Tensor:

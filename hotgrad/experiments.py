@@ -255,12 +255,10 @@ def own_table(path: str, target: str, epochs: int, seed: int, save: str | None) 
     x, names = features({name: values for name, values in columns.items() if name != target})
     y, classes = targets(columns[target], target)
     train, test = split(len(x), 0.25, seed)
-    middle, spread = x[train].mean(0), x[train].std(0).clamp(min=1e-8)
-    x = (x - middle) / spread
-    scale = (0.0, 1.0)
+    x = _scaled(x, data.moments(x[train]))
     if classes is None:
-        scale = float(y[train].mean()), max(float(y[train].std()), 1e-8)
-        y = (y - scale[0]) / scale[1]
+        scale = data.moments(y[train])
+        y = _scaled(y, scale)
     out = len(classes) if classes else 1
     model = Sequential(
         Linear(len(names), 64),
@@ -280,7 +278,7 @@ def own_table(path: str, target: str, epochs: int, seed: int, save: str | None) 
     history = model.fit(x[train], y[train], epochs, 32, validation_data=(x[test], y[test]), seed=seed)
     _report(model, history, x, y, train, test)
     if classes is None:
-        error = (model.predict(x[test]) - y[test]).abs().mean() * scale[1]
+        error = (model.predict(x[test]).double() - y[test]).abs().mean() * scale[1]
         print(f"mean absolute error on the test rows: {float(error):.4g}")
     else:
         share = max(float((y[test] == label).double().mean()) for label in range(out))
@@ -288,6 +286,11 @@ def own_table(path: str, target: str, epochs: int, seed: int, save: str | None) 
     save = save or str(Path(path).with_suffix(".hotgrad"))
     model.save(save)
     print(f"saved: {save} (model.load brings it back; features: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})")
+
+
+def _scaled(columns: Tensor, moments: tuple[Tensor, Tensor]) -> Tensor:
+    """Less the means, over the deviations, and only then cast to what the network computes in."""
+    return ((columns - moments[0]) / moments[1]).to(torch.get_default_dtype())
 
 
 def _report(model: Sequential, history: History, x: Tensor, y: Tensor, train: Tensor, test: Tensor) -> None:
@@ -336,7 +339,7 @@ def _numbers(values: list[str]) -> list[float] | None:
 
 
 def features(columns: dict[str, list[str]]) -> tuple[Tensor, list[str]]:
-    """One float column per numeric column (gaps filled with its mean), one 0/1 column per value of a text column.
+    """One float64 column per numeric column (gaps filled with its mean), one 0/1 column per value of a text column.
 
     Raises DataError if nothing is left. Text columns of more than 50 values are left out, with a line that says so.
     """
@@ -344,7 +347,7 @@ def features(columns: dict[str, list[str]]) -> tuple[Tensor, list[str]]:
     for name, values in columns.items():
         numbers = _numbers(values)
         if numbers is not None:
-            column = torch.tensor(numbers)
+            column = torch.tensor(numbers, dtype=torch.float64)
             known = column.isfinite()
             if bool(known.any()):
                 parts.append(torch.where(known, column, column[known].mean()))
@@ -355,7 +358,7 @@ def features(columns: dict[str, list[str]]) -> tuple[Tensor, list[str]]:
             print(f"(column {name!r} is left out: {len(kinds)} different texts)")
             continue
         for kind in kinds:
-            parts.append(torch.tensor([float(value == kind) for value in values]))
+            parts.append(torch.tensor([float(value == kind) for value in values], dtype=torch.float64))
             names.append(f"{name}={kind}")
     if not parts:
         raise DataError("no column besides the target can be used as a feature")
@@ -363,7 +366,7 @@ def features(columns: dict[str, list[str]]) -> tuple[Tensor, list[str]]:
 
 
 def targets(values: list[str], name: str) -> tuple[Tensor, list[str] | None]:
-    """Labels and their names for text and for few whole numbers, else a float column (n, 1) and None. Raises DataError for gaps."""
+    """Labels and their names for text and for few whole numbers, else a float64 column (n, 1) and None. Raises DataError for gaps."""
     numbers = _numbers(values)
     if numbers is None:
         classes = sorted(set(values))
@@ -373,7 +376,7 @@ def targets(values: list[str], name: str) -> tuple[Tensor, list[str] | None]:
             raise DataError(f"the target column {name!r} has {gaps} values missing or infinite; remove those rows")
         kinds = sorted(set(numbers))
         if len(kinds) > 20 or any(kind != int(kind) for kind in kinds):
-            return torch.tensor(numbers)[:, None], None
+            return torch.tensor(numbers, dtype=torch.float64)[:, None], None
         values = [str(int(number)) for number in numbers]
         classes = [str(int(kind)) for kind in kinds]
     if len(classes) < 2:

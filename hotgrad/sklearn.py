@@ -19,6 +19,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hotgrad.arrays import check_unmasked
+from hotgrad.data import moments
+from hotgrad.errors import SettingError
+from hotgrad.explain import nearest
 from hotgrad.modules import Linear, ReLU
 from hotgrad.training import Sequential
 
@@ -119,7 +122,12 @@ class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(y, return_inverse=True)
         weights = self.class_weight
         if isinstance(weights, dict):
-            weights = [float(weights.get(name, 1.0)) for name in self.classes_.tolist()]
+            names = self.classes_.tolist()
+            for name in weights:
+                if name not in names:
+                    close = nearest(name, [known for known in names if isinstance(known, str)])
+                    raise SettingError(f"class_weight names {name!r}, which y does not have; its classes are {names!r:.200}{close}")
+            weights = [weights.get(name, 1.0) for name in names]
         self._train(X, torch.from_numpy(labels.astype(np.int64)), len(self.classes_), "cross_entropy", class_weight=weights)
         return self
 
@@ -155,14 +163,12 @@ class HotRegressor(RegressorMixin, _HotEstimator):  # type: ignore[misc]
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True)
         self._dtype = X.dtype
         self._one_column = y.ndim == 1
-        targets = torch.as_tensor(y.reshape(len(y), -1).astype(X.dtype))
-        self._mean = targets.mean(0)
-        spread = targets.std(0, correction=0)
-        self._spread = torch.where(spread > 0, spread, 1.0)
+        targets = torch.as_tensor(y.reshape(len(y), -1).astype(np.float64))
+        self._mean, self._spread = moments(targets)
         self._train(X, (targets - self._mean) / self._spread, targets.shape[1], "mse")
         return self
 
     def predict(self, X: Any) -> Any:
-        """The predicted targets, of the shape that `fit` was given."""
-        found = self._outputs(X) * self._spread + self._mean
+        """The predicted targets, float64, of the shape that `fit` was given."""
+        found = self._outputs(X).double() * self._spread + self._mean
         return (found[:, 0] if self._one_column else found).numpy()

@@ -113,6 +113,19 @@ def test_a_table_of_ones_own(kind: str, says: str, tmp_path: Path, capsys: Captu
     assert (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("offset", [1.6e9, -1e8])
+def test_tables_far_from_zero(offset: float, tmp_path: Path, capsys: Capture) -> None:
+    """Unix times as a feature, and a target beside which float32 tells only multiples of 128 apart."""
+    g = torch.Generator().manual_seed(0)
+    a = torch.rand(120, generator=g, dtype=torch.float64).tolist()
+    path = write(tmp_path / "t.csv", [["time", "y"], *([repr(1.7e9 + 60 * v), repr(offset + 10 * v)] for v in a)])
+    assert main(["csv", path, "--target", "y", "--epochs", "60"]) == 0
+    printed = capsys.readouterr().out
+    assert accuracies(printed)["test"] > 0.99
+    error = float(next(line for line in printed.splitlines() if "mean absolute error" in line).split()[-1])
+    assert error < 0.3
+
+
 BAD: dict[str, tuple[list[list[Any]], str]] = {
     "no such column": ([["a", "b"], [1, 2]] * 3, "no column 'y'; it has a, b"),
     "only a header": ([["a", "y"]], "rows below it"),

@@ -50,6 +50,23 @@ def test_normalize() -> None:
     assert normalize(torch.tensor([1.0, 3.0])).tolist() == [-1.0, 1.0]
 
 
+@pytest.mark.parametrize("offset", [1e4, 1e8, -1.7e9, 1e12])
+def test_normalize_what_is_small_beside_its_offset(offset: float) -> None:
+    step = 2.0 ** math.floor(math.log2(abs(offset)) - 22)  # what float32 can still tell apart there
+    exact = torch.tensor([[offset], [offset + 2 * step], [offset + 4 * step]], dtype=torch.float32)
+    expected = (exact.double() - exact.double().mean()) / exact.double().std(correction=0)
+    for dtype in (torch.float32, torch.float64):
+        found, other = normalize(exact.to(dtype), exact[:1].to(dtype))
+        assert found.dtype is other.dtype is dtype
+        assert torch.allclose(found, expected.to(dtype), atol=1e-6)
+        assert torch.equal(other, found[:1])
+
+
+def test_normalize_small_floats() -> None:
+    x = torch.tensor([[60000.0], [60032.0], [60064.0]], dtype=torch.float16)  # whose squares float16 does not hold
+    assert normalize(x).flatten().tolist() == pytest.approx([-1.2247, 0, 1.2247], abs=1e-3)
+
+
 @pytest.mark.parametrize("value", [5.0, 0.1, 1e8, 0.0])
 def test_normalize_a_column_that_does_not_vary(value: float) -> None:
     """Its rounding errors must not be blown up to something."""

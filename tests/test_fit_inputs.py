@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 import hotgrad as hg
-from hotgrad.modules import BatchNorm1d, Linear, Module, ReLU
+from hotgrad.modules import BatchNorm1d, CrossEntropy, Linear, Module, ReLU
 from hotgrad.optim import SGD
-from hotgrad.training import Sequential
+from hotgrad.training import Sequential, prepare
 from hotgrad.training.inputs import pair, to_tensor
 
 ROWS = 7
@@ -199,6 +199,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "zero weights": ({"sample_weight": torch.zeros(7)}, hg.errors.DataError, "zero"),
     "class weights without labels": ({"class_weight": {0: 1.0}}, hg.errors.SettingError, "labels"),
     "an unknown class": ({"class_weight": {5: 1.0}, "loss": "cross_entropy", "y": LABELS}, hg.errors.SettingError, "5"),
+    "a class within the outputs that no row has": ({"class_weight": {2: 2.0}, "loss": "cross_entropy", "y": LABELS}, hg.errors.SettingError, r"\[2\], but y has only the labels \[0, 1\]"),
+    "a class by its name": ({"class_weight": {"1": 2.0}, "loss": "cross_entropy", "y": LABELS}, hg.errors.SettingError, "'1'"),
+    "a class as a tensor": ({"class_weight": {torch.tensor(1): 2.0}, "loss": "cross_entropy", "y": LABELS}, hg.errors.SettingError, "tensor"),
+    "a weight that is text": ({"class_weight": {0: "2"}, "loss": "cross_entropy", "y": LABELS}, hg.OperandError, "class_weight"),
+    "a complex weight": ({"class_weight": {0: 2j}, "loss": "cross_entropy", "y": LABELS}, hg.DtypeError, "class_weight"),
+    "too many class weights": ({"class_weight": [1.0, 2.0, 3.0], "loss": "cross_entropy", "y": LABELS}, hg.errors.ShapeError, "2 classes"),
     "too few class weights": ({"class_weight": [1.0], "loss": "cross_entropy", "y": LABELS}, hg.errors.ShapeError, "2 classes"),
     "a word for class weights": ({"class_weight": "even", "loss": "cross_entropy", "y": LABELS}, hg.errors.SettingError, "balanced"),
     "weights of a bare loss": ({"sample_weight": [1.0] * 7, "loss": lambda o, t: o.mean()}, hg.errors.OperandError, "reduction"),
@@ -251,6 +257,39 @@ def assert_same(a: Any, b: Any) -> None:
             assert_same(one, other)
     else:
         assert a == b
+
+
+def test_weights_by_class() -> None:
+    def weights(class_weight: Any, y: torch.Tensor, outputs: int = 3) -> list[float]:
+        data = prepare.data_for(model("cross_entropy", outputs), CrossEntropy(), X, y, "", class_weight=class_weight)
+        assert data.weights is not None
+        return (data.weights / data.weights.min()).tolist()
+
+    one_in_four = [4.0 if label else 1.0 for label in LABELS.tolist()]
+    for given in ({1: 4}, {0: 1.0, 1: 4.0}, {True: 4.0, 0: 1}, {1.0: 4}, [1, 4], [1, 4, 9], torch.tensor([1.0, 4.0])):
+        assert weights(given, LABELS) == pytest.approx(one_in_four)
+    assert weights({2: 4}, LABELS * 2) == pytest.approx(one_in_four)
+    assert weights("balanced", LABELS) == pytest.approx([1.0 if label else 4 / 3 for label in LABELS.tolist()])
+    binary = 2 * LABELS[:, None].float() - 1
+    data = prepare.data_for(model("mse", 1), hg.MSE(), X, binary, "", class_weight={1: 4})
+    assert data.weights is not None
+    assert (data.weights / data.weights.min()).tolist() == pytest.approx(one_in_four)
+
+
+@pytest.mark.parametrize("class_weight", [{2: 5.0}, {0: 1.0, 1: 2.0, 2: 5.0}, [1.0, 2.0, 5.0], "balanced"])
+def test_a_fold_may_lack_a_class(class_weight: Any) -> None:
+    y = torch.tensor([0, 1, 0, 1, 0, 1, 2])  # one fold trains without label 2
+    found = model("cross_entropy", 3).cross_validate(X, y, n_splits=3, seed=0, class_weight=class_weight)
+    assert len(found["test_score"]) == 3
+    with pytest.raises(hg.errors.SettingError, match="only the labels"):
+        model("cross_entropy", 3).cross_validate(X, y[:6].repeat(2)[:7], n_splits=3, class_weight={2: 5.0})
+
+
+def test_many_weights_are_summed_in_float64() -> None:
+    rows = 2**20
+    large = prepare.row_weights(torch.full((rows,), 0.1), None, torch.zeros(rows, 1), None, 2, torch.float32)
+    assert large is not None
+    assert (large == 1).all()
 
 
 def test_no_loss_and_no_optimizer() -> None:

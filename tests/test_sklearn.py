@@ -82,3 +82,46 @@ def test_settings() -> None:
         HotClassifier(epochs=0).fit(x, names)
     with pytest.raises(ValueError, match="adam"):
         HotClassifier(optimizer="adan").fit(x, names)
+
+
+@pytest.mark.parametrize("offset", [0.0, -1e7, 1e8, 1.7e9])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_far_from_zero(offset: float, dtype: str) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    y = x[:, 0] + offset
+    made = HotRegressor((16,), epochs=60, random_state=0).fit(x.astype(dtype), y)
+    assert made.predict(x.astype(dtype)).dtype == np.float64
+    assert made.score(x.astype(dtype), y) > 0.95
+    two = HotRegressor((16,), epochs=2, random_state=0).fit(x.astype(dtype), np.stack([y, np.full(200, 0.1)], 1))
+    assert np.abs(two.predict(x.astype(dtype))[:, 1] - 0.1).max() < 3  # a column of equal targets is left as it is
+
+
+@pytest.mark.parametrize(
+    ("y", "weights", "says"),
+    [
+        (["no", "yes"], {"yess": 200.0}, "'yess', .* did you mean 'yes'"),
+        (["no", "yes"], {"no": 1.0, 1: 2.0}, "names 1, "),
+        ([0, 1], {"1": 2.0}, "names '1', "),
+        ([0, 1], {2: 2.0}, "names 2, "),
+        ([False, True], {"True": 2.0}, "names 'True', "),
+        ([0.0, 1.0], {0.5: 2.0}, "names 0.5, "),
+        ([0, 1], [1.0, 2.0, 3.0], "2 classes"),
+        ([0, 1], "even", "balanced"),
+        ([0, 1], {1: "2"}, "class_weight"),
+    ],
+)
+def test_weights_of_unknown_classes(y: Any, weights: Any, says: str) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    with pytest.raises((ValueError, TypeError), match=says) as caught:
+        HotClassifier((4,), epochs=1, class_weight=weights).fit(x, np.array(y * 10))
+    assert isinstance(caught.value, hg.HotgradError)
+
+
+def test_weights_of_known_classes() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    kinds = np.array(["no", "yes"])[(x[:, 0] > 0).astype(int)]
+    heavy = HotClassifier((8,), epochs=60, optimizer=optim.Adam(lr=0.01), random_state=0, class_weight={"yes": 200.0}).fit(x, kinds)
+    assert (heavy.predict(x)[kinds == "yes"] == "yes").all()
+    assert (heavy.predict(x) == "yes").mean() > (kinds == "yes").mean() + 0.1
+    for names, weights in ((x[:, 0] > 0, {True: 2}), (np.where(x[:, 0] > 0, 7, 3), {np.int64(7): 2.0}), (kinds, {np.str_("no"): 2.0})):
+        HotClassifier((4,), epochs=1, class_weight=weights).fit(x, names)

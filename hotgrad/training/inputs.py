@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -138,44 +139,46 @@ def check_lengths(x: Tensor, y: Tensor, name: str = "") -> None:
         raise DataError(f"{name}x has {len(x)} rows and {name}y has {len(y)}; every row of x needs one row of y")
 
 
-def row_weights(sample_weight: Any, class_weight: Any, y: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def row_weights(sample_weight: Any, class_weight: Any, y: Tensor, labels: Tensor | None, classes: int, dtype: torch.dtype) -> Tensor | None:
     """One weight per row, scaled to a mean of 1, or None.
 
     `sample_weight` (n,); `class_weight` a dict from label to weight (1 for labels left out), a sequence with one weight per class, or
-    "balanced"; both multiply. `labels` are the rows' labels, None where the targets are no labels. Raises DataError or SettingError.
+    "balanced"; both multiply. `labels` are the rows' labels, None where the targets are no labels; the model tells `classes` apart.
+    Raises DataError or SettingError, also for the weight of a label that no row has.
     """
     if sample_weight is None and class_weight is None:
         return None
-    weights = torch.ones(len(y), dtype=dtype, device=y.device)
+    weights = torch.ones(len(y), dtype=torch.float64, device=y.device)
     if sample_weight is not None:
-        given = to_tensor(sample_weight, "sample_weight", dtype).to(weights)
+        given = to_tensor(sample_weight, "sample_weight", torch.float64).to(weights)
         if given.shape != weights.shape:
             raise ShapeError(f"sample_weight must have shape ({len(y)},), one weight per row; got {tuple(given.shape)}")
         weights = weights * given
     if class_weight is not None:
         if labels is None:
             raise SettingError("class_weight needs targets that are labels, one-hot or -1/+1; use sample_weight for others")
-        weights = weights * _per_class(class_weight, labels, dtype).to(weights)[labels]
+        weights = weights * _per_class(class_weight, labels, classes).to(weights)[labels]
     if bool((weights < 0).any()) or not bool(weights.sum() > 0):
         raise DataError("weights must not be negative, nor all zero")
-    return weights / weights.mean()
+    return (weights / weights.mean()).to(dtype)
 
 
-def _per_class(class_weight: Any, labels: Tensor, dtype: torch.dtype) -> Tensor:
+def _per_class(class_weight: Any, labels: Tensor, classes: int) -> Tensor:
     counts = labels.bincount()
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise SettingError(f"class_weight must be 'balanced', a dict or a sequence; got {class_weight!r}")
-        return (len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())).to(dtype)
-    if not isinstance(class_weight, dict):
-        table = to_tensor(class_weight, "class_weight", dtype).to(dtype)
-        if table.ndim != 1 or len(table) < len(counts):
-            raise ShapeError(f"class_weight must have one weight for each of {len(counts)} classes; got shape {tuple(table.shape)}")
-        return table
-    unknown = [label for label in class_weight if label not in range(len(counts))]
-    if unknown:
-        raise SettingError(f"class_weight names {unknown}; the labels of y go from 0 to {len(counts) - 1}")
-    return to_tensor([float(class_weight.get(label, 1)) for label in range(len(counts))], "class_weight", dtype)
+        return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())
+    if isinstance(class_weight, dict):
+        had = {label for label in range(len(counts)) if counts[label]}
+        unknown = [label for label in class_weight if not isinstance(label, (int, float, Integral)) or label not in had]
+        if unknown:
+            raise SettingError(f"class_weight names {unknown}, but y has only the labels {sorted(had)}")
+        class_weight = [class_weight.get(label, 1) for label in range(len(counts))]
+    table = to_tensor(class_weight, "class_weight", torch.float64)
+    if table.ndim != 1 or not len(counts) <= len(table) <= max(classes, len(counts)):
+        raise ShapeError(f"class_weight must have one weight for each of {classes} classes; got shape {tuple(table.shape)}")
+    return table
 
 
 def check_rows(tensor: Tensor, rows: int, what: str) -> None:

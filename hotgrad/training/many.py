@@ -34,7 +34,7 @@ def fit_many(
     numbers = list(range(whole_number("seeds", seeds))) if isinstance(seeds, int) else [whole_number("seeds", seed, 0) for seed in seeds]
     jobs = cores() if jobs is None else whole_number("jobs", jobs)
     for name in ("seed", "checkpoint", "optimizer", "callbacks"):
-        if settings.get(name):
+        if name in settings and (name == "seed" or settings[name]):
             raise SettingError(f"fit_many takes no {name}, which each training needs of its own; let make_model bring it, or call fit")
     settings.setdefault("verbose", 0)
     models: list[Sequential] = []

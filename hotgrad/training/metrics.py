@@ -58,7 +58,8 @@ def r2(output: Tensor, y: Tensor) -> float:
     """
     if output.shape != y.shape:
         raise ShapeError(f"the output has shape {tuple(output.shape)} and the targets {tuple(y.shape)}; R2 needs them equal")
-    errors = (output.double() - y.double()).square().reshape(len(y), -1).sum(0)
-    spread = (y.double() - y.double().mean(0)).square().reshape(len(y), -1).sum(0)
-    scores = torch.where(spread > 0, 1 - errors / spread.clamp(min=torch.finfo(torch.float64).tiny), (errors == 0).double())
-    return float(scores.mean())
+    found, wanted = output.double().reshape(len(y), -1), y.double().reshape(len(y), -1)
+    errors = (found - wanted).square().sum(0)
+    spread = (wanted - wanted.mean(0)).square().sum(0)
+    equal = (wanted == wanted[:1]).all(0) | (spread == 0)
+    return float(torch.where(equal, (errors == 0).double(), 1 - errors / torch.where(equal, 1.0, spread)).mean())

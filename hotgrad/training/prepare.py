@@ -137,8 +137,9 @@ def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sa
     x = inputs_for(model, x, f"{name}x")
     with _about(f"{name}x, of shape {tuple(x.shape)}"):
         output = forward(model, x[:2])
-    labels = labels_of(y, columns_of(output)) if 1 <= output.ndim <= 2 else None
-    weights = row_weights(sample_weight, class_weight, y, labels, output.dtype)
+    columns = columns_of(output) if 1 <= output.ndim <= 2 else 0
+    labels = labels_of(y, columns) if columns else None
+    weights = row_weights(sample_weight, class_weight, y, labels, max(columns, 2), output.dtype)
     call = row_loss(loss, weights is not None)
     with no_grad, _about(f"{name}y, of shape {tuple(y.shape)} and {y.dtype}"):
         for targets in torch.split(y, max(1, ELEMENTS // output[:1].numel())):

@@ -312,7 +312,7 @@ class Sequential(Module):
         """
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         x, y, _ = pair(x, y)
-        y = to_tensor(y, "y", prepare.home(self)[0])
+        y = to_tensor(y, "y", torch.float64)
         x = prepare.inputs_for(self, x, "x")
         check_lengths(x, y)
         output = forward(self, x, size, self._predictor())
@@ -353,7 +353,10 @@ class Sequential(Module):
         settings.setdefault("batch_size", brought)
         settings.setdefault("verbose", 0)
         stand_in = copy.deepcopy(self)
-        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "")
+        weights = settings.get("class_weight")
+        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights)
+        if isinstance(weights, dict) and data.labels is not None:  # by place, so that a fold may lack a class
+            settings["class_weight"] = [weights.get(label, 1) for label in range(int(data.labels.max()) + 1)]
         generator = self._seeded(seed)
         optimizer = self._given_optimizer(settings.pop("optimizer", None))
 
