@@ -1,6 +1,7 @@
 """Everything that the README says about speed and memory, measured.
 
     python benchmarks/run.py [--quick] [--only NAME ...] [--out DIR] [--plot] [--cpu-time]
+    python benchmarks/run.py against COMMIT ...    compares this tree with another commit; see `run.py against --help`
 
 Groups, each in a process of its own:
   eager   one training step, eagerly          fit     whole training, per step, in the steady state
@@ -20,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+import against
 from measure import HERE, Group, environment, in_fresh_process
 from report import heading, plot, save, section
 
@@ -50,6 +52,8 @@ def measured(name: str, quick: bool, cpu_time: bool) -> Group:
 
 def main() -> int:
     """The command; gives the exit code."""
+    if sys.argv[1:2] == ["against"]:
+        return against.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer turns and sizes; about two minutes")
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="NAME", help="some groups")

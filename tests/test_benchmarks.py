@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -134,6 +135,55 @@ def test_processes_tell_why_they_fail(module: Callable[[str], Any]) -> None:
 def test_deadlines(module: Callable[[str], Any]) -> None:
     with pytest.raises(TimeoutError, match=r"longer than 0\.1 s"), module("measure").deadline(0.1):
         time.sleep(10)
+
+
+def test_two_trees_are_compared(module: Callable[[str], Any], tmp_path: Path) -> None:
+    for side in ("this", "that"):
+        shutil.copytree(FOLDER.parent / "hotgrad", tmp_path / side / "hotgrad", ignore=shutil.ignore_patterns("__pycache__"))
+    against = module("against")
+    assert against.same(tmp_path / "this", tmp_path / "that")
+    engine = tmp_path / "that" / "hotgrad" / "__init__.py"
+    engine.write_text(engine.read_text() + "\ndel capture\n")
+    assert not against.same(tmp_path / "this", tmp_path / "that")
+    runs, fails = against.compare(tmp_path, ["fixed eager", "call replay step"], 2, budget=0.01)
+    assert [set(pair) for pair in runs.samples] == [{"this", "that"}] * 2
+    assert all(len(times) >= 5 and min(times) > 0 for pair in runs.samples for times in pair.values())
+    assert runs.interval[1] < runs.interval[0] < runs.interval[2]
+    assert runs.ran == {"this": "eager", "that": "eager"}
+    assert "cannot run on that side: AttributeError" in fails.failed
+    assert "fixed eager" in (text := against.table([runs, fails])) and fails.failed in text
+
+
+@pytest.mark.parametrize(
+    ("ratios", "slower"), [((1.01, 1.0, 0.99), "?"), ((1.1, 1.11, 1.1), "YES"), ((1.001, 1.0, 0.999), "no"), ((1.1,), "?")]
+)
+def test_the_interval_comes_from_how_much_pairs_differ(module: Callable[[str], Any], ratios: tuple[float, ...], slower: str) -> None:
+    case = module("against").Case("name", [{"this": [9.0, ratio, ratio], "that": [1.0, 1.0, 9.0]} for ratio in ratios])
+    assert case.ratios == list(ratios)
+    assert case.slower == slower
+
+
+def test_cases_are_chosen_by_words(module: Callable[[str], Any]) -> None:
+    cases = module("cases")
+    assert cases.chosen(False, ["native fit", "capture"]) == [*(f"fit {p.name} native" for p in cases.SIZES), "capture"]
+    assert set(cases.chosen(True, None)) < set(cases.chosen(False, None)) == set(cases.CASES)
+    with pytest.raises(ValueError, match="no case holds the words 'fits'; there are: eager 20x25"):
+        cases.chosen(False, ["fits"])
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_commit_is_put_beside_the_tree_as_it_stands(module: Callable[[str], Any], tmp_path: Path) -> None:
+    root, folder = tmp_path / "root", tmp_path / "folder"
+    (root / "hotgrad").mkdir(parents=True)
+    (root / "hotgrad" / "a.py").write_text("1")
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first words"]):
+        subprocess.run([*git, *words], check=True)
+    (root / "hotgrad" / "a.py").write_text("2")
+    assert module("against").unpacked(root, "HEAD", folder).endswith(" first words")
+    assert [(folder / side / "hotgrad" / "a.py").read_text() for side in ("this", "that")] == ["2", "1"]
+    with pytest.raises(RuntimeError, match="'no-such' is no commit of"):
+        module("against").unpacked(root, "no-such", folder)
 
 
 def test_the_command(tmp_path: Path) -> None:
