@@ -74,7 +74,8 @@ class Primitive:
 
     - `forward(*operands, **options)`: plain tensors in, plain tensor out; options are keyword-only.
     - `vjps`: one rule per operand, None where the op is not differentiable; or `vjp(index, g, out, *operands, **options)`,
-      one rule for ops of any number of operands.
+      one rule for ops of any number of operands. `vjp_of(*operands, **options)`, which returns `vjp(index, g, out)`, may stand
+      beside it, so that what all rules need of many operands is computed once.
     - `reads`: per rule the names it reads, separated by spaces ("a out", "" for none). Default: everything. Values that no
       needed rule reads are not kept; the rule then gets a stand-in that knows `shape dtype device ndim numel()` only.
     - `fresh`: True promises that every rule's result is a new tensor sharing memory with nothing. The engine then saves a
@@ -114,6 +115,7 @@ class Primitive:
     forward: ClassVar[Callable[..., Tensor]]
     apply: ClassVar[Callable[..., Any]]
     vjp: ClassVar[Callable[..., Any]]
+    vjp_of: ClassVar[Callable[..., Callable[..., Any]] | None] = None
     operands: ClassVar[Callable[[], Any]]
     vjps: ClassVar[tuple[Callable[..., Any] | None, ...]]
     reads: ClassVar[Sequence[str] | str]
@@ -176,6 +178,14 @@ class Primitive:
         return plan
 
     @classmethod
+    def rules_on(cls, operands: Sequence[Any], options: dict[str, Any] | None) -> list[partial[Any]]:
+        """The rules of an op of any number of operands, on these; each is called with (g, out) alone."""
+        given = options or {}
+        usual = lambda index, g, out: cls.vjp(index, g, out, *operands, **given)  # noqa: E731
+        vjp = cls.vjp_of(*operands, **given) if cls.vjp_of else usual
+        return [partial(vjp, index) for index in range(len(operands))]
+
+    @classmethod
     def bind(cls, extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
         """All options by name, from those given by position and by name. Raises OperandError for wrong ones."""
         names = tuple(cls.defaults)
@@ -235,6 +245,8 @@ def _complete(cls: type[Primitive]) -> None:
         if not starred or named:
             raise _wrong(cls, "gives one `vjp` for any number of operands, so `forward` must take `*operands` and no other operand")
         cls.operand_names, cls.arity, cls.rules, cls.differentiable = tuple(starred), None, (), True
+        if "vjp" in vars(cls) and "vjp_of" not in vars(cls):
+            cls.vjp_of = None  # what the base declares says the same as its own `vjp`
     else:
         if starred:
             raise _wrong(cls, "`forward` takes any number of operands; give one `vjp(index, g, out, *operands, **options)`")

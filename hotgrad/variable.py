@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -388,12 +387,13 @@ def gradients(
             )
     found = walk(list(zip(roots, seeds)), {target._link: None for target in targets if target._link}, retain_graph, create_graph)
     results: list[Variable | None] = []
+    seen: set[Any] = set()
     for i, target in enumerate(targets):
         g = found.get(target._link)
         if g is None and not allow_unused:
             raise TapeError(f"the outputs do not depend on input {i} of gradients(); allow_unused=True gives None for it")
-        repeated = any(target._link is other._link for other in targets[:i])
-        results.append(g if g is None or isinstance(g, Variable) else wrap(g.clone() if repeated else g, None))
+        results.append(g if g is None or isinstance(g, Variable) else wrap(g.clone() if target._link in seen else g, None))
+        seen.add(target._link)
     return tuple(results)
 
 
@@ -475,7 +475,10 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
             operands = [wrap(x, parent) if parent is not None and isinstance(x, Tensor) else x for x, parent in zip(operands, parents)]
             out = wrap(out, record) if isinstance(out, Tensor) else out
         fresh = op.fresh
-        for rule, parent in zip(op.rules or [partial(op.vjp, i) for i in range(len(parents))], parents):
+        rules = op.rules
+        if not rules:
+            rules, operands, options = op.rules_on(operands, options), (), None
+        for rule, parent in zip(rules, parents):
             if parent is None or (leading is not None and parent not in leading and parent not in wanted):
                 continue
             try:

@@ -10,7 +10,7 @@ from hotgrad.engines.kernels import Copy
 from hotgrad.engines.layout import Place, fresh, reshaped
 from hotgrad.engines.products import Dots, Product, Transpose, fits
 from hotgrad.engines.reducing import Reduce
-from hotgrad.ops.products import _spell_out
+from hotgrad.ops.products import spell_out
 
 if TYPE_CHECKING:
     from hotgrad.engines.lowering import Lowering
@@ -78,7 +78,7 @@ def _columns(place: Place, start: int, stop: int) -> Place:
 
 def einsum(low: Lowering, note: list[str], operands: Sequence[Place], equation: str) -> Place:
     """Contract the operands from left to right. Letters that nothing after needs are summed as soon as they can be."""
-    inputs, output = _spell_out(equation, [len(p.shape) for p in operands])
+    inputs, output = spell_out(equation, [len(p.shape) for p in operands])
     letters, place = _diagonal(inputs[0], operands[0])
     for number, (term, operand) in enumerate(zip(inputs[1:], operands[1:]), 1):
         other, right = _diagonal(term, operand)

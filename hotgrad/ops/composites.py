@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.ops.axes import normal_axes, normal_axis
-from hotgrad.ops.products import Einsum
+from hotgrad.ops.products import Einsum, spell_out
 from hotgrad.ops.reductions import Amax, Amin
 from hotgrad.ops.shaping import Cat, Permute, Reshape, Stack
 from hotgrad.variable import Variable, as_tensor
@@ -136,7 +137,26 @@ def einsum(equation: str, *operands: Any) -> Any:
     named = equation.partition("->")[0].count(",") + 1
     if named != len(operands):
         raise OperandError(f"einsum: equation {equation!r} names {named} operands; got {len(operands)}")
-    return Einsum.apply(*operands, equation=equation)
+    if len(operands) <= _AT_ONCE or not re.fullmatch(r"[A-Za-z., ]+(->[A-Za-z. ]*)?", equation):
+        return Einsum.apply(*operands, equation=equation)
+    return _in_turn(equation, [_array(a) for a in operands])
+
+
+_AT_ONCE = 8  # each gradient of an Einsum looks at all operands
+
+
+def _in_turn(equation: str, operands: list[Any]) -> Any:
+    """The einsum of two operands, of the result and the next, and so on, as torch itself computes it."""
+    inputs, output = spell_out(equation, [a.ndim for a in operands])
+    needed = [set(output)]  # the letters of the output and of the operands after each, from the last on
+    for term in reversed(inputs[2:]):
+        needed.append(needed[-1] | set(term))
+    result, letters = operands[0], inputs[0]
+    for operand, term in zip(operands[1:], inputs[1:]):
+        later = needed.pop()
+        kept = "".join(c for c in dict.fromkeys(letters + term) if c in later) if needed else output
+        result, letters = Einsum.apply(result, operand, equation=f"{letters},{term}->{kept}"), kept
+    return result
 
 
 def to(a: Any, *args: Any, dtype: torch.dtype | None = None, device: Any = None) -> Any:

@@ -111,7 +111,7 @@ class AddMM(Primitive):
     reads = ("", "b", "a")
 
 
-def _spell_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+def spell_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     """The equation's inputs and output with a letter for every axis: no spaces, no ellipsis, the output explicit."""
     left, arrow, output = equation.replace(" ", "").partition("->")
     inputs = left.split(",")
@@ -187,7 +187,7 @@ class Einsum(Primitive):
         """An einsum itself: of the cotangent and the other operands, with the letters of this one as output. Axes summed away
         alone come back by a vector of ones; of a diagonal the rest is 0.
         """
-        inputs, output = _spell_out(equation, [t.ndim for t in operands])
+        inputs, output = spell_out(equation, [t.ndim for t in operands])
         own, target = inputs[index], operands[index]
         terms = [output, *(term for i, term in enumerate(inputs) if i != index)]
         factors = [g, *(t if t.dtype == g.dtype else t.to(g.dtype) for i, t in enumerate(operands) if i != index)]

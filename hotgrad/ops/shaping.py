@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import permutations
+from itertools import accumulate, permutations
 from typing import Any
 
 import torch
@@ -356,14 +356,15 @@ class Cat(Primitive):
     into = staticmethod(lambda out, *tensors, dim: partial(torch.cat, tensors, dim, out=out))
 
     @staticmethod
-    def vjp(index: int, g: Any, out: Any, *tensors: Any, dim: int) -> Any:
-        if tensors[index].ndim != g.ndim:  # torch lets a tensor of shape (0,) join any others
-            return 0.0
-        axis = normal_axis(dim, g.ndim)
-        sizes = [t.shape[axis] if t.ndim == g.ndim else 0 for t in tensors]
-        start = sum(sizes[:index])
-        return g[(slice(None),) * axis + (slice(start, start + sizes[index]),)]
+    def vjp_of(*tensors: Any, dim: int) -> Any:
+        ndim = max(t.ndim for t in tensors)
+        axis = normal_axis(dim, ndim)
+        sizes = [t.shape[axis] if t.ndim == ndim else 0 for t in tensors]  # torch lets a tensor of shape (0,) join any others
+        ends = list(accumulate(sizes))
+        before = (slice(None),) * axis
+        return lambda index, g, out: g[(*before, slice(ends[index] - sizes[index], ends[index]))] if tensors[index].ndim == ndim else 0.0
 
+    vjp = staticmethod(lambda index, g, out, *tensors, dim: Cat.vjp_of(*tensors, dim=dim)(index, g, out))
     reads = ("",)
 
 
@@ -387,7 +388,13 @@ class Stack(Primitive):
         ]
     )
     into = staticmethod(lambda out, *tensors, dim: partial(torch.stack, tensors, dim, out=out))
-    vjp = staticmethod(lambda index, g, out, *tensors, dim: g[(slice(None),) * normal_axis(dim, g.ndim) + (index,)])
+
+    @staticmethod
+    def vjp_of(*tensors: Any, dim: int) -> Any:
+        before = (slice(None),) * normal_axis(dim, tensors[0].ndim + 1)
+        return lambda index, g, out: g[(*before, index)]
+
+    vjp = staticmethod(lambda index, g, out, *tensors, dim: Stack.vjp_of(*tensors, dim=dim)(index, g, out))
     reads = ("",)
 
 
