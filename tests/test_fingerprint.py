@@ -220,6 +220,12 @@ def wrapped(k: float) -> Callable[..., Any]:
     return loss
 
 
+def of_one(model: hg.Sequential, name: str) -> Any:
+    parameter = getattr(model.freeze()[0], name)
+    parameter.requires_grad = True
+    return optim.SGD([parameter])
+
+
 def changed(optimizer: Any, **settings: Any) -> Any:
     for name, value in settings.items():
         if name == "lr":
@@ -280,7 +286,7 @@ OTHERS: dict[str, tuple[Make, str]] = {
         with_optimizer(lambda k, model: optim.SGD([{"params": [p]} for p in list(model.parameters())[:: 1 if k < 1 else -1]])),
         r"group 0\.parameters\[0\] was '0\.weight', is '0\.bias'",
     ),
-    "part of the parameters": (with_optimizer(lambda k, model: optim.SGD([model[0].weight if k < 1 else model[0].bias])), r"parameters\[0\] was '0\.weight'"),
+    "part of the parameters": (with_optimizer(lambda k, model: of_one(model, "weight" if k < 1 else "bias")), r"parameters\[0\] was '0\.weight'"),
     "rate that was set": (with_optimizer(lambda k, model: changed(optim.SGD(model.parameters()), lr=k)), r"optimizer: lr was 0\.1, is 5\.0"),
     "momentum that was set": (
         with_optimizer(lambda k, model: changed(optim.SGD(model.parameters(), momentum=0.5), momentum=k / 10)),

@@ -40,6 +40,16 @@ def _reloaded(model: hg.Sequential) -> None:
     model.optimizer.load_state_dict(model.optimizer.state_dict())
 
 
+def _layer(*sizes: int) -> Any:
+    layer = hg.Linear(*sizes)
+    layer.reset_parameters(torch.Generator().manual_seed(3))
+    return layer
+
+
+def _two(x: Any) -> Any:
+    return x[:, :2] * 2
+
+
 CHANGES: dict[str, Callable[[hg.Sequential], Any]] = {
     "nothing": lambda m: None,
     "freeze": lambda m: m[0].freeze(),
@@ -50,6 +60,13 @@ CHANGES: dict[str, Callable[[hg.Sequential], Any]] = {
     "clip_norm": lambda m: setattr(m.optimizer, "clip_norm", 0.01),
     "a layer": lambda m: m.__setitem__(2, hg.Tanh()),
     "one more layer": lambda m: m.append(hg.Tanh()),
+    "one more Linear": lambda m: m.append(_layer(2, 2)),
+    "one more Linear, sized later": lambda m: m.append(hg.Linear(2)),
+    "Linear and Dropout more": lambda m: (m.append(_layer(2, 6)), m.append(nn.Dropout(0.5)), m.append(_layer(6, 2))),
+    "another Linear": lambda m: m.__setitem__(-1, _layer(6, 2)),
+    "a Linear less": lambda m: m.__setitem__(-1, _two),
+    "another Parameter": lambda m: setattr(m[-1], "bias", hg.Parameter(torch.tensor([0.5, -0.5]))),
+    "a Linear frozen": lambda m: m.append(_layer(2, 2).freeze()),
     "Dropout's p": lambda m: setattr(m[3], "p", 0.6),
     "no Dropout": lambda m: m.__setitem__(3, hg.ReLU()),
     "BatchNorm's momentum": lambda m: setattr(m[1], "momentum", 0.5),

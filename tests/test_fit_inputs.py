@@ -320,6 +320,9 @@ def test_nothing_to_train_and_parameters_of_others() -> None:
 
 def test_an_optimizer_of_some_parameters_trains_those() -> None:
     made = model()
+    with pytest.raises(hg.SettingError, match=r"has not these of the model: 0\.weight, 0\.bias\. .*freeze\(\).*SGD\(lr=\.\.\.\)"):
+        made.fit(X, Y, optimizer=SGD(made[2].parameters(), lr=0.1), verbose=0)
+    made[0].freeze()
     before = {name: t.clone() for name, t in made.state_dict().items()}
     made.fit(X, Y, optimizer=SGD(made[2].parameters(), lr=0.1), verbose=0)
     assert [name for name, t in made.state_dict().items() if not torch.equal(t, before[name])] == ["2.weight", "2.bias"]

@@ -91,8 +91,14 @@ class LBFGS(Optimizer):
         before = self.groups
         super().bind(params)
         if len(self.groups) > 1:
-            self.groups = before
+            self.groups, self._given = before, False
             raise SettingError("LBFGS takes one group of parameters")
+
+    def follow(self, parameters: list[Variable]) -> None:
+        before = self.groups
+        super().follow(parameters)
+        if self.groups is not before:  # what was learnt is of another space
+            self._memory = _nothing()
 
     def fresh(self) -> Any:
         out = super().fresh()

@@ -49,7 +49,7 @@ class Optimizer:
     """Base of the optimizers: `step()` changes every parameter that requires a gradient and has one, by the subclass's `rule`.
 
     `params`: Parameters, or dicts `{"params": [...], "lr": ..., ...}` for groups with settings of their own; None to have them
-    bound later, by `fit` or `bind`. A parameter given twice counts once. `lr`: a number or a Schedule. `clip_norm`: gradients
+    bound later, by `bind`, or by `fit` to those of the model, whatever these are at each `fit`. A parameter given twice counts once. `lr`: a number or a Schedule. `clip_norm`: gradients
     are scaled down together so that their norm, over all parameters, is at most this.
 
     A rule is an expression of a parameter `p`, its gradient `g`, its `state` by name, and the settings `s`, `s.lr` among them.
@@ -66,6 +66,7 @@ class Optimizer:
     """
 
     needs_closure = False
+    _given = False  # whether it was given its parameters, rather than following a model's
 
     def __init__(self, params: Any = None, lr: float | Schedule = 0.01, *, clip_norm: float | None = None, **settings: Any) -> None:
         self._defaults: dict[str, Any] = {"lr": lr, **settings}
@@ -137,15 +138,46 @@ class Optimizer:
             if seen == {id(parameter) for parameter in self.parameters}:
                 return
             raise SettingError(f"this {type(self).__name__} already has other parameters; make a new one, or use fresh()")
-        self.groups = groups
+        self.groups, self._given = groups, True
+
+    @property
+    def follows(self) -> bool:
+        """Whether it has those parameters that a model has, as it was not given any."""
+        return not self._given and len(self.groups) < 2
+
+    def follow(self, parameters: list[Variable]) -> None:
+        """Have these parameters from now on, in this order: new ones join, without state, others leave, the rest keep their state.
+
+        For `fit`. Raises SettingError where it was given its parameters.
+        """
+        if not self.follows:
+            raise SettingError(f"this {type(self).__name__} was given its parameters; make one without to follow a model")
+        if not self.groups:
+            self.bind(parameters)
+            self._given = False
+        elif len(parameters) != len(self.parameters) or any(a is not b for a, b in zip(parameters, self.parameters)):
+            known = {id(slot.parameter): slot for slot in self._slots()}
+            self.groups = [copy.copy(self.groups[0])]  # programs go on with the old one until they are captured anew
+            self.groups[0].slots = [known.get(id(parameter)) or Slot(parameter) for parameter in parameters]
 
     def fresh(self) -> Any:
         """An optimizer of the same settings, without parameters and state, schedules at their start. Groups are not kept."""
         out = copy.copy(self)
         out._defaults = copy.deepcopy(self._defaults)
-        out.groups = []
+        out.groups, out._given = [], False
         if isinstance(out._defaults["lr"], Schedule):
             out._defaults["lr"] = out._defaults["lr"].fresh()
+        return out
+
+    def restarted(self) -> Any:
+        """As `fresh`, with the parameters and groups that it was given, if it was."""
+        out = self.fresh()
+        rates: dict[int, Any] = {id(self._defaults["lr"]): out._defaults["lr"]}  # one schedule may serve several groups
+        for group in self.groups if self._given else ():
+            rate = rates.setdefault(id(group.rate), group.rate.fresh() if isinstance(group.rate, Schedule) else group.rate)
+            settings = {name: value for name, value in vars(group.settings).items() if name != "lr"}
+            out.groups.append(Group([Slot(slot.parameter) for slot in group.slots], rate, settings))
+        out._given = self._given
         return out
 
     @property

@@ -225,6 +225,7 @@ def _fixed(optimizer: Optimizer) -> list[Any]:
     fixed: list[Any] = [optimizer.clip_norm]
     for group in optimizer.groups:
         fixed += [value for name, value in vars(group.settings).items() if name != "lr"]
+        fixed += [slot.parameter for slot in group.slots]
         fixed += [slot.parameter._link is None for slot in group.slots]
     return fixed
 

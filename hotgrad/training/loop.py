@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from hotgrad.errors import NonFiniteLossError
+from hotgrad.errors import HotgradError, NonFiniteLossError
 from hotgrad.training.callbacks import Progress
 from hotgrad.training.checkpoint import restore_states, states_of
 from hotgrad.training.evaluation import accuracy, forward, scalar_loss
+from hotgrad.training.following import keep_up
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot
 from hotgrad.training.steps import Data, Job
@@ -76,7 +77,7 @@ def train(model: Any, job: Job, runner: Any) -> History:
             while len(history) < job.epochs and not stopped and not interrupt.requested:
                 count = 1 if attended or careful else min(job.epochs - len(history), runner.together())
                 try:
-                    rows = _epochs(model, job, runner, interrupt, count)
+                    rows = _epochs(model, job, runner, interrupt, count, moment.snapshot.parameters)
                 except NonFiniteLossError:
                     if count == 1:
                         raise
@@ -88,15 +89,17 @@ def train(model: Any, job: Job, runner: Any) -> History:
                     break
                 for row in rows:
                     history.append(row)
-                    answers = [bool(callback(model, history)) for callback in callbacks]
-                    stopped = any(answers)
+                    for callback in callbacks:
+                        stopped |= bool(callback(model, history))
+                        keep_up(model, job.data.x[:2])
                     progress.epoch(row, stopped or len(history) == job.epochs)
                 moment = _Moment(model, history, callbacks)
                 if checkpoint is not None:
                     checkpoint.stopped = stopped
                     checkpoint.epoch_done(moment.snapshot, history, moment.states)
     except BaseException:
-        moment.restore()
+        with contextlib.suppress(HotgradError):  # where a callback changed the layers and then failed, its error is what matters
+            moment.restore()
         if checkpoint is not None:
             checkpoint.write(moment.snapshot, history, moment.states)
         raise
@@ -124,12 +127,12 @@ class _Moment:
         self.states = states_of(callbacks)
 
     def restore(self) -> None:
-        self.snapshot.restore(self.model)
         del self.history[self.epochs :]
         restore_states(self.callbacks, self.states)
+        self.snapshot.restore(self.model)
 
 
-def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int) -> list[dict[str, float]] | None:
+def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int, parameters: list[Any]) -> list[dict[str, float]] | None:
     """So many epochs and their rows of the History; None if they were interrupted. Raises NonFiniteLossError."""
     began = time.perf_counter()
     rows, optimizer = len(job.data.x), model.optimizer
@@ -158,7 +161,7 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int)
         if epoch.right is not None:
             row["accuracy"] = epoch.right / rows
         table.append({**row, "lr": lr})
-    if not all(norm.isfinite() for norm in torch._foreach_norm([p.data for p in model.parameters()], float("inf"))):
+    if not all(norm.isfinite() for norm in torch._foreach_norm([p.data for p in parameters], float("inf"))):
         raise _not_finite(model, job, len(job.shares) - 1, "a parameter became NaN or infinite after")  # the next loss would be
     model.epochs_done += count
     last = table[-1]

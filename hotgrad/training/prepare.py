@@ -42,18 +42,6 @@ def check_callbacks(callbacks: Any) -> Sequence[Callable[..., Any]]:
     return found
 
 
-def check_parameters(model: Module, optimizer: Any) -> None:
-    """Raises SettingError if there is nothing to train, or if the optimizer has parameters of another model."""
-    parameters = list(model.parameters())
-    if not any(parameter.requires_grad for parameter in parameters):
-        raise SettingError(
-            f"there is nothing to train: of the model's {len(parameters)} Parameters none requires a gradient; unfreeze() some"
-        )
-    own = {id(parameter) for parameter in parameters}
-    if any(id(parameter) not in own for parameter in optimizer.parameters):
-        raise SettingError(f"this {type(optimizer).__name__} has parameters of another model; make a new one, or give optimizer.fresh()")
-
-
 def home(model: Module) -> tuple[torch.dtype, torch.device]:
     """Dtype and device of the model's first floating parameter; torch's defaults if it has none."""
     for parameter in model.parameters():

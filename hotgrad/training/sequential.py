@@ -21,6 +21,7 @@ from hotgrad.training.choice import check_engine, runner_for
 from hotgrad.training.evaluation import forward, score
 from hotgrad.training.fingerprint import Subject
 from hotgrad.training.folds import stratified
+from hotgrad.training.following import check_trained, follow
 from hotgrad.training.history import History
 from hotgrad.training.inputs import check_lengths, pair, to_tensor
 from hotgrad.training.loop import measured, train
@@ -39,6 +40,7 @@ class _Setup:
 
     loss: Callable[..., Any] | None = None
     optimizer: Any = None
+    followed: Any = None  # the optimizer that has had this model's parameters
     predictor: Predictor | None = None
     axes: int | None = None  # of the x that it was trained on
     warned = False  # that "auto" could not take the engine that it would have chosen
@@ -47,14 +49,15 @@ class _Setup:
     def kept(self, model: Sequential, given: Any) -> Iterator[None]:
         """Loss, optimizer, the one that is `given`, and generators return to what they were if an exception leaves the block."""
         loss, optimizer, generator = self.loss, self.optimizer, model.generator
-        groups, random = given.groups, torch.get_rng_state()
+        followed, settings, random = self.followed, dict(vars(given)), torch.get_rng_state()
         slots = [(slot, dict(slot.state)) for slot in given._slots()]
         state = None if generator is None else generator.get_state()
         try:
             yield
         except BaseException:
-            self.loss, self.optimizer = loss, optimizer
-            given.groups = groups
+            self.loss, self.optimizer, self.followed = loss, optimizer, followed
+            vars(given).clear()
+            vars(given).update(settings)
             for slot, kept in slots:
                 slot.state = kept
             torch.set_rng_state(random)
@@ -128,8 +131,7 @@ class Sequential(Module):
     def append(self, layer: Any, name: str | None = None) -> Sequential:
         """Add a layer at the end, under its position or a name of its own. Returns the model."""
         name = str(len(self._names)) if name is None else name
-        if not callable(layer) or isinstance(layer, type):
-            raise OperandError(f"a layer is a Module or a function of a Variable; got {layer!r:.60}")
+        layer = _layer(layer)
         if not isinstance(name, str) or "." in name or not name or hasattr(self, name):
             raise SettingError(f"{name!r} cannot name a layer: names are non-empty strings without dots that nothing else has")
         self._names.append(name)
@@ -154,9 +156,7 @@ class Sequential(Module):
         return Sequential({(str(i) if name.isdigit() else name): getattr(self, name) for i, name in enumerate(names)})
 
     def __setitem__(self, key: int | str, layer: Any) -> None:
-        if not callable(layer):
-            raise OperandError(f"a layer is a Module or a function of a Variable; got {layer!r:.60}")
-        setattr(self, self._name(key), layer)
+        setattr(self, self._name(key), _layer(layer))
         self._setup.axes = None  # another layer may take other rows
 
     def __len__(self) -> int:
@@ -205,8 +205,9 @@ class Sequential(Module):
         closures and attributes included, data and settings too; a RuntimeWarning names what cannot be compared. Besides model,
         optimizer and generator it keeps what callbacks give as their `state_dict`, and nothing that a loss or layer counts by itself.
 
-        A second `fit` goes on where the first ended. Ctrl-C ends between two steps and returns the History so far. Whatever ends
-        it, the model stands as after the last completed epoch.
+        A second `fit` goes on where the first ended. Parameters that the model has got meanwhile are trained too, unless the optimizer
+        was given its parameters: then SettingError names those it lacks, frozen ones aside. Ctrl-C ends between two steps and returns
+        the History so far. Whatever ends it, the model stands as after the last completed epoch.
 
         Everything is checked first, and nothing changes on bad input: DataError (empty, lengths, NaN), ShapeError, DtypeError,
         SettingError, NoLossError, FileError. NonFiniteLossError if the loss becomes NaN or infinite.
@@ -223,7 +224,7 @@ class Sequential(Module):
         callbacks = prepare.check_callbacks(callbacks)
         new_loss = self._given_loss(loss)
         new_optimizer = self._given_optimizer(optimizer)
-        prepare.check_parameters(self, new_optimizer)
+        check_trained(self, new_optimizer)
         x, y, brought = pair(x, y)
         held_out = prepare.held_out_pair(validation_data)
         subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
@@ -251,8 +252,7 @@ class Sequential(Module):
             self.use_generator(self._seeded(seed))
             forward(self, data.x[:2])  # sizes lazy layers
             self.loss, self.optimizer = new_loss, new_optimizer
-            if not new_optimizer.groups:
-                new_optimizer.bind(list(self.parameters()))
+            follow(self, list(self.parameters()))
             runner = runner_for(self, job, engine)
         self._setup.axes = data.x.ndim
         return train(self, job, runner)
@@ -369,9 +369,9 @@ class Sequential(Module):
 
         folds = []
         for kept, held_out in stratified(len(data.x), n_splits, data.labels, generator):
-            model = copy.deepcopy(self)
+            model, own = copy.deepcopy((self, optimizer))
             model.reset(int(torch.randint(2**63 - 1, (), generator=generator)))
-            folds.append(fold(model, optimizer.fresh(), kept, held_out))
+            folds.append(fold(model, own.restarted(), kept, held_out))
         scores = side_by_side(folds, jobs)
         return {"train_score": [train for train, _ in scores], "test_score": [test for _, test in scores]}
 
@@ -383,7 +383,7 @@ class Sequential(Module):
         self.use_generator(self._seeded(seed))
         self.reset_parameters(self.generator)
         if self.optimizer is not None:
-            self.optimizer = self.optimizer.fresh()
+            self.optimizer = self.optimizer.restarted()
         self.epochs_done = 0
         self._setup.axes = None
 
@@ -426,3 +426,10 @@ class Sequential(Module):
         snapshot.restore(self)
         self._setup.axes = content.get("axes")
         return self
+
+
+def _layer(layer: Any) -> Any:
+    """What may be a layer. Raises OperandError for anything else."""
+    if not callable(layer) or isinstance(layer, type):
+        raise OperandError(f"a layer is a Module or a function of a Variable; got {layer!r:.60}")
+    return layer

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.training.following import follow
+from hotgrad.variable import Parameter, Variable
+
 
 def copied(tree: Any) -> Any:
     """Nested dicts, lists and tuples, with every tensor cloned.
@@ -35,9 +38,12 @@ class Snapshot:
         if isinstance(of, dict):
             self.tree = of
             return
-        optimizer = of.optimizer
+        optimizer, state = of.optimizer, of._state()
+        self.parameters = [value for value in state.values() if isinstance(value, Parameter)]
+        if optimizer is not None and optimizer.groups:
+            follow(of, self.parameters)
         self.tree = {
-            "model": copied(of.state_dict()),
+            "model": {name: (value.data if isinstance(value, Variable) else value).clone() for name, value in state.items()},
             "optimizer": copied(optimizer.state_dict()) if optimizer is not None and optimizer.groups else None,
             "generator": None if of.generator is None else of.generator.get_state(),
             "epochs": of.epochs_done,
@@ -48,11 +54,10 @@ class Snapshot:
         model.load_state_dict(self.tree["model"])
         optimizer, saved = model.optimizer, self.tree["optimizer"]
         if optimizer is not None and saved is not None:
-            if not optimizer.groups:
-                optimizer.bind(list(model.parameters()))
+            follow(model, list(model.parameters()))
             optimizer.load_state_dict(saved)
         elif optimizer is not None and optimizer.groups:
-            model.optimizer = optimizer.fresh()
+            model.optimizer = optimizer.restarted()
         if self.tree["generator"] is not None:
             if model.generator is None:
                 model.use_generator(torch.Generator())
