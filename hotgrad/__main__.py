@@ -49,7 +49,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 1 for a failed check, 2 for bad input."""
+    """Run one command and return the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["disc", *given]
@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"{error}; pip install 'hotgrad[test]' brings what this command needs", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted; {interrupt}" if str(interrupt) else "interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

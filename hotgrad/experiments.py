@@ -20,7 +20,7 @@ from hotgrad.modules import Linear, ReLU, Tanh
 from hotgrad.optim import SGD, Adam, CosineLR
 from hotgrad.records import Tape
 from hotgrad.training import History, Sequential
-from hotgrad.training.threads import side_by_side
+from hotgrad.training.threads import part_of_more, side_by_side
 from hotgrad.variable import Variable
 
 POINTS = 1000
@@ -54,6 +54,7 @@ def disc_targets(labels: Tensor, loss: str) -> Tensor:
     return 2 * data.one_hot(labels, 2) - 1 if loss == "mse" else labels
 
 
+@part_of_more()
 def disc(
     epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, seed: int, momentum: float, cosine: bool, jobs: int = 1
 ) -> None:
@@ -107,26 +108,30 @@ def disc(
 def _disc_runs(epochs: int, loss: str, runs: int, seed: int, momentum: float, cosine: bool, jobs: int) -> None:
     began = time.perf_counter()
     done = count(1)
+    found: list[tuple[float, float]] = []
 
-    def task(
-        run: int, model: Sequential, x: Tensor, labels: Tensor, test_x: Tensor, test_labels: Tensor
-    ) -> Callable[[], tuple[float, float]]:
-        def train() -> tuple[float, float]:
+    def task(run: int, model: Sequential, x: Tensor, labels: Tensor, test_x: Tensor, test_labels: Tensor) -> Callable[[], None]:
+        def train() -> None:
             model.fit(x, disc_targets(labels, loss), epochs, BATCH, seed=run, verbose=0)
-            found = model.score(x, labels), model.score(test_x, test_labels)
-            print(f"run {next(done):3}/{runs}  seed {run:3}  train {found[0]:.4f}  test {found[1]:.4f}", flush=True)
-            return found
+            scores = model.score(x, labels), model.score(test_x, test_labels)
+            found.append(scores)
+            print(f"run {next(done):3}/{runs}  seed {run:3}  train {scores[0]:.4f}  test {scores[1]:.4f}", flush=True)
 
         return train
 
     seeds = range(seed, seed + runs)
-    scores = side_by_side([task(run, disc_model(loss, epochs, momentum, cosine, run), *disc_data(run)) for run in seeds], jobs)
-    rows = []
-    for name, values in zip(("train", "test"), zip(*scores)):
-        rows.append([name, f"{statistics.mean(values):.4f}", f"{statistics.stdev(values):.4f}", f"{min(values):.4f}", f"{max(values):.4f}"])
-    print()
-    print(table(["accuracy", "mean", "std", "min", "max"], rows))
-    print(f"\n{runs} runs in {time.perf_counter() - began:.1f} s")
+    tasks = [task(run, disc_model(loss, epochs, momentum, cosine, run), *disc_data(run)) for run in seeds]
+    try:
+        side_by_side(tasks, jobs, [f"seed {run}" for run in seeds])
+    finally:  # also of those that were finished before something ended the rest
+        rows = []
+        for name, values in zip(("train", "test"), zip(*found)):
+            deviation = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            rows.append([name, f"{statistics.mean(values):.4f}", deviation, f"{min(values):.4f}", f"{max(values):.4f}"])
+        if rows:
+            print()
+            print(table(["accuracy", "mean", "std", "min", "max"], rows))
+            print(f"\n{len(found)} runs in {time.perf_counter() - began:.1f} s")
 
 
 def tape_of_a_step(model: Sequential, x: Tensor, y: Tensor) -> str:
@@ -224,6 +229,7 @@ def _plot(path: str, history: History, model: Sequential, x: Tensor, labels: Ten
 # ------------------------------------------------------------------------------------------------------- other data
 
 
+@part_of_more()
 def digits(epochs: int, seed: int) -> None:
     """scikit-learn's 1,797 handwritten digits of 8 by 8 pixels, 64-64-10 with ReLU, cross-entropy, Adam."""
     try:
@@ -246,6 +252,7 @@ def digits(epochs: int, seed: int) -> None:
     print(table(["", *map(str, range(10))], [[str(i), *(str(int(n)) if n else "." for n in counts[i])] for i in range(10)]))
 
 
+@part_of_more()
 def own_table(path: str, target: str, epochs: int, seed: int, save: str | None) -> None:
     """A table of one's own: classification or regression by the target's type, three quarters for training, scores, a saved model."""
     torch.set_num_threads(1)

@@ -24,6 +24,7 @@ from hotgrad.errors import SettingError
 from hotgrad.explain import nearest
 from hotgrad.modules import Linear, ReLU
 from hotgrad.training import Sequential
+from hotgrad.training.threads import part_of_more
 
 
 class _HotEstimator(BaseEstimator):  # type: ignore[misc]
@@ -63,10 +64,19 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
         model.to(torch.float32 if x.dtype == np.float32 else torch.float64)
         model.reset(int(check_random_state(self.random_state).randint(2**31 - 1)))
         optimizer = self.optimizer if isinstance(self.optimizer, str) else self.optimizer.fresh()
-        self.history_ = model.fit(
-            x, y, self.epochs, self.batch_size, loss=loss, optimizer=optimizer, callbacks=self.callbacks, verbose=self.verbose, **settings
-        )
-        self.model_ = model
+        with part_of_more():
+            self.history_ = model.fit(
+                x,
+                y,
+                self.epochs,
+                self.batch_size,
+                loss=loss,
+                optimizer=optimizer,
+                callbacks=self.callbacks,
+                verbose=self.verbose,
+                **settings,
+            )
+        self.model_, self._dtype = model, x.dtype
 
     def _outputs(self, x: Any) -> torch.Tensor:
         check_is_fitted(self)
@@ -118,17 +128,17 @@ class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
         check_unmasked([X, y])
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
         check_classification_targets(y)
-        self._dtype = X.dtype
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        classes, labels = np.unique(y, return_inverse=True)
         weights = self.class_weight
         if isinstance(weights, dict):
-            names = self.classes_.tolist()
+            names = classes.tolist()
             for name in weights:
                 if name not in names:
                     close = nearest(name, [known for known in names if isinstance(known, str)])
                     raise SettingError(f"class_weight names {name!r}, which y does not have; its classes are {names!r:.200}{close}")
             weights = [weights.get(name, 1.0) for name in names]
-        self._train(X, torch.from_numpy(labels.astype(np.int64)), len(self.classes_), "cross_entropy", class_weight=weights)
+        self._train(X, torch.from_numpy(labels.astype(np.int64)), len(classes), "cross_entropy", class_weight=weights)
+        self.classes_ = classes
         return self
 
     def predict_proba(self, X: Any) -> Any:
@@ -161,11 +171,10 @@ class HotRegressor(RegressorMixin, _HotEstimator):  # type: ignore[misc]
         """Train on `X` (n, features) and `y` (n,) or (n, columns). Returns the estimator."""
         check_unmasked([X, y])
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True)
-        self._dtype = X.dtype
-        self._one_column = y.ndim == 1
         targets = torch.as_tensor(y.reshape(len(y), -1).astype(np.float64))
-        self._mean, self._spread = moments(targets)
-        self._train(X, (targets - self._mean) / self._spread, targets.shape[1], "mse")
+        mean, spread = moments(targets)
+        self._train(X, (targets - mean) / spread, targets.shape[1], "mse")
+        self._mean, self._spread, self._one_column = mean, spread, y.ndim == 1
         return self
 
     def predict(self, X: Any) -> Any:

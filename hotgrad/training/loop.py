@@ -20,7 +20,7 @@ from hotgrad.training.following import keep_up
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot
 from hotgrad.training.steps import Data, Job
-from hotgrad.training.threads import stopping
+from hotgrad.training.threads import part, stopping
 
 
 class Interrupt:
@@ -114,6 +114,8 @@ def train(model: Any, job: Job, runner: Any) -> History:
     for callback in callbacks:
         if hasattr(callback, "end") and history:
             callback.end(model, history)
+    if interrupt.requested and part.get():
+        raise KeyboardInterrupt(f"the training ended after {len(history)} of {job.epochs} epochs")
     return history
 
 

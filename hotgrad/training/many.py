@@ -22,7 +22,7 @@ def fit_many(
     depend on it. All models are made in order before any training starts. `settings` are those of `fit`; `verbose` is 0 unless given.
     A training on the eager or replay engine holds Python's lock, so that only the native engine gains from threads.
 
-    Raises what `fit` raises, and SettingError for settings that several trainings cannot share.
+    Ctrl-C raises KeyboardInterrupt, with the seeds whose training is not finished. Raises what `fit` raises, and SettingError for settings that several trainings cannot share.
 
     >>> x, labels = hg.data.disc(100, seed=0)
     >>> def make_model():
@@ -50,5 +50,5 @@ def fit_many(
     def task(model: Sequential, seed: int) -> Callable[[], History]:
         return lambda: model.fit(x, y, epochs, batch_size, seed=seed, **settings)
 
-    histories = side_by_side([task(model, seed) for model, seed in zip(models, numbers)], jobs)
+    histories = side_by_side([task(model, seed) for model, seed in zip(models, numbers)], jobs, [f"seed {seed}" for seed in numbers])
     return list(zip(models, histories))

@@ -372,7 +372,7 @@ class Sequential(Module):
             model, own = copy.deepcopy((self, optimizer))
             model.reset(int(torch.randint(2**63 - 1, (), generator=generator)))
             folds.append(fold(model, own.restarted(), kept, held_out))
-        scores = side_by_side(folds, jobs)
+        scores = side_by_side(folds, jobs, [f"fold {number}" for number in range(1, n_splits + 1)])
         return {"train_score": [train for train, _ in scores], "test_score": [test for _, test in scores]}
 
     def reset(self, seed: int | None = None) -> None:
