@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from hotgrad.engines import elementary
 from hotgrad.engines.kernels import Context, Kernel
-from hotgrad.engines.layout import C_TYPES, Nest, Place, added, scaled
+from hotgrad.engines.layout import C_TYPES, INDICES, Nest, Place, added, scaled
 from hotgrad.engines.lowering import Lowering
 from hotgrad.program.instructions import Code
 
@@ -54,6 +55,7 @@ typedef int{bits}_t {t}_order __attribute__((vector_size({bytes})));
 #endif
 """
 
+LONGEST = 300  # lines of a function
 
 _RUN = """\
 /* Runs `steps` times. Row b of run s of an input is row order[s * rows + b] of its source; without an order the source is the
@@ -106,7 +108,7 @@ def source(programs: Sequence[Lowering], names: Sequence[str]) -> str:
 
 def _program(low: Lowering, name: str) -> Iterator[str]:
     code = low.code
-    step = [line for kernel in low.kernels if kernel for line in _kernel(kernel)]
+    w = f"struct {name} *restrict w"
     yield f"struct {name} {{"
     for slot, (ctype, size) in low.slots.items():
         yield f"  {ctype} {slot}[{size}] __attribute__((aligned(64)));"
@@ -114,26 +116,33 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
         yield "  char nothing;"
     yield "};"
     # not a part of the loop over steps: results would depend on how many steps a call runs
-    yield f"SEPARATE static void {name}_step(struct {name} *restrict w, const double *restrict scalars)"
-    yield "{"
-    yield "  (void)w, (void)scalars;"
-    yield from ("  " + line for line in [*low.scalar_lines, *step])
-    yield "}"
+    kernels = [list(_kernel(kernel)) for kernel in low.kernels if kernel]
+    derived = [f"double derived[{max(len(low.derived), 1)}];", "(void)derived;", *low.derived]
+    yield from _function(f"{name}_step", [w, "const double *restrict scalars"], kernels, derived, ["const double *restrict derived"])
     yield ""
     yield f"int64_t {name}_bytes(void) {{ return sizeof(struct {name}); }}"
     yield ""
-    yield f"void {name}_load(struct {name} *restrict w, const void *const *constants)"
+    yield f"void {name}_load({w}, const void *const *constants)"
     yield "{"
     yield "  (void)w, (void)constants;"
     for number, (place, _) in enumerate(low.constants):
         yield from ("  " + line for line in _load(place, f"constants[{number}]"))
     yield "}"
     yield ""
+    loads = [_load(low.places[state.value], f"states[{number}]") for number, state in enumerate(code.states)]
+    stores = [
+        _store(low.places[state.value], f"(({C_TYPES[state.value.dtype]} *)states[{number}])")
+        for number, state in enumerate(code.states)
+        if state.update is not None
+    ]
+    yield from _function(f"{name}_begin", [w, "void *const *states"], loads)
+    yield ""
+    yield from _function(f"{name}_end", [w, "void *const *states"], stores)
+    yield ""
     yield from (line.format(name=name) for line in _RUN)
     yield "{"
-    yield "  (void)sources, (void)order, (void)draws, (void)outputs, (void)output_steps, (void)states;"
-    for number, state in enumerate(code.states):
-        yield from ("  " + line for line in _load(low.places[state.value], f"states[{number}]"))
+    yield "  (void)sources, (void)order, (void)draws, (void)outputs, (void)output_steps;"
+    yield f"  {name}_begin(w, states);"
     # inputs without rows to choose from stay as they are
     gathered = [(number, low.places[value]) for number, value in enumerate(code.inputs) if value.shape and value.numel()]
     for number, value in enumerate(code.inputs):
@@ -156,10 +165,35 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
         yield from ("      " + line for line in _store(place, target))
         yield "    }"
     yield "  }"
-    for number, state in enumerate(code.states):
-        if state.update is not None:
-            target = f"(({C_TYPES[state.value.dtype]} *)states[{number}])"
-            yield from ("  " + line for line in _store(low.places[state.value], target))
+    yield f"  {name}_end(w, states);"
+    yield "}"
+
+
+def _function(
+    name: str, parameters: Sequence[str], parts: Sequence[list[str]], head: Sequence[str] = (), more: Sequence[str] = ()
+) -> Iterator[str]:
+    """A function that does `head` and then these parts, by functions of its own where they are many: gcc takes a time that grows with
+    the square of a function's length. `more`: what those functions take besides, by the same names."""
+    pieces: list[list[str]] = [[]]
+    for part in parts:
+        if pieces[-1] and len(pieces[-1]) + len(part) > LONGEST:
+            pieces.append([])
+        pieces[-1] += part
+    if len(pieces) == 1:
+        yield from _written(name, parameters, [*head, *pieces[0]])
+        return
+    arguments = ", ".join(re.sub(r".*\W", "", parameter) for parameter in [*parameters, *more])
+    for number, piece in enumerate(pieces):
+        yield from _written(f"{name}{number}", [*parameters, *more], piece)
+        yield ""
+    yield from _written(name, parameters, [*head, *(f"{name}{number}({arguments});" for number in range(len(pieces)))])
+
+
+def _written(name: str, parameters: Sequence[str], body: Sequence[str]) -> Iterator[str]:
+    yield f"SEPARATE static void {name}({', '.join(parameters)})"
+    yield "{"
+    yield "  " + ", ".join("(void)" + re.sub(r".*\W", "", parameter) for parameter in parameters) + ";"
+    yield from ("  " + line for line in body)
     yield "}"
 
 
@@ -182,34 +216,43 @@ def _dense(shape: tuple[int, ...]) -> list[int]:
 
 
 def _load(place: Place, memory: str) -> list[str]:
-    if 0 in place.shape:
-        return []
-    nest = Nest.over(place.shape, [place.strides, _dense(place.shape)])
-    source = f"((const {C_TYPES[place.dtype]} *){memory})[{nest.terms(1) or '0'}]"
-    return list(nest.wrap([f"{place.at(nest.terms(0))} = {source};"]))
+    array = f"((const {C_TYPES[place.dtype]} *){memory})"
+    return _move(_beside(place.shape, place.strides), lambda i: (place.at(i[0]), f"{array}[{i[1] or '0'}]"))
 
 
-def _store(place: Place, memory: str) -> list[str]:
-    if 0 in place.shape:
-        return []
-    nest = Nest.over(place.shape, [place.strides, _dense(place.shape)])
-    return list(nest.wrap([f"{memory}[{nest.terms(1) or '0'}] = {place.at(nest.terms(0))};"]))
+def _store(place: Place, array: str) -> list[str]:
+    return _move(_beside(place.shape, place.strides), lambda i: (f"{array}[{i[1] or '0'}]", place.at(i[0])))
 
 
 def _gather(place: Place, memory: str) -> list[str]:
     """The rows of a batch by the order."""
     rows, row = place.shape[0], place.shape[1:]
-    nest = Nest.over(row, [place.strides[1:], _dense(row)])
     ctype = C_TYPES[place.dtype]
-    size = math.prod(row)
-    names = "jklmnopq"
-    target = place.at(added(scaled("i", place.strides[0]), nest.terms(0, names)))
+    first = scaled("i", place.strides[0])
+    lines = _move(_beside(row, place.strides[1:]), lambda i: (place.at(added(first, i[0])), f"row[{i[1] or '0'}]"), "jklmnopq")
     return [
         f"for (long i = 0; i < {rows}; i++) {{",
-        f"  const {ctype} *row = (const {ctype} *){memory} + order[s * {rows} + i] * {size};",
-        *("  " + line for line in nest.wrap([f"{target} = row[{nest.terms(1, names) or '0'}];"], names)),
+        f"  const {ctype} *row = (const {ctype} *){memory} + order[s * {rows} + i] * {math.prod(row)};",
+        *("  " + line for line in lines),
         "}",
     ]
+
+
+def _beside(shape: tuple[int, ...], strides: tuple[int, ...]) -> Nest:
+    """The loops over an array in the workspace, and beside it over the caller's, which is dense."""
+    return Nest.over(shape, [strides, _dense(shape)])
+
+
+def _move(nest: Nest, elements: Callable[[tuple[str, str]], tuple[str, str]], names: str = INDICES) -> list[str]:
+    """Lines that copy an array, by whole rows where they can. `elements`: target and source, by the terms of their indices."""
+    if 0 in nest.sizes:
+        return []
+    if not nest.sizes or any(strides[-1] != 1 for strides in nest.strides):
+        to, source = elements((nest.terms(0, names), nest.terms(1, names)))
+        return list(nest.wrap([f"{to} = {source};"], names))
+    rows = Nest(nest.sizes[:-1], [strides[:-1] for strides in nest.strides])
+    to, source = elements((rows.terms(0, names), rows.terms(1, names)))
+    return list(rows.wrap([f"memcpy(&{to}, &{source}, {nest.sizes[-1]} * sizeof {to});"], names, independent=False))
 
 
 _FILLED = """

@@ -15,7 +15,7 @@ import torch
 from hotgrad.errors import EngineError
 
 C_TYPES = {torch.float32: "float", torch.float64: "double", torch.int64: "int64_t", torch.int32: "int32_t", torch.bool: "uint8_t"}
-_INDICES = "ijklmnopqrstu"
+INDICES = "ijklmnopqrstu"
 
 
 class NativeError(EngineError):
@@ -190,13 +190,13 @@ class Nest:
                     k.append(s)
         return cls(sizes, kept)
 
-    def terms(self, place: int, names: str = _INDICES) -> str:
+    def terms(self, place: int, names: str = INDICES) -> str:
         """The index of the place of that number, without its offset."""
         return (
             added(*(scaled(names[depth], stride) for depth, stride in enumerate(self.strides[place]))) if any(self.strides[place]) else ""
         )
 
-    def wrap(self, body: list[str], names: str = _INDICES, independent: bool = True) -> Iterator[str]:
+    def wrap(self, body: list[str], names: str = INDICES, independent: bool = True) -> Iterator[str]:
         """The loops as lines of C around `body`. `independent`: no run of the innermost one needs another's result."""
         for depth, size in enumerate(self.sizes):
             if independent and depth == len(self.sizes) - 1:

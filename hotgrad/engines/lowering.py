@@ -34,7 +34,7 @@ class Lowering:
         self.kernels: list[Kernel | None] = []
         self.places: dict[Value, Place] = {}
         self.scalars: dict[Value, str] = {scalar: f"scalars[{i}]" for i, scalar in enumerate(code.scalars)}
-        self.scalar_lines: list[str] = []
+        self.derived: list[str] = []  # lines that compute scalars from scalars
         self.constants: list[tuple[Place, Tensor]] = []
         self.slots: dict[str, tuple[str, int]] = {}
         for value in [*code.inputs, *(d.value for d in code.draws), *(s.value for s in code.states), *code.constants]:
@@ -77,8 +77,8 @@ class Lowering:
         texts = [self.scalars[o] if isinstance(o, Value) else f"({literal(o, torch.float64)})" for o in instruction.operands]
         for name, text in zip(instruction.op.operand_names, texts):
             native = native.replace("{" + name + "}", text)
-        self.scalars[instruction.out] = f"s{len(self.scalar_lines)}"
-        self.scalar_lines.append(f"const double {self.scalars[instruction.out]} = {native};")
+        self.scalars[instruction.out] = f"derived[{len(self.derived)}]"
+        self.derived.append(f"{self.scalars[instruction.out]} = {native};")
 
     def add(self, kernel: Kernel) -> None:
         """Append a kernel."""
