@@ -10,6 +10,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import nn, optim
+from hotgrad.engines.compiler import LIMIT
 from hotgrad.training import choice
 from hotgrad.training.compiled import Compiled
 
@@ -139,9 +140,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch, fuse: bool) -> Iterator[list[Compi
     found: list[Compiled] = []
 
     class Recorded(Compiled):
-        def start(self, engine: str, _: bool = True) -> None:
+        def start(self, engine: str, _: bool | None = None, limit: float = LIMIT) -> None:
             found.append(self)
-            super().start(engine, fuse)
+            super().start(engine, fuse, limit)
 
     with monkeypatch.context() as patch:
         patch.setattr(choice, "Compiled", Recorded)

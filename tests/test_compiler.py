@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     directory = tmp_path / "cache"
     monkeypatch.setenv("HOTGRAD_CACHE", str(directory))
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(module, "_SLOW", {})
     find_compiler.cache_clear()
     yield directory
     find_compiler.cache_clear()
@@ -130,6 +132,31 @@ def test_a_hanging_compiler_is_ended_with_its_children(tmp_path: Path, monkeypat
     with open(pipe) as lines:
         assert lines.read() == "begun\n"  # its end comes when no process is left to write
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_compiler_ends_with_the_process_that_started_it(how: signal.Signals, tmp_path: Path, cache: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    commands = f"exec 3>{tmp_path / 'pipe'}; echo begun >&3; (sleep 60; echo late >&3) & sleep 60"
+    environment = {**os.environ, "CC": script(tmp_path / "cc", commands)}
+    code = "import sys; from hotgrad.engines.compiler import compile_source as c; c(sys.argv[1])"
+    process = subprocess.Popen([sys.executable, "-c", code, SOURCE], env=environment, stderr=subprocess.PIPE, text=True)
+    with process, open(tmp_path / "pipe") as lines:
+        assert lines.readline() == "begun\n"
+        process.send_signal(how)
+        assert lines.read() == ""  # its end comes when no process is left to write
+        said = process.communicate()[1]
+    assert process.returncode
+    if how is signal.SIGINT:
+        assert said.rstrip().endswith("KeyboardInterrupt") and list(cache.iterdir()) == []
+
+
+def test_a_program_that_took_too_long_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", script(tmp_path / "cc", f"echo >> {tmp_path / 'calls'}; sleep 60"))
+    for limit in (0.5, 0.5, 0.2, 1.0):
+        with pytest.raises(CompilerError, match=r"did not end within (0.5|1) seconds"):
+            compile_source(SOURCE, limit=limit)
+    assert len((tmp_path / "calls").read_text()) == 2
 
 
 def test_options_that_break_infinities_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,12 +44,24 @@ UNSAFE: tuple[str, ...] = (
 )
 UNSAFE += ("-mdaz-ftz", "-fno-signed-zeros")
 
-LIMIT = 60.0  # seconds for one compilation
+LIMIT = 600.0  # seconds for one compilation
 MAX_FILES = 500
 MAX_BYTES = 200 * 2**20
 # Part of each key: a library that was made in another way is not found.
 _FORMAT = "hotgrad 1"
+# Runs a program, and ends it with all of its children when its input, a pipe from us, ends: so when we are killed, too.
+_WATCHED = """exec 3<&0
+"$@" 0</dev/null 3<&- & run=$!
+{ read -r _ <&3; kill -9 0; } >/dev/null 2>&1 & watch=$!
+exec 3<&-
+wait $run; status=$?
+exec 2>/dev/null
+kill $watch; wait $watch
+exit $status"""
 _ABANDONED = 24 * 3600.0  # seconds after which a directory that a killed process was building in is removed
+
+
+_SLOW: dict[str, float] = {}  # by key the seconds within which the compiler did not end, in this process
 
 
 class CompilerError(EngineError):
@@ -138,6 +150,8 @@ def compile_source(source: str, *, options: Sequence[str] = (), limit: float = L
         )
     parts = (_FORMAT, source, compiler.path, *compiler.arguments, compiler.version, compiler.target, sys.platform, *given)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    if limit <= _SLOW.get(key, 0.0):
+        raise _timeout(compiler, _SLOW[key])
     try:
         directory = _prepared(cache_directory())
         library = _from_cache(directory, key) or _build(directory, key, source, compiler, given, limit)
@@ -236,9 +250,10 @@ def _build(
         text.write_text(source, encoding="utf-8")
         command = [compiler.path, *compiler.arguments, *options, str(text), "-o", str(made), "-lm"]
         try:
-            code, said, errors = _run(command, limit)
+            code, said, errors = _run(command, limit, watched=True)
         except subprocess.TimeoutExpired:
-            raise CompilerError(f"the C compiler {compiler.path} did not end within {limit:g} seconds") from None
+            _SLOW[key] = limit
+            raise _timeout(compiler, limit) from None
         if code != 0 or not made.is_file():
             lines = (errors or said).replace(str(text), "source.c").strip().splitlines()
             excerpt = "".join(f"\n    {line}" for line in lines[:8])
@@ -250,6 +265,10 @@ def _build(
         shutil.rmtree(workplace, ignore_errors=True)
     _prune(directory, path)
     return ctypes.CDLL(str(path)), path, False
+
+
+def _timeout(compiler: Compiler, limit: float) -> CompilerError:
+    return CompilerError(f"the C compiler {compiler.path} did not end within {limit:g} seconds")
 
 
 def _prune(directory: Path, keep: Path) -> None:
@@ -267,23 +286,28 @@ def _prune(directory: Path, keep: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _run(command: Sequence[str], limit: float) -> tuple[int, str, str]:
-    """Run a program without a shell: its status, output and errors. When time is up, its own children are ended too."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "LC_ALL": "C"},
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    )
-    with process:
-        try:
-            output, errors = process.communicate(timeout=limit)
-        except BaseException:  # a key press, too
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            raise
+def _run(command: Sequence[str], limit: float, watched: bool = False) -> tuple[int, str, str]:
+    """Run a program: its status, output and errors. When time is up, its own children are ended too; if it is `watched`, also with us."""
+    alive, ours = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [*(("/bin/sh", "-c", _WATCHED, "sh") if watched else ()), *command],
+            stdin=alive if watched else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+        with process:
+            try:
+                output, errors = process.communicate(timeout=limit)
+            except BaseException:  # a key press, too
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
+    finally:
+        os.close(alive)
+        os.close(ours)
     return process.returncode, output, errors

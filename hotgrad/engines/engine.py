@@ -12,7 +12,7 @@ class Engine(ABC):
     """A program that is ready to run.
 
     Engines also have `details`, a text for checkpoints that names all that decides about the bits of results; `after`, the bytes that
-    results take; and `together(codes, fuse)`, which makes several programs ready.
+    results take; and `together(codes, fuse, limit)`, which makes several programs ready, or raises EngineError after so many seconds.
     """
 
     @abstractmethod

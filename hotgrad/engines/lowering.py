@@ -4,8 +4,9 @@ buffers whose lives do not overlap share memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Lowering:
     def __init__(self, code: Code, context: Context, fuse: bool = True) -> None:
         self.code, self.context, self.fuse = code, context, fuse
         self.kernels: list[Kernel | None] = []
+        self._readers: dict[Buffer, set[int]] = {}  # the positions of the kernels that read it; those that were absorbed stay noted
+        self._loops: dict[tuple[Place, tuple[int, ...]], dict[int, None]] = {}  # of loops by what they read, and their shape
         self.places: dict[Value, Place] = {}
         self.scalars: dict[Value, str] = {scalar: f"scalars[{i}]" for i, scalar in enumerate(code.scalars)}
         self.derived: list[str] = []  # lines that compute scalars from scalars
@@ -84,8 +87,15 @@ class Lowering:
         """Append a kernel."""
         position = len(self.kernels)
         self.kernels.append(kernel)
+        self._note_reads(kernel, position)
         for place in kernel.writes:
             place.buffer.written = position
+
+    def _note_reads(self, kernel: Kernel, position: int) -> None:
+        for place in kernel.reads:
+            self._readers.setdefault(place.buffer, set()).add(position)
+            if isinstance(kernel, Elementwise):
+                self._loops.setdefault((place, kernel.shape), {})[position] = None
 
     def note(self, instruction: Instruction) -> list[str]:
         """What the instruction does, for readers of the C."""
@@ -106,11 +116,11 @@ class Lowering:
             for index, operand in enumerate(instruction.operands)
             if isinstance(operand, Value) and operand.kind != "scalar"
         }
-        group = self._group(out.shape, list(operands.values()))
-        if group is None:
-            group = Elementwise(self.context, [], [], [], out.shape, scalars=self.scalars)
-            self.add(group)
-        position = self.kernels.index(group)
+        position = self._group(out.shape, list(operands.values()))
+        if position is None:
+            position = len(self.kernels)
+            self.add(Elementwise(self.context, [], [], [], out.shape, scalars=self.scalars))
+        group = cast(Elementwise, self.kernels[position])
         group.members.append(instruction)
         group.operands |= operands
         group.results[out] = place
@@ -119,24 +129,24 @@ class Lowering:
         group.note += self.note(instruction)
         place.buffer.written = position
         self._absorb(group, position)
+        self._note_reads(group, position)
 
-    def _group(self, shape: tuple[int, ...], operands: Sequence[Place]) -> Elementwise | None:
-        """A loop that can compute this too: of the same shape, and after all kernels that write its operands."""
+    def _group(self, shape: tuple[int, ...], operands: Sequence[Place]) -> int | None:
+        """The position of a loop that can compute this too: of the same shape, and after all kernels that write its operands."""
         if not self.fuse:
             return None
-        last = max((place.buffer.written for place in operands), default=-1)
 
-        for position in range(max(last, 0), len(self.kernels)):
-            kernel = self.kernels[position]
-            if not isinstance(kernel, Elementwise) or kernel.shape != shape or len(kernel.members) >= LONGEST_CHAIN:
-                continue
-            if position > last:
-                suits = any(place in kernel.reads for place in operands)  # they share a load
-            else:  # what it computes itself it has element by element only, not views of it
-                suits = all(place in kernel.results.values() for place in operands if place.buffer.written == last)
-            if suits:
-                return kernel
-        return None
+        def loop(position: int) -> Elementwise | None:
+            kernel = self.kernels[position] if position >= 0 else None
+            return kernel if isinstance(kernel, Elementwise) and kernel.shape == shape and len(kernel.members) < LONGEST_CHAIN else None
+
+        last = max((place.buffer.written for place in operands), default=-1)
+        writer = loop(last)
+        # what it computes itself it has element by element only, not views of it
+        if writer is not None and all(place in writer.results.values() for place in operands if place.buffer.written == last):
+            return last
+        sharing = (position for place in operands for position in self._loops.get((place, shape), ()))  # a load
+        return min((position for position in sharing if position > last and loop(position) is not None), default=None)
 
     def _absorb(self, group: Elementwise, position: int) -> None:
         """Move earlier loops whose results are read here into this one, where nothing in between reads them."""
@@ -148,7 +158,7 @@ class Lowering:
             results = {p.buffer: p for p in kernel.results.values()}
             if (
                 len(kernel.members) + len(group.members) > LONGEST_CHAIN
-                or any(p.buffer in results for k in self.kernels[earlier + 1 : position] if k is not None for p in k.reads)
+                or any(earlier < i < position and self.kernels[i] is not None for b in results for i in self._readers.get(b, ()))
                 or any(p.buffer in results and p != results[p.buffer] for p in group.reads)
             ):
                 continue
@@ -220,6 +230,7 @@ class Lowering:
     def _in_place(self, updates: list[tuple[Value, Value]], final: list[Place], last: dict[Buffer, int], end: int) -> None:
         """States' new values are computed where the old ones stand, if nobody needs those any more, else copied at the end."""
         taken: set[Buffer] = set()
+        writers = Counter(buffer for kernel in self.kernels if kernel for buffer in {place.buffer for place in kernel.writes})
         for (value, _), place in zip(updates, final):
             state, buffer = self.places[value], place.buffer
             position = buffer.written
@@ -230,7 +241,7 @@ class Lowering:
                 and not buffer.pinned
                 and buffer not in taken
                 and (place.strides, place.offset, buffer.size) == (state.strides, 0, state.buffer.size)
-                and sum(any(p.buffer is buffer for p in k.writes) for k in self.kernels if k) == 1
+                and writers[buffer] == 1
                 and (old < position or (old == position and kernel.exchangeable(state, place)))
             )
             if suits:

@@ -21,7 +21,8 @@ from hotgrad.errors import OperandError, ShapeError
 from hotgrad.program.instructions import Code, State, Value, described
 
 _ALIGNMENT = 64
-_LIMIT = 600.0  # seconds for a file of many programs
+LONG = 4000  # lines; a file of more is compiled in half the time, to code that is at most a twentieth slower
+_LESS = ("-O2", "-ftree-vectorize")
 
 
 class Native(Engine):
@@ -40,11 +41,14 @@ class Native(Engine):
         self._bind(self.library.functions)
 
     @classmethod
-    def together(cls, codes: Sequence[Code], fuse: bool = True, options: Sequence[str] = ()) -> list[Native]:
-        """Several programs compiled as one file, which takes less time than one after the other. `options`: for the compiler."""
+    def together(cls, codes: Sequence[Code], fuse: bool = True, limit: float = LIMIT, options: Sequence[str] = ()) -> list[Native]:
+        """Several programs compiled as one file, which takes less time than one after the other; `limit`: the seconds that it may take.
+
+        `options`: for the compiler.
+        """
         programs = [csource.lowered(code, fuse) for code in codes]
         names = [f"program{i}" for i in range(len(codes))]
-        library = _compiled(csource.source(programs, names), options, _LIMIT)
+        library = _compiled(csource.source(programs, names), options, limit)
         made = []
         for low, name in zip(programs, names):
             native = cls.__new__(cls)
@@ -153,8 +157,9 @@ class Native(Engine):
 
 
 def _compiled(text: str, options: Sequence[str] = (), limit: float = LIMIT) -> Library:
+    less = _LESS if text.count("\n") > LONG else ()
     try:
-        return compile_source(text, options=options, limit=limit)
+        return compile_source(text, options=[*less, *options], limit=limit)
     except CompilerError as error:
         raise NativeError(str(error)) from error
 

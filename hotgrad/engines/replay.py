@@ -68,8 +68,8 @@ class Replay(Engine):
         self.step: Callable[[], None] = writer.compiled(self._source)
 
     @classmethod
-    def together(cls, codes: Sequence[Code], fuse: bool = True) -> list[Replay]:
-        """Several programs made ready."""
+    def together(cls, codes: Sequence[Code], fuse: bool = True, limit: float = 0.0) -> list[Replay]:
+        """Several programs made ready, which takes no time worth a limit."""
         return [cls(code, fuse) for code in codes]
 
     def many(

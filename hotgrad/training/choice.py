@@ -7,11 +7,12 @@ from typing import Any
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
 from hotgrad.explain import nearest, warn
 from hotgrad.training.compiled import Compiled
-from hotgrad.training.costs import estimates
+from hotgrad.training.costs import compile_seconds, estimates
 from hotgrad.training.minimised import Minimised
 from hotgrad.training.steps import Eager, Job
 
 FEW = 150  # steps for which a capture does not pay
+PATIENCE = 15.0  # seconds that "auto" gives the C compiler
 NAMES = ("auto", "eager", "replay", "native")
 
 
@@ -36,11 +37,12 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
     else:
         runner = None
         notes: list[str] = []
+        failed = False
         if engine == "auto" and not needy and job.epochs * len(job.sizes) >= FEW:
-            runner, notes = _best(model, job)
+            runner, notes, failed = _best(model, job)
         runner = runner or Eager(model, job)
         job.history.engine_note = "; ".join(notes)
-        if notes and not model._setup.warned:
+        if failed and not model._setup.warned:
             model._setup.warned = True
             warn(f"training runs on the {runner.name} engine ({job.history.engine_note})", EngineWarning)
     job.history.engine = runner.name
@@ -58,21 +60,29 @@ def _captured(model: Any, job: Job) -> Compiled:
         raise CaptureError(f"the training step cannot be captured: {type(error).__name__}: {error}") from error
 
 
-def _best(model: Any, job: Job) -> tuple[Compiled | None, list[str]]:
-    """The runner that will take the least time, None for eager, and why a better engine could not be had."""
+def _best(model: Any, job: Job) -> tuple[Compiled | None, list[str], bool]:
+    """The runner that will take the least time, None for eager; notes on why a better engine was not taken; and whether one failed."""
     try:
         runner = _captured(model, job)
     except CaptureError as error:
-        return None, [f"it cannot be captured: {error}"]
+        return None, [f"it cannot be captured: {error}"], True
     notes: list[str] = []
+    failed = False
     steps = job.epochs * len(job.sizes)
-    costs = estimates(next(iter(runner.programs.values())).code, job.data.x.is_cpu)
+    codes = [program.code for program in runner.programs.values()]
+    costs = estimates(codes[0], job.data.x.is_cpu)
     for name in sorted(costs, key=lambda name: costs[name].total(steps)):
         if name == "eager":
             break
+        # half of it, since other machines are slower, or busy
+        if name == "native" and compile_seconds(codes) > PATIENCE / 2:
+            count = sum(len(code.instructions) for code in codes)
+            notes.append(f"native: compiling {count} instructions may take more than {PATIENCE:g} seconds; engine='native' waits for it")
+            continue
         try:
-            runner.start(name)
-            return runner, notes
+            runner.start(name, limit=PATIENCE)
+            return runner, notes, failed
         except EngineError as error:
             notes.append(f"{name}: {error}")
-    return None, notes
+            failed = True
+    return None, notes, failed

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines import ENGINES
+from hotgrad.engines.compiler import LIMIT
+from hotgrad.errors import EngineError
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training.agreement import check_agreement
 from hotgrad.training.metrics import chosen
@@ -59,37 +61,43 @@ class Compiled:
         for rows in dict.fromkeys(job.sizes):
             self._program(rows)
 
-    def start(self, engine: str, fuse: bool = False) -> None:
-        """Make the programs ready to run on this engine. Raises EngineError if it cannot.
+    def start(self, engine: str, fuse: bool | None = None, limit: float = LIMIT) -> None:
+        """Make the programs ready to run on this engine. Raises EngineError if it cannot, or takes more than `limit` seconds.
 
-        Without `fuse` replay gives what eager gives, bit for bit, and is a twentieth slower.
+        Native code is fused, which makes it faster and smaller. Without `fuse` replay gives what eager gives, bit for bit, and is a
+        twentieth slower.
         """
-        self.name, self.fuse = engine, fuse
-        made = ENGINES[engine].together([program.code for program in self.programs.values()], fuse)
-        self.engines = dict(zip(self.programs, made))
+        self.name, self.fuse, self.limit = engine, engine == "native" if fuse is None else fuse, limit
+        self._prepare(list(self.programs))
         self.details = next(iter(self.engines.values())).details
-        if engine == "native":
-            for rows in self.engines:
-                sources = [source[:rows] for source in self.job.data.sources()]
-                check_agreement(self.programs[rows], self.engines[rows], sources)
+
+    def _prepare(self, batches: Sequence[int]) -> None:
+        """Make the programs for batches of these sizes ready. Raises EngineError."""
+        made = ENGINES[self.name].together([self.programs[rows].code for rows in batches], self.fuse, self.limit)
+        for rows, engine in zip(batches, made):
+            if self.name == "native":
+                check_agreement(self.programs[rows], engine, [source[:rows] for source in self.job.data.sources()])
+            self.engines[rows] = engine
 
     def _program(self, rows: int) -> Captured:
         """The program for batches of so many rows, captured anew where something has changed."""
-        found = self.programs.get(rows)
-        if found is None or found.changed():
-            model, job = self.model, self.job
-            modes = [(module, module.training) for module in model.modules()]
-            model.train()
-            try:
-                step = self._step(model, job.data.weights is not None)
-                x, *others = (source[:rows] for source in job.data.sources())
-                found = self.programs[rows] = captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
-            finally:
-                for module, training in modes:
-                    module.training = training
-            if self.name:
-                self._renew(rows, found)
+        known = self.programs.get(rows)
+        if known is not None and not known.changed():
+            known.begin()
+            return known
+        model, job = self.model, self.job
+        modes = [(module, module.training) for module in model.modules()]
+        model.train()
+        try:
+            step = self._step(model, job.data.weights is not None)
+            x, *others = (source[:rows] for source in job.data.sources())
+            found = self.programs[rows] = captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
+        finally:
+            for module, training in modes:
+                module.training = training
         found.begin()
+        if self.name:
+            self._renew(rows, found)
         return found
 
     def _step(self, model: Any, weighted: bool) -> Callable[..., Any]:
@@ -99,11 +107,15 @@ class Compiled:
     def _renew(self, rows: int, program: Captured) -> None:
         """Make a program that was captured again ready. What changes again and again is not compiled each time."""
         self.renewals += 1
-        if self.name == "native" and self.renewals > RENEWALS:
-            self.engines[rows] = ENGINES["replay"](program.code, self.fuse)
-            self.job.history.engine_note = f"replay after {RENEWALS} changes of what the training step depends on"
-        else:
-            self.engines[rows] = ENGINES[self.name](program.code, self.fuse)
+        try:
+            if self.name != "native" or self.renewals <= RENEWALS:
+                self._prepare([rows])
+                return
+            note = f"replay after {RENEWALS} changes of what the training step depends on"
+        except EngineError as error:
+            note = f"replay after a change of what the training step depends on: {error}"
+        self.engines[rows] = ENGINES["replay"](program.code, fuse=False)
+        self.job.history.engine_note = note
 
     # ---- epochs
 

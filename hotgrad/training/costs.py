@@ -6,6 +6,7 @@ The constants were fitted to `benchmarks/` on one core of an AVX2 machine. Only 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hotgrad.program.instructions import Code, Instruction
@@ -35,7 +36,8 @@ def products(instruction: Instruction) -> int:
 _STEP = {"eager": (8.0, 0.025, 0.35), "replay": (2.6, 0.024, 0.30), "native": (0.0, 0.0255, 0.22)}
 # Before the first step: in all, per instruction, and in steps that capturing takes for its trial runs. Compiling is counted half,
 # since its result is kept for the next time; eager would still take longer in all from the number of steps on where native is chosen.
-_ONCE = {"eager": (0.0, 0.0, 0.0), "replay": (3000.0, 200.0, 4.0), "native": (128_000.0, 2450.0, 4.0)}
+_ONCE = {"eager": (0.0, 0.0, 0.0), "replay": (3000.0, 200.0, 4.0), "native": (150_000.0, 800.0, 4.0)}
+_COMPILING = (0.3, 0.0012)  # seconds: of a file, and of an instruction in it
 # Of more multiplications than this a product is faster in torch's kernels.
 _LARGE = 2**24
 
@@ -57,3 +59,13 @@ def estimates(code: Code, cpu: bool) -> dict[str, Cost]:
         arrays = product * math.fsum(work) / 1000 + element * elements / 1000
         found[name] = Cost(fixed + per * count + trials * arrays, each * count + arrays)
     return found
+
+
+def compile_seconds(codes: Sequence[Code]) -> float:
+    """How long the C compiler will take for these programs in one file.
+
+    >>> compile_seconds([Code()])
+    0.3
+    """
+    fixed, each = _COMPILING
+    return fixed + each * sum(len(code.instructions) for code in codes)

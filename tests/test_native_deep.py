@@ -1,0 +1,105 @@
+"""Deep models on the native engine: the compiler's time grows with the program's length, and "auto" does not wait for it long."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fitting import compare, state
+
+import hotgrad as hg
+from hotgrad.engines import compiler, csource
+from hotgrad.program.captured import captured
+from hotgrad.training import choice
+from hotgrad.training.costs import Cost
+from hotgrad.training.steps import training_step
+from hotgrad.variable import wrap
+
+pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="there is no C compiler")
+
+X, Y = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), torch.ones(40, 1)
+
+
+class Block(hg.Module):
+    def __init__(self) -> None:
+        self.linear = hg.Linear(4, 4)
+
+    def forward(self, x: Any) -> Any:
+        return x + hg.tanh(self.linear(x))
+
+
+def deep(blocks: int) -> hg.Sequential:
+    model = hg.Sequential(hg.Linear(2, 4), *[Block() for _ in range(blocks)], hg.Linear(4, 1), loss="mse")
+    model.reset(0)
+    model.optimizer = hg.optim.Adam(model.parameters(), lr=0.001)
+    return model
+
+
+def text(blocks: int) -> str:
+    model = deep(blocks)
+    found = captured(training_step(model, False), [wrap(X, None), wrap(Y, None)], [model, model.loss, model.optimizer])
+    return csource.source([csource.lowered(found.code)], ["program"])
+
+
+def test_no_function_is_long_and_the_text_is_linear() -> None:
+    """A compiler's time for one function grows with its square."""
+    one, two, three = (text(blocks).splitlines() for blocks in (20, 40, 60))
+    assert len(three) - len(two) == pytest.approx(len(two) - len(one), rel=0.05)
+    bodies = re.split(r"^};?$", "\n".join(three), flags=re.MULTILINE)
+    steps = [body.count("\n") for body in bodies if "void program_" in body]
+    assert len(steps) > 10 and max(steps) < 1.5 * csource.LONGEST
+
+
+def test_where_a_step_is_cut_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+    for longest in (30, 10**9):
+        monkeypatch.setattr(csource, "LONGEST", longest)
+        model = deep(3)
+        model.fit(X, Y, epochs=2, batch_size=16, seed=1, engine="native")
+        states.append(state(model))
+    compare(states[0], states[1], 1e-5)
+    model = deep(3)
+    model.fit(X, Y, epochs=2, batch_size=16, seed=1, engine="eager")
+    compare(state(model), states[0], 1e-4)
+
+
+@pytest.fixture
+def native_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "estimates", lambda *_: {"eager": Cost(0, 3), "replay": Cost(0, 2), "native": Cost(0, 1)})
+
+
+def test_auto_does_not_compile_what_would_take_long(native_pays: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "PATIENCE", 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = deep(2).fit(X, Y, epochs=200, seed=1, verbose=0)
+    assert history.engine == "replay"
+    assert re.fullmatch(
+        r"native: compiling \d+ instructions may take more than 0.1 seconds; engine='native' waits for it", history.engine_note
+    )
+    assert deep(2).fit(X, Y, epochs=1, seed=1, engine="native").engine == "native"
+
+
+def test_auto_waits_for_a_slow_compiler_once(native_pays: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "cc"
+    real = compiler.find_compiler()
+    assert real is not None
+    script.write_text(f'#!/bin/sh\ncase "$*" in *--version*|*-dM*) exec {real.path} "$@";; *) echo >> {tmp_path}/calls; sleep 60;; esac\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    monkeypatch.setattr(choice, "PATIENCE", 0.9)
+    monkeypatch.setattr(choice, "compile_seconds", lambda codes: 0.0)
+    compiler.find_compiler.cache_clear()
+    try:
+        with pytest.warns(hg.EngineWarning, match="did not end within 0.9 seconds"):
+            history = deep(2).fit(X, Y, epochs=200, seed=1, verbose=0)
+        assert history.engine == "replay" and "did not end within 0.9 seconds" in history.engine_note
+        with pytest.warns(hg.EngineWarning, match="did not end within"):
+            deep(2).fit(X, Y, epochs=200, seed=1, verbose=0)
+        assert len((tmp_path / "calls").read_text()) == 1
+    finally:
+        compiler.find_compiler.cache_clear()
