@@ -87,6 +87,8 @@ class Primitive:
     - `signature`: numpy's generalised-ufunc form, "(m,k),(k,n)->(m,n)". Default: all operands broadcast.
     - `operators`: names of the Variable methods this op provides, ("__mul__", "__rmul__").
     - `collects`: True where several positional options are one tuple, as in `x.reshape(2, 3)`.
+    - `numbers`: True where `forward` and the rules take Python numbers as operands. Else a number reaches them as a 0-d tensor, of the
+      dtype that it takes beside the other operands: 2.0 beside float32 is float32.
     - `plain`: True where the result is a plain tensor also for Variables (comparisons).
     - `stable`: True promises no overflow where the exact result is representable; tests probe it.
     - `native`: the C expression, or the name of the shape class, by which the native engine lowers the op.
@@ -125,6 +127,7 @@ class Primitive:
     signature: ClassVar[str] = ""
     operators: ClassVar[Sequence[str]] = ()
     collects: ClassVar[bool] = False
+    numbers: ClassVar[bool] = False
     plain: ClassVar[bool] = False
     stable: ClassVar[bool] = False
     native: ClassVar[str] = ""

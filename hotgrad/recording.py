@@ -5,9 +5,10 @@ Raw in, raw out: without a Variable among its operands, an op returns a plain te
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from hotgrad.arrays import is_numpy, number_in
 from hotgrad.errors import DeclarationError, DeviceError, DtypeError, OperandError, ShapeError, TapeError
 from hotgrad.explain import describe, fail
 from hotgrad.methods import WRITERS, Methods
-from hotgrad.primitive import Primitive, on_declare, primitives
+from hotgrad.primitive import Booleans, Integers, Primitive, on_declare, primitives
 from hotgrad.records import NO_SINK, Constant, Node, Record, Tracing, Unread, next_sequence, state, tensors_in
 from hotgrad.variable import Parameter, Variable, as_tensor, wrap
 
@@ -43,6 +44,30 @@ def _operand(op: type[Primitive], value: Any) -> Any:
     raise OperandError(
         f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {type(value).__name__} ({value!r:.60}){remedy}"
     )
+
+
+def as_operands(op: type[Primitive], values: Sequence[Any]) -> list[Any]:
+    """The operands as forward takes them, given tensors and numbers: numbers become 0-d tensors unless the op takes numbers.
+
+    Their dtype is the one that torch's promotion of Python numbers gives beside the other operands, or their own where `domain` asks
+    for booleans or integers.
+    """
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if not tensors:
+        return [torch.as_tensor(value) for value in values]
+    if op.numbers:
+        return list(values)
+
+    def tensor(number: Any, domain: Any) -> Tensor:
+        try:
+            kinds = (torch.result_type(t, number) for t in tensors)
+            dtype = None if isinstance(domain, (Booleans, Integers)) else functools.reduce(torch.promote_types, kinds)
+            return torch.tensor(number, dtype=dtype, device=tensors[0].device)
+        except (OverflowError, RuntimeError) as error:
+            raise OperandError(f"{op.name}: the number {number} is too large beside {describe(tensors[0])} ({error})") from None
+
+    domains: Sequence[Any] = op.domain if op.domain and op.arity is not None else [None] * len(values)
+    return [value if isinstance(value, Tensor) else tensor(value, domain) for value, domain in zip(values, domains)]
 
 
 def _record(op: type[Primitive], links: list[Any], values: list[Any], options: dict[str, Any] | None, out: Tensor) -> Record:
@@ -78,25 +103,23 @@ def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, 
         return state.trace.apply(op, operands, options)
     values: list[Any] = []
     links: list[Any] = []
-    raw = numbers = True
+    raw, numbers = True, False
     recorded = False
     for operand in operands:
         link = None
         if isinstance(operand, Variable):
-            raw = numbers = False
+            raw = False
             link = operand._link
             operand = operand._data
             recorded = recorded or link is not None
         elif type(operand) is not Tensor or operand.requires_grad:
             operand = _operand(op, operand)
-            numbers = numbers and not isinstance(operand, Tensor)
-        else:
-            numbers = False
+            numbers = numbers or not isinstance(operand, Tensor)
         values.append(operand)
         links.append(link)
-    if numbers:
-        values = [torch.as_tensor(value) for value in values]
     try:
+        if numbers:
+            values = as_operands(op, values)
         out = op.forward(*values) if options is None else op.forward(*values, **options)
         if raw or op.plain:
             return out
@@ -179,6 +202,7 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
     plans = (None, *(op.keeps(needed) for needed in ((True, False), (False, True), (True, True))))
     variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record
     sequence, state_, no_sink = next_sequence, state, NO_SINK
+    int_, float_ = (int, float) if op.numbers else (None, None)
 
     def apply(a: Any, b: Any) -> Any:
         kind = type(a)
@@ -195,7 +219,7 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
             y = b._data
             link_b = b._link
             number = False
-        elif kind is int or kind is float:
+        elif kind is int_ or kind is float_:
             y = b
             link_b = None
             number = True

@@ -25,6 +25,7 @@ class Where(Primitive):
     """
 
     native = "{condition} ? {a} : {b}"
+    numbers = True
     domain = (Booleans(), Interval(), Interval())
 
     @staticmethod
@@ -49,6 +50,7 @@ class Add(Primitive):
     """
 
     native = "{a} + {b}"
+    numbers = True
     forward = staticmethod(operator.add)
     vjps = (lambda g, out, a, b: g, lambda g, out, a, b: g)
     reads = ("", "")
@@ -63,6 +65,7 @@ class AddScaled(Primitive):
     """
 
     native = "{a} + {alpha} * {b}"
+    numbers = True
     function = ""
     forward = staticmethod(lambda a, b, alpha: torch.add(a, b, alpha=alpha))
 
@@ -84,6 +87,7 @@ class Sub(Primitive):
     """
 
     native = "{a} - {b}"
+    numbers = True
     forward = staticmethod(operator.sub)
     vjps = (lambda g, out, a, b: g, lambda g, out, a, b: -g)
     reads = ("", "")
@@ -98,6 +102,7 @@ class Mul(Primitive):
     """
 
     native = "{a} * {b}"
+    numbers = True
     forward = staticmethod(operator.mul)
     vjps = (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
     reads = ("b", "a")
@@ -113,6 +118,7 @@ class Div(Primitive):
     """
 
     native = "{a} / {b}"
+    numbers = True
     forward = staticmethod(operator.truediv)
     vjps = (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * (out / b))
     reads = ("b", "out b")
@@ -165,6 +171,7 @@ class Pow(Primitive):
     """
 
     native = "pow"
+    numbers = True
     forward = staticmethod(torch.pow)
     into = staticmethod(lambda out, a, b: partial(torch.pow, a, exponent=b, out=out))
     vjps = (_pow_base, _pow_exponent)
@@ -225,6 +232,7 @@ class Maximum(Primitive):
     """
 
     native = "(({a} > {b}) | ({a} != {a})) ? {a} : {b}"
+    numbers = True
     forward = staticmethod(lambda a, b: torch.maximum(*_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.maximum, a, b, out=out))
     vjps = (
@@ -243,6 +251,7 @@ class Minimum(Primitive):
     """
 
     native = "(({a} < {b}) | ({a} != {a})) ? {a} : {b}"
+    numbers = True
     forward = staticmethod(lambda a, b: torch.minimum(*_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.minimum, a, b, out=out))
     vjps = (
@@ -314,6 +323,7 @@ class Comparison(Primitive, abstract=True):
     vjps = (None, None)
     reads = ("", "")
     plain = True
+    numbers = True
 
 
 class Less(Comparison):

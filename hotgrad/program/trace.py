@@ -23,6 +23,7 @@ from hotgrad.methods import WRITERS
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.primitive import Primitive, primitives
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
+from hotgrad.recording import as_operands
 from hotgrad.records import MADE, NO_SINK, NO_SINKS, Record, Sink, Tape, next_sequence, state, tensors_in
 from hotgrad.scalars import Scalar
 from hotgrad.variable import Variable, as_tensor
@@ -393,10 +394,11 @@ class Trace:
         plain = op.plain or not any(isinstance(o, Variable) and not (isinstance(o, Traced) and o.plain) for o in operands)
         given = [self._operand(op, operand) for operand in operands]
         tensors = [g._data if isinstance(g, Traced) else g.example if isinstance(g, Scalar) else g for g in given]
-        if not any(isinstance(g, Traced) for g in given):
+        if not op.numbers or not any(isinstance(g, Traced) for g in given):
             self._refuse_scalars(op, given)
-            given = [self.constant(torch.as_tensor(number)) for number in given]
-            tensors = [g._data for g in given]
+            with self.internal():
+                tensors = as_operands(op, tensors)
+            given = [self.constant(t) if isinstance(t, Tensor) and not isinstance(g, Traced) else g for g, t in zip(given, tensors)]
         for tensor in tensors_in(options if isinstance(options, dict) else None):
             self.versions.append((tensor, tensor._version))
             self.kept.append(tensor)
@@ -437,7 +439,10 @@ class Trace:
 
     def _refuse_scalars(self, op: type[Primitive], given: Sequence[Any]) -> None:
         if any(isinstance(g, Scalar) for g in given):
-            raise CaptureError(f"{op.name} was called on a number that differs from step to step; calculate with it by + - * / ** only")
+            raise CaptureError(
+                f"{op.name} was called on a number that differs from step to step; calculate with it by + - * / ** only, or declare "
+                "`numbers = True` if the op is yours and its forward takes Python numbers"
+            )
 
     def _record(self, op: Any, given: Sequence[Any], links: tuple[Any, ...], options: Any, out: Tensor, value: Value) -> Record:
         """A record whose rules will run on Traced Variables."""
