@@ -25,20 +25,28 @@ def parser() -> argparse.ArgumentParser:
     disc.add_argument("--jobs", type=_count, default=1, metavar="N", help="of several runs, train so many at once")
     disc.add_argument("--baselines", action="store_true", help="compare with scikit-learn's classifiers and the same network in torch.nn")
     disc.add_argument("--plot", metavar="FILE", help="draw decision regions and curves (needs matplotlib)")
-    disc.add_argument("--seed", type=int, default=0)
+    disc.add_argument("--seed", type=_seed, default=0)
     digits = commands.add_parser("digits", help="scikit-learn's handwritten digits")
     digits.add_argument("--epochs", type=_count, default=30)
-    digits.add_argument("--seed", type=int, default=0)
+    digits.add_argument("--seed", type=_seed, default=0)
     own = commands.add_parser("csv", help="a table of your own: classification or regression by the target's type")
     own.add_argument("file", metavar="FILE")
     own.add_argument("--target", required=True, metavar="COLUMN")
+    own.add_argument("--encoding", help="of the text in it (default: UTF-8, or UTF-16 where it says so)")
     own.add_argument("--epochs", type=_count, default=50)
     own.add_argument("--save", metavar="PATH", help="where to write the model (default: beside the table, .hotgrad)")
-    own.add_argument("--seed", type=int, default=0)
+    own.add_argument("--seed", type=_seed, default=0)
     check = commands.add_parser("check", help="check the gradients of ops (needs hypothesis)")
     check.add_argument("name", nargs="*", help="ops to check, all by default")
     check.add_argument("--power", action="store_true", help="plant wrong rules and see that they are caught")
     return top
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**64:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**64 - 1; got {text}")
+    return number
 
 
 def _count(text: str) -> int:
@@ -61,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif args.command == "digits":
             experiments.digits(args.epochs, args.seed)
         elif args.command == "csv":
-            experiments.own_table(args.file, args.target, args.epochs, args.seed, args.save)
+            experiments.own_table(args.file, args.target, args.epochs, args.seed, args.save, args.encoding)
         else:
             from hotgrad.testing.cli import main as check  # needs hypothesis, which is optional
 

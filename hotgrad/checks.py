@@ -24,6 +24,18 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def seed_number(name: str, value: Any) -> int:
+    """`value` as a seed of torch's generators, an int from 0 to 2**64 - 1. Raises SettingError for anything else.
+
+    >>> seed_number("seed", 3)
+    3
+    """
+    number = whole_number(name, value, 0)
+    if number >= 2**64:
+        raise SettingError(f"{name} must be from 0 to 2**64 - 1; got {value!r:.60}")
+    return number
+
+
 def finite_number(name: str, value: Any, low: float = 0.0, high: float = math.inf, *, above: bool = False) -> float:
     """`value` if it is a finite number from `low`, or `above` it, to `high`. Raises SettingError for anything else.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import whole_number
+from hotgrad.checks import seed_number, whole_number
 from hotgrad.errors import DataError, DtypeError, ShapeError
 from hotgrad.variable import Variable, as_tensor
 
@@ -18,14 +18,14 @@ def disc(n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
     """`n` points uniform in the unit square, and their labels: 1 inside the disc of radius 1/sqrt(2 pi) around (0.5, 0.5), else 0.
 
     The disc covers half of the square. Returns x (n, 2), in torch's default dtype, and labels (n,), int64. Without a `seed`
-    torch's global generator is used.
+    torch's global generator is used. Raises SettingError for a seed that is not from 0 to 2**64 - 1.
 
     >>> x, labels = hg.data.disc(1000, seed=0)
     >>> x.shape, labels.shape
     (torch.Size([1000, 2]), torch.Size([1000]))
     """
     n = whole_number("n", n)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    generator = None if seed is None else torch.Generator().manual_seed(seed_number("seed", seed))
     x = torch.rand(n, 2, generator=generator)
     return x, ((x - 0.5).square().sum(1) < 1 / (2 * math.pi)).long()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import math
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -32,8 +36,8 @@ BATCH = 20
 
 def disc_data(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training points and labels, test points and labels; the points normalised by the training set's statistics."""
-    x, labels = data.disc(POINTS, seed=2 * seed)
-    test_x, test_labels = data.disc(POINTS, seed=2 * seed + 1)
+    x, labels = data.disc(POINTS, seed=2 * seed % 2**64)
+    test_x, test_labels = data.disc(POINTS, seed=(2 * seed + 1) % 2**64)
     x, test_x = data.normalize(x, test_x)
     return x, labels, test_x, test_labels
 
@@ -62,7 +66,7 @@ def disc(
     if runs > 1 and (baselines or plot):
         raise SettingError("--runs is for accuracies alone; leave out --baselines and --plot")
     if plot:
-        _figure_class()  # rather now than after the training
+        _check_plot(plot)
     torch.set_num_threads(1)  # fastest at this size
     head = "2-25-25-25-2, ReLU x3" + (", Tanh; MSE on -1/+1" if loss == "mse" else "; cross-entropy on labels")
     recipe = "SGD 0.01" + (f", momentum {momentum:g}" if momentum else "") + (", cosine schedule" if cosine else "")
@@ -160,7 +164,7 @@ def _baselines(
         named = {
             "logistic regression": LogisticRegression(),
             "k-NN, k=5": KNeighborsClassifier(),
-            "random forest": RandomForestClassifier(random_state=seed),
+            "random forest": RandomForestClassifier(random_state=seed % 2**32),
         }
         for name, estimator in named.items():
             began = time.perf_counter()
@@ -203,6 +207,30 @@ def _figure_class() -> Any:
     except ImportError:
         raise SettingError("--plot needs matplotlib: pip install 'hotgrad[plot]'") from None
     return Figure
+
+
+def _check_plot(path: str) -> None:
+    """Raises SettingError or OSError, rather before the training than after it, unless a picture can be written there."""
+    figure, kind = _figure_class()(), Path(path).suffix[1:]
+    check_place(path)
+    try:
+        figure.savefig(io.BytesIO(), format=kind.lower() or "none")
+    except Exception as error:  # matplotlib's, of any kind
+        known = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
+        raise SettingError(
+            f"--plot {path}: no picture can be written as {kind or 'a file without an ending'!r}; known are {known}"
+        ) from error
+
+
+def check_place(path: str) -> None:
+    """Raises OSError unless a file can be written to `path`."""
+    place = Path(path)
+    if place.exists() and not (place.is_file() and os.access(place, os.W_OK)):
+        raise PermissionError(f"{path} cannot be written: it is a folder, no plain file, or protected")
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {place.parent}")
+    with tempfile.TemporaryFile(dir=place.parent):
+        pass  # or it raises what would be raised after the training
 
 
 def _plot(path: str, history: History, model: Sequential, x: Tensor, labels: Tensor) -> None:
@@ -253,10 +281,12 @@ def digits(epochs: int, seed: int) -> None:
 
 
 @part_of_more()
-def own_table(path: str, target: str, epochs: int, seed: int, save: str | None) -> None:
+def own_table(path: str, target: str, epochs: int, seed: int, save: str | None, encoding: str | None = None) -> None:
     """A table of one's own: classification or regression by the target's type, three quarters for training, scores, a saved model."""
     torch.set_num_threads(1)
-    columns = read_csv(path)
+    save = save or str(Path(path).with_suffix(".hotgrad"))
+    columns = read_csv(path, encoding)
+    check_place(save)
     if target not in columns:
         raise SettingError(f"{path} has no column {target!r}; it has {', '.join(columns)}")
     x, names = features({name: values for name, values in columns.items() if name != target})
@@ -290,7 +320,6 @@ def own_table(path: str, target: str, epochs: int, seed: int, save: str | None) 
     else:
         share = max(float((y[test] == label).double().mean()) for label in range(out))
         print(f"always the commonest class would score {share:.4f} on the test rows")
-    save = save or str(Path(path).with_suffix(".hotgrad"))
     model.save(save)
     print(f"saved: {save} (model.load brings it back; features: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})")
 
@@ -319,10 +348,24 @@ def split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[:-held_out], order[-held_out:]
 
 
-def read_csv(path: str) -> dict[str, list[str]]:
-    """The columns of a CSV file with a header line, as text. Raises DataError for an empty file or rows of differing lengths."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+def read_csv(path: str, encoding: str | None = None) -> dict[str, list[str]]:
+    """The columns of a CSV file with a header line, as text. Raises DataError for an empty file or rows of differing lengths, and for
+    text of another encoding: by default UTF-8, or UTF-16 where the file says so at its start.
+    """
+    content = Path(path).read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode(encoding or ("utf-16" if wide else "utf-8-sig")).removeprefix("\ufeff")
+    except LookupError:
+        raise SettingError(f"there is no encoding {encoding!r}; such as utf-8, utf-16, latin-1 and cp1252 are known") from None
+    except UnicodeError as error:
+        raise DataError(f"{path} is no text in {encoding or 'UTF-8'} ({error}); give its --encoding, such as latin-1 or utf-16") from None
+    if "\0" in text:
+        raise DataError(f"{path} is no text in {encoding or 'UTF-8'}, it holds zero bytes; give its --encoding, such as utf-16-le")
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV file: {error}") from None
     if len(rows) < 2:
         raise DataError(f"{path} needs a header line and rows below it; it has {len(rows)} lines")
     header = [name.strip() for name in rows[0]]
@@ -334,12 +377,16 @@ def read_csv(path: str) -> dict[str, list[str]]:
     return {name: [row[i].strip() for row in rows[1:]] for i, name in enumerate(header)}
 
 
+def _is_gap(value: str) -> bool:
+    return value.lower() in ("", "na", "n/a", "nan", "null", "none")
+
+
 def _numbers(values: list[str]) -> list[float] | None:
     """The values as numbers, NaN where there are none; None if some are text."""
     found = []
     for value in values:
         try:
-            found.append(float(value) if value.lower() not in ("", "na", "null", "none") else math.nan)
+            found.append(math.nan if _is_gap(value) else float(value))
         except ValueError:
             return None
     return found
@@ -356,9 +403,13 @@ def features(columns: dict[str, list[str]]) -> tuple[Tensor, list[str]]:
         if numbers is not None:
             column = torch.tensor(numbers, dtype=torch.float64)
             known = column.isfinite()
-            if bool(known.any()):
-                parts.append(torch.where(known, column, column[known].mean()))
-                names.append(name)
+            if not bool(known.any()):
+                print(f"(column {name!r} is left out: it holds no finite number)")
+                continue
+            if not bool(known.all()):
+                print(f"(column {name!r}: {int((~known).sum())} cells without a finite number get its mean)")
+            parts.append(torch.where(known, column, column[known].mean()))
+            names.append(name)
             continue
         kinds = sorted(set(values))
         if len(kinds) > 50:
@@ -375,12 +426,16 @@ def features(columns: dict[str, list[str]]) -> tuple[Tensor, list[str]]:
 def targets(values: list[str], name: str) -> tuple[Tensor, list[str] | None]:
     """Labels and their names for text and for few whole numbers, else a float64 column (n, 1) and None. Raises DataError for gaps."""
     numbers = _numbers(values)
+    gaps = [_is_gap(value) for value in values] if numbers is None else [not math.isfinite(number) for number in numbers]
+    if any(gaps):
+        first = gaps.index(True)
+        raise DataError(
+            f"the target column {name!r} has {sum(gaps)} values missing or infinite, the first, {values[first]!r}, in row {first + 2}; "
+            "remove those rows, or write another word if it is a class"
+        )
     if numbers is None:
         classes = sorted(set(values))
     else:
-        gaps = sum(not math.isfinite(number) for number in numbers)
-        if gaps:
-            raise DataError(f"the target column {name!r} has {gaps} values missing or infinite; remove those rows")
         kinds = sorted(set(numbers))
         if len(kinds) > 20 or any(kind != int(kind) for kind in kinds):
             return torch.tensor(numbers, dtype=torch.float64)[:, None], None

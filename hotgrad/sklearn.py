@@ -53,6 +53,12 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, x: Any, y: torch.Tensor, outputs: int, loss: str, **settings: Any) -> None:
         """Build a network for the data, initialise it from `random_state` and train it."""
+        try:
+            random = check_random_state(self.random_state)
+        except ValueError as error:
+            raise SettingError(
+                f"random_state must be None, a whole number from 0 to 2**32 - 1 or a numpy RandomState; got {self.random_state!r:.60}"
+            ) from error
         if self.network is not None:
             model = self.network(x.shape[1], outputs)
         else:
@@ -62,7 +68,7 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
                 layers += [Linear(size, following), ReLU()]
             model = Sequential(*layers, Linear(sizes[-1], outputs))
         model.to(torch.float32 if x.dtype == np.float32 else torch.float64)
-        model.reset(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        model.reset(int(random.randint(2**31 - 1)))
         optimizer = self.optimizer if isinstance(self.optimizer, str) else self.optimizer.fresh()
         with part_of_more():
             self.history_ = model.fit(

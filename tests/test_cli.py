@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,15 @@ BAD: dict[str, tuple[list[list[Any]], str]] = {
     "a short row": ([["a", "y"], [1, 2], [3]], "row 3: 1 cells, but the header has 2"),
     "a name twice": ([["a", "a", "y"], [1, 2, 3]], "names a column twice"),
     "one class": ([["a", "y"], *([i, "x"] for i in range(9))], "only one value"),
+    "gaps in a target of text": (
+        [["a", "y"], *([i, ("yes", "no", "")[i % 3]] for i in range(9))],
+        "3 values missing or infinite, the first, '', in row 4",
+    ),
+    "NA in a target of text": ([["a", "y"], *([i, ("yes", "no", "NA")[i % 3]] for i in range(9))], "3 values missing"),
+    "an infinite target": (
+        [["a", "y"], *([i, i / 7 if i else "inf"] for i in range(9))],
+        "1 values missing or infinite, the first, 'inf', in row 2",
+    ),
     "gaps in the target": ([["a", "y"], *([i, i / 7 if i else ""] for i in range(9))], "1 values missing"),
     "no features": ([["y"], *([i] for i in range(9))], "no column besides"),
     "too few rows": ([["a", "y"], [1, 2], [3, 4]], "too few"),
@@ -160,16 +170,79 @@ def test_bad_commands(capsys: Capture) -> None:
     assert caught.value.code == 0
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"])
+def test_encodings(encoding: str, tmp_path: Path, capsys: Capture) -> None:
+    rows = "größe,y\n" + "\n".join(f"{i},{'é' if i % 2 else 'ü'}" for i in range(12))
+    (tmp_path / "t.csv").write_bytes(rows.encode(encoding))
+    arguments = ["csv", str(tmp_path / "t.csv"), "--target", "y", "--epochs", "1"]
+    if encoding in ("latin-1", "cp1252", "utf-16-le"):
+        assert main(arguments) == 2
+        assert "--encoding" in capsys.readouterr().err
+        arguments += ["--encoding", encoding]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "features: größe" in printed
+    assert "(é, ü)" in printed
+
+
+def test_what_is_no_text(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\xff")
+    assert main(["csv", str(tmp_path / "t.csv"), "--target", "y"]) == 2
+    assert "no text in UTF-8" in capsys.readouterr().err
+    assert main(["csv", str(tmp_path / "t.csv"), "--target", "y", "--encoding", "utf-9"]) == 2
+    assert "no encoding 'utf-9'" in capsys.readouterr().err
+
+
+def test_places_are_tried_before_the_training(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(Sequential, "fit", None)
+    table_ = write(tmp_path / "table.csv", table("number"))
+    (tmp_path / "folder.png").mkdir()
+    for place, says in (
+        ("x.xyz", "'xyz'; known are .*png"),
+        ("x", "without an ending"),
+        ("no/x.png", "no folder"),
+        ("folder.png", "is a folder"),
+    ):
+        assert main(["disc", "--epochs", "1", "--plot", str(tmp_path / place)]) == 2
+        assert re.search(says, capsys.readouterr().err)
+    for place, says in (("no/model", "no folder"), ("folder.png", "is a folder"), ("table.csv/model", "no folder")):
+        assert main(["csv", table_, "--target", "y", "--save", str(tmp_path / place)]) == 2
+        assert re.search(says, capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "table.csv"]
+
+
+@pytest.mark.parametrize("seed", ["18446744073709551616", "-1", "x", "1.5"])
+def test_bad_seeds(seed: str, capsys: Capture) -> None:
+    for command in (["disc"], ["digits"], ["csv", "t.csv", "--target", "y"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, f"--seed={seed}"])
+        assert caught.value.code == 2
+        assert "--seed" in capsys.readouterr().err
+
+
+def test_large_seeds(capsys: Capture) -> None:
+    pytest.importorskip("sklearn")
+    assert main(["disc", "--epochs", "1", "--baselines", "--seed", str(2**64 - 1)]) == 0
+    assert main(["disc", "--epochs", "1", "--runs", "2", "--seed", str(2**64 - 1)]) == 2
+    assert "2**64 - 1" in capsys.readouterr().err
+
+
 def test_check(capsys: Capture) -> None:
     pytest.importorskip("hotgrad.testing.cli")
     assert main(["check", "Mul"]) == 0
     assert capsys.readouterr().out
 
 
-def test_gaps_are_filled_with_the_mean() -> None:
+def test_gaps_are_filled_with_the_mean(capsys: Capture) -> None:
     x, names = experiments.features({"a": ["1", "", "3", "NA"], "b": ["x", "y", "x", "x"]})
     assert names == ["a", "b=x", "b=y"]
     assert x.tolist() == [[1, 1, 0], [2, 0, 1], [3, 1, 0], [2, 1, 0]]
+    assert experiments.features({"a": ["1", "inf", "3"], "b": ["", "", ""]})[0].tolist() == [[1], [2], [3]]
+    said = capsys.readouterr().out
+    assert "column 'a': 2 cells" in said
+    assert "column 'a': 1 cells" in said
+    assert "column 'b' is left out" in said
     with pytest.raises(DataError):
         experiments.targets(["1", ""], "y")
 

@@ -32,6 +32,10 @@ def test_disc_seeds() -> None:
     first = disc(5)[0]
     torch.manual_seed(0)
     assert torch.equal(first, disc(5)[0])
+    assert len(disc(5, 2**64 - 1)[0]) == 5
+    for seed in (2**64, -1, 1.5, True, "1"):
+        with pytest.raises(SettingError, match="seed must be"):
+            disc(5, seed)  # type: ignore[arg-type]
     for n in (0, -1, 2.5, True):
         with pytest.raises(SettingError, match="whole number"):
             disc(n)  # type: ignore[arg-type]

@@ -182,6 +182,8 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "batch_size 2.0": ({"batch_size": 2.0}, hg.errors.SettingError, "batch_size .* got 2.0"),
     "epochs 0": ({"epochs": 0}, hg.errors.SettingError, "epochs .* got 0"),
     "epochs 1.5": ({"epochs": 1.5}, hg.errors.SettingError, "epochs .* got 1.5"),
+    "a large seed": ({"seed": 2**64}, hg.errors.SettingError, r"seed must be from 0 to 2\*\*64 - 1; got 18446744073709551616"),
+    "a negative seed": ({"seed": -1}, hg.errors.SettingError, "seed must be"),
     "seed": ({"seed": "x"}, hg.errors.SettingError, "seed .* got 'x'"),
     "epochs True": ({"epochs": True}, hg.errors.SettingError, "epochs .* got True"),
     "loss name": ({"loss": "cross_entropi"}, ValueError, "cross_entropy"),
@@ -299,6 +301,23 @@ def test_no_loss_and_no_optimizer() -> None:
         Sequential(Linear(3, 2), loss="mse").fit(X, Y)
     with pytest.raises(hg.NoLossError):
         Sequential(Linear(3, 2)).evaluate(X, Y)
+
+
+@pytest.mark.parametrize("seed", [2**64, -1, 0.5, True])
+def test_seeds_out_of_range(seed: Any) -> None:
+    made = model()
+    state = everything(made)
+    for call in (
+        lambda: made.reset(seed),
+        lambda: made.cross_validate(X, Y, seed=seed),
+        lambda: hg.fit_many(model, X, Y, seeds=[seed]),
+    ):
+        with pytest.raises(hg.errors.SettingError, match="seed"):
+            call()
+    assert_same(everything(made), state)
+    with pytest.raises(hg.errors.SettingError, match="single one"):
+        hg.fit_many(model, X, Y, seeds=2**64)
+    made.reset(2**64 - 1)
 
 
 def test_bad_input_leaves_lazy_layers_unsized() -> None:

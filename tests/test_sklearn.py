@@ -125,3 +125,9 @@ def test_weights_of_known_classes() -> None:
     assert (heavy.predict(x) == "yes").mean() > (kinds == "yes").mean() + 0.1
     for names, weights in ((x[:, 0] > 0, {True: 2}), (np.where(x[:, 0] > 0, 7, 3), {np.int64(7): 2.0}), (kinds, {np.str_("no"): 2.0})):
         HotClassifier((4,), epochs=1, class_weight=weights).fit(x, names)
+
+
+@pytest.mark.parametrize("seed", [2**64, 2**32, -1, "x", 1.5])
+def test_random_states_out_of_range(seed: Any) -> None:
+    with pytest.raises(hg.errors.SettingError, match=r"random_state must be .*2\*\*32"):
+        HotRegressor((2,), epochs=1, random_state=seed).fit([[0.0], [1.0]], [0.0, 1.0])

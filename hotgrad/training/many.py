@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hotgrad.checks import whole_number
+from hotgrad.checks import seed_number, whole_number
 from hotgrad.errors import OperandError, SettingError
 from hotgrad.training.history import History
 from hotgrad.training.sequential import Sequential
 from hotgrad.training.threads import cores, side_by_side
+
+_MANY = 10**6  # trainings, more of which nobody means
 
 
 def fit_many(
@@ -31,7 +33,9 @@ def fit_many(
     >>> [len(history) for model, history in results]
     [2, 2, 2]
     """
-    numbers = list(range(whole_number("seeds", seeds))) if isinstance(seeds, int) else [whole_number("seeds", seed, 0) for seed in seeds]
+    if isinstance(seeds, int) and seeds > _MANY:
+        raise SettingError(f"seeds={seeds} asks for so many models; give [{seeds}] for a single one with this seed")
+    numbers = list(range(whole_number("seeds", seeds))) if isinstance(seeds, int) else [seed_number("seeds", seed) for seed in seeds]
     jobs = cores() if jobs is None else whole_number("jobs", jobs)
     for name in ("seed", "checkpoint", "optimizer", "callbacks"):
         if name in settings and (name == "seed" or settings[name]):

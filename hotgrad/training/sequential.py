@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import whole_number
+from hotgrad.checks import seed_number, whole_number
 from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
 from hotgrad.files import read, write
 from hotgrad.modules import Module
@@ -218,7 +218,7 @@ class Sequential(Module):
         <History of 3 epochs, eager: epoch 3  loss ...>
         """
         epochs = whole_number("epochs", epochs)
-        seed = None if seed is None else whole_number("seed", seed, 0)
+        seed = None if seed is None else seed_number("seed", seed)
         engine = check_engine(engine)
         prepare.check_verbose(verbose)
         callbacks = prepare.check_callbacks(callbacks)
@@ -275,7 +275,7 @@ class Sequential(Module):
             return self.generator
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
-        return (self.generator or torch.Generator()).manual_seed(seed)
+        return (self.generator or torch.Generator()).manual_seed(seed_number("seed", seed))
 
     # ---- using it
 
