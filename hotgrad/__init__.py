@@ -8,6 +8,7 @@ from hotgrad import data, errors, functional, nn, ops, optim
 from hotgrad.engines import Program, capture
 from hotgrad.errors import (
     AxisError,
+    BusyError,
     CaptureError,
     DataError,
     DeclarationError,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MSE",
     "AxisError",
+    "BusyError",
     "Booleans",
     "CaptureError",
     "CrossEntropy",

@@ -12,6 +12,7 @@ HotgradError
 ├── TapeError         (RuntimeError)  a graph that cannot be walked
 ├── CaptureError      (RuntimeError)  a function that cannot be captured, or whose capture no longer holds
 ├── EngineError       (RuntimeError)  a program that an engine cannot run
+├── BusyError         (RuntimeError)  a model that another training has in hand
 ├── NoLossError       (ValueError)    training without a loss
 ├── SettingError      (ValueError)    a setting out of range, or a name that nothing has
 ├── DataError         (ValueError)    data that cannot be used: empty, not finite, masked, of other lengths
@@ -72,6 +73,10 @@ class CaptureError(HotgradError, RuntimeError):
 
 class EngineError(HotgradError, RuntimeError):
     """An engine cannot run a program: an op without a form for it, another device, no compiler."""
+
+
+class BusyError(HotgradError, RuntimeError):
+    """A model, or a part of it, is being trained, so that nobody else can use it now."""
 
 
 class NoLossError(HotgradError, ValueError):

@@ -48,7 +48,9 @@ class Program:
         self.engine, self.fuse = engine, fuse
         self._runner: Any = None
         self._kept: list[Tensor] | None = None
-        self._lock = threading.Lock()
+        # the engine's memory serves one run at a time; and where runs leave something behind, all Programs made of one capture share that
+        lasting = found.hooks or any(state.update is not None for state in self.code.states)
+        self._lock = found.lock if lasting else threading.Lock()
 
     def to(self, engine: str, fuse: bool = True) -> Program:
         """The same program on another engine, "replay" or "native".
@@ -85,21 +87,21 @@ class Program:
         return [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in self.code.outputs]
 
     def _run(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
-        changed = self._captured.changed()
-        if changed:
-            raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
-        tensors = self._checked(inputs)
-        self._captured.begin()
-        runner = self._start()
-        outputs = self._fresh() if outputs is None else outputs
-        numbers = [number for hook in self._captured.hooks for number in hook.next()]
-        draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in self.code.draws]
-        for draw, tensor in zip(self.code.draws, draws):
-            draw.fill(tensor[0])
-        with self._lock:  # the engine's memory serves one run at a time
+        with self._lock:
+            changed = self._captured.changed()
+            if changed:
+                raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
+            tensors = self._checked(inputs)
+            self._captured.begin()
+            runner = self._start()
+            outputs = self._fresh() if outputs is None else outputs
+            numbers = [number for hook in self._captured.hooks for number in hook.next()]
+            draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in self.code.draws]
+            for draw, tensor in zip(self.code.draws, draws):
+                draw.fill(tensor[0])
             runner.many(tensors, None, 1, torch.tensor([numbers], dtype=torch.float64), draws, outputs)
-        for hook in self._captured.hooks:
-            hook.done()
+            for hook in self._captured.hooks:
+                hook.done()
         return [output[0] for output in outputs]
 
     def _checked(self, inputs: tuple[Any, ...]) -> list[Tensor]:

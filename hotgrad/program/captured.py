@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Captured:
     versions: list[tuple[Tensor, int]]
     memory: list[tuple[Any, str, Tensor]]
     dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
+    lock: Any = field(default_factory=threading.Lock)  # for what runs change
 
     def __post_init__(self) -> None:
         self._data = [(state.holder, state.tensor) for state in self.code.states if isinstance(state.holder, Variable)]

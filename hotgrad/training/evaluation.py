@@ -14,6 +14,7 @@ from hotgrad.errors import OperandError
 from hotgrad.modules import Module
 from hotgrad.recording import forward_pass
 from hotgrad.records import no_grad
+from hotgrad.training.claims import modules_of
 from hotgrad.training.inputs import check_rows
 from hotgrad.training.metrics import chosen, columns_of, labels_of, r2
 from hotgrad.variable import Variable, wrap
@@ -26,8 +27,12 @@ ELEMENTS = 2**22
 @contextlib.contextmanager
 def evaluating(model: Module) -> Iterator[None]:
     """Eval mode and no recording inside; each module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = [(module, module.training) for module in modules_of(model)]
+    if type(model).eval is Module.eval and type(model).train is Module.train:
+        for module, _ in modes:
+            module.training = False
+    else:
+        model.eval()
     try:
         with no_grad:
             yield

@@ -7,6 +7,7 @@ from typing import Any
 
 from hotgrad.errors import SettingError
 from hotgrad.modules.parameters import LazyParameter
+from hotgrad.training.claims import claim_more
 from hotgrad.training.evaluation import forward
 from hotgrad.variable import Parameter
 
@@ -47,6 +48,7 @@ def keep_up(model: Any, example: Any) -> None:
     parameters, before = list(model.parameters()), model.optimizer.parameters
     if len(parameters) == len(before) and all(map(is_, parameters, before)):
         return
+    claim_more(model)
     model.use_generator(model.generator)
     if any(isinstance(parameter, LazyParameter) for parameter in parameters):
         forward(model, example)

@@ -139,6 +139,8 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int,
     began = time.perf_counter()
     rows, optimizer = len(job.data.x), model.optimizer
     model.train()
+    if job.callbacks:  # which may have trained other models that share modules with this one
+        model.use_generator(model.generator)
     rates = []
 
     def stop() -> bool:

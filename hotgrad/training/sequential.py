@@ -18,6 +18,7 @@ from hotgrad.modules import Module
 from hotgrad.training import prepare
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.choice import check_engine, runner_for
+from hotgrad.training.claims import claim_more, training, using
 from hotgrad.training.evaluation import forward, score
 from hotgrad.training.fingerprint import Subject
 from hotgrad.training.folds import stratified
@@ -173,6 +174,7 @@ class Sequential(Module):
 
     # ---- training
 
+    @training
     def fit(
         self,
         x: Any,
@@ -209,6 +211,9 @@ class Sequential(Module):
         was given its parameters: then SettingError names those it lacks, frozen ones aside. Ctrl-C ends between two steps and returns
         the History so far. Whatever ends it, the model stands as after the last completed epoch.
 
+        It has the model alone: another thread that fits or uses it meanwhile gets a BusyError, as does a callback that calls `fit` of it.
+        Callbacks may call all else.
+
         Everything is checked first, and nothing changes on bad input: DataError (empty, lengths, NaN), ShapeError, DtypeError,
         SettingError, NoLossError, FileError. NonFiniteLossError if the loss becomes NaN or infinite.
 
@@ -225,6 +230,7 @@ class Sequential(Module):
         new_loss = self._given_loss(loss)
         new_optimizer = self._given_optimizer(optimizer)
         check_trained(self, new_optimizer)
+        claim_more(self, [new_optimizer, *(callback for callback in callbacks if hasattr(callback, "begin"))])
         x, y, brought = pair(x, y)
         held_out = prepare.held_out_pair(validation_data)
         subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
@@ -279,6 +285,7 @@ class Sequential(Module):
 
     # ---- using it
 
+    @using
     def predict(self, x: Any, batch_size: int | None = None) -> Tensor:
         """The output for each row of `x`, a plain tensor, in eval mode. `batch_size` rows at a time, which changes no result.
 
@@ -302,6 +309,7 @@ class Sequential(Module):
         """
         return chosen(self.predict(x, batch_size), prepare.threshold_of(self))
 
+    @using
     def score(self, x: Any, y: Any = None, batch_size: int | None = None) -> float:
         """Accuracy where `y` holds labels, one-hot rows or -1/+1, else R2, the coefficient of determination.
 
@@ -318,6 +326,7 @@ class Sequential(Module):
         output = forward(self, x, size, self._predictor())
         return score(output, y.to(output.device), prepare.threshold_of(self))
 
+    @using
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
         """`loss`, and `accuracy` where `y` holds labels, over all rows in eval mode. Raises NoLossError without a loss.
 
@@ -375,6 +384,7 @@ class Sequential(Module):
         scores = side_by_side(folds, jobs, [f"fold {number}" for number in range(1, n_splits + 1)])
         return {"train_score": [train for train, _ in scores], "test_score": [test for _, test in scores]}
 
+    @using
     def reset(self, seed: int | None = None) -> None:
         """Start anew: parameters and buffers initialised again, the optimizer's state forgotten, no epochs done.
 
@@ -389,6 +399,7 @@ class Sequential(Module):
 
     # ---- files
 
+    @using
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, buffers, the optimizer's state, the number of epochs done and the generator's state to `path`.
 
@@ -405,6 +416,7 @@ class Sequential(Module):
         name = None if self.optimizer is None else type(self.optimizer).__name__
         write(path, "model", {"state": Snapshot(self).tree, "optimizer": name, "axes": self._setup.axes})
 
+    @using
     def load(self, path: str | os.PathLike[str]) -> Sequential:
         """Bring back what `save` wrote, into a model of the same layers; lazy ones are sized. Returns the model.
 

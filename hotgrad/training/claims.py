@@ -1,0 +1,136 @@
+"""Who has a model in hand: one training, or one prediction. What would go wrong side by side waits or is refused.
+
+A training changes parameters and state, and switches the modes of modules; a prediction switches modes, too, and runs programs
+whose memory serves one run at a time. Claims are of single Modules and Parameters, since models may share them.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from hotgrad.errors import BusyError
+from hotgrad.modules import Dropout, Module
+from hotgrad.variable import Parameter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Use:
+    """A training or a prediction that goes on."""
+
+    def __init__(self, model: Module, trains: bool) -> None:
+        self.model, self.trains, self.thread = model, trains, threading.get_ident()
+        self.things: list[Any] = []  # what it has claimed, kept alive so that no id is used twice
+        self.modules: list[Module] | None = None  # of a prediction's model
+        self.itself = weakref.ref(self)
+
+
+# By id: who has it. Weakly, so that nothing stays claimed whatever interrupts a training.
+_held: dict[int, weakref.ref[_Use]] = {}
+_changed = threading.Condition()
+
+
+def _claim(use: _Use, things: Iterable[Any], watched: Iterable[Any] = ()) -> None:
+    """Take all these things for `use`, once no other thread has them, nor those that are watched. Raises BusyError if one trains them."""
+    wanted = {id(thing): thing for thing in things}
+    ids = {*wanted, *map(id, watched)}
+    with _changed:
+        while True:
+            others = [other for other in map(_holder, ids & _held.keys()) if other is not None and other.thread != use.thread]
+            for other in others:
+                if other.trains:
+                    raise BusyError(_told(use, other))
+            if not others:
+                break
+            _changed.wait(0.1)
+        for key, thing in wanted.items():
+            if _holder(key) is None:  # else this thread has it, which trains a model and does something with it in a callback
+                use.things.append(thing)
+                _held[key] = use.itself
+
+
+def _holder(key: int) -> _Use | None:
+    held = _held.get(key)
+    return None if held is None else held()
+
+
+def _told(use: _Use, other: _Use) -> str:
+    shared = "this model shares layers, Parameters, optimizer or callbacks with one that is"
+    what = "this model is" if use.model is other.model else shared
+    remedy = "fit_many trains copies side by side" if use.trains else "use it after that, in a callback, or copy.deepcopy it before"
+    return f"{what} being trained by another thread; {remedy}"
+
+
+def _release(use: _Use) -> None:
+    with _changed:
+        for thing in use.things:
+            if _held.get(id(thing)) is use.itself:
+                del _held[id(thing)]
+        use.things.clear()
+        _changed.notify_all()
+
+
+def _steady(module: Module) -> bool:
+    """Whether it computes the same in train and eval mode, for certain, and keeps nothing: then it may serve several at once."""
+    return type(module).__module__.startswith("hotgrad.") and not module._buffers and not isinstance(module, Dropout)
+
+
+def _trained(model: Module) -> Iterable[Any]:
+    """What a training of the model changes."""
+    yield model
+    for module in model.modules():
+        own = [value for value in vars(module).values() if isinstance(value, Parameter) and value.requires_grad]
+        if own or not _steady(module):
+            yield module
+    yield from (parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
+def claim_more(model: Module, things: Iterable[Any] | None = None) -> None:
+    """Also `things`, or what a model that is being trained has got meanwhile. Raises BusyError."""
+    use = _holder(id(model))
+    if use is not None and use.model is model:
+        _claim(use, _trained(model) if things is None else things)
+
+
+def modules_of(model: Module) -> list[Module]:
+    """All modules in it, looked for once for each prediction."""
+    use = _holder(id(model))
+    return list(model.modules()) if use is None or use.model is not model or use.modules is None else use.modules
+
+
+def training(method: F) -> F:
+    """For a method that trains a model: it has it alone. Raises BusyError while another training does."""
+
+    @functools.wraps(method)
+    def alone(model: Any, *args: Any, **kwargs: Any) -> Any:
+        use = _Use(model, True)
+        held = _holder(id(model))
+        if held is not None and held.trains and held.thread == use.thread and held.model is model:
+            raise BusyError("this model is being trained, and its callbacks, layers and loss cannot call fit of it; give fit more epochs")
+        try:
+            _claim(use, _trained(model))
+            return method(model, *args, **kwargs)
+        finally:
+            _release(use)
+
+    return alone  # type: ignore[return-value]
+
+
+def using(method: F) -> F:
+    """For a method that runs a model or takes its state as a whole: it waits for others, and raises BusyError while another thread trains."""
+
+    @functools.wraps(method)
+    def in_turn(model: Any, *args: Any, **kwargs: Any) -> Any:
+        use = _Use(model, False)
+        use.modules = modules = list(model.modules())
+        try:
+            _claim(use, (model, *(module for module in modules if not _steady(module))), modules)
+            return method(model, *args, **kwargs)
+        finally:
+            _release(use)
+
+    return in_turn  # type: ignore[return-value]
