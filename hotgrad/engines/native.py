@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from torch import Tensor
 from hotgrad.engines import csource
 from hotgrad.engines.compiler import LIMIT, CompilerError, Library, compile_source, find_compiler
 from hotgrad.engines.engine import Engine
+from hotgrad.engines.forms import Form, forms_of
 from hotgrad.engines.layout import NativeError
 from hotgrad.engines.lowering import Lowering
 from hotgrad.errors import OperandError, ShapeError
+from hotgrad.primitive import Primitive
 from hotgrad.program.instructions import Code, State, Value, described
 
 _ALIGNMENT = 64
@@ -35,10 +38,11 @@ class Native(Engine):
     >>> native.many([], None, 1, torch.zeros(1, 0, dtype=torch.float64), [], [])
     """
 
+    library: Library
+
     def __init__(self, code: Code, fuse: bool = True) -> None:
-        self._setup(csource.lowered(code, fuse), "program")
-        self.library = _compiled(self.source())
-        self._bind(self.library.functions)
+        self._setup(csource.lowered(code, fuse), "program0")
+        self._load([self])
 
     @classmethod
     def together(cls, codes: Sequence[Code], fuse: bool = True, limit: float = LIMIT, options: Sequence[str] = ()) -> list[Native]:
@@ -46,17 +50,28 @@ class Native(Engine):
 
         `options`: for the compiler.
         """
-        programs = [csource.lowered(code, fuse) for code in codes]
-        names = [f"program{i}" for i in range(len(codes))]
-        library = _compiled(csource.source(programs, names), options, limit)
-        made = []
-        for low, name in zip(programs, names):
-            native = cls.__new__(cls)
-            native._setup(low, name)
+        made = [cls._lowered(code, fuse, number) for number, code in enumerate(codes)]
+        cls._load(made, limit, options)
+        return made
+
+    @classmethod
+    def _lowered(cls, code: Code, fuse: bool, number: int) -> Native:
+        native = cls.__new__(cls)
+        native._setup(csource.lowered(code, fuse), f"program{number}")
+        return native
+
+    @classmethod
+    def _load(cls, natives: Sequence[Native], limit: float = LIMIT, options: Sequence[str] = ()) -> None:
+        """Compile, and compare the native forms of users' ops with what they stand for."""
+        forms = forms_of(native.code for native in natives)
+        tried = [cls._lowered(form.code, True, len(natives) + number) for number, form in enumerate(forms)]
+        every = [*natives, *tried]
+        library = _compiled(csource.source([native._low for native in every], [native._name for native in every]), options, limit)
+        for native in every:
             native.library = library
             native._bind(library.functions)
-            made.append(native)
-        return made
+        for form, native in zip(forms, tried):
+            form.check(native)
 
     @property
     def after(self) -> int:
@@ -154,6 +169,19 @@ class Native(Engine):
         load = functions[f"{self._name}_load"]
         load.restype, load.argtypes = None, [pointer, pointer]
         load(self._address, (ctypes.c_void_p * max(len(constants), 1))(*(t.data_ptr() for t in constants)))
+
+
+def native_result(op: type[Primitive], operands: Sequence[Any], options: dict[str, Any]) -> Tensor:
+    """What an op's native form gives for these tensors and numbers. Raises NativeError where it has none, or does not compile.
+
+    >>> native_result(hg.ops.Mul, [torch.tensor([1.0, 2.0]), 3.0], {})
+    tensor([3., 6.])
+    """
+    form = Form.of(op, operands, op.bind((), options))
+    native = Native._lowered(form.code, True, 0)
+    library = _compiled(native.source())
+    native._bind(library.functions)
+    return form.run(native)
 
 
 def _compiled(text: str, options: Sequence[str] = (), limit: float = LIMIT) -> Library:

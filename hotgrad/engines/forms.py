@@ -1,0 +1,151 @@
+"""Native forms of users' ops against their `forward`, on values drawn from the op's domain: what Python and what C says may differ."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotgrad.engines.engine import Engine
+from hotgrad.engines.expressions import is_expression
+from hotgrad.engines.layout import NativeError
+from hotgrad.primitive import Booleans, Domain, Integers, Interval, Primitive
+from hotgrad.program.instructions import Code, Instruction, Value
+
+COUNT = 128  # elements that an expression is tried on
+_SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 10.0, -10.0, 1e-3, -1e-3)
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+
+
+@dataclass
+class Form:
+    """One call of an op, as a program: its operands, and what `forward` gives for them."""
+
+    op: type[Primitive]
+    operands: list[Any]  # tensors and numbers
+    options: dict[str, Any]
+    code: Code
+    expected: Tensor
+
+    @classmethod
+    def of(cls, op: type[Primitive], operands: Sequence[Any], options: dict[str, Any]) -> Form:
+        """The call of `op` on these tensors and numbers. What `forward` raises comes out."""
+        expected = op.forward(*operands, **options)
+        code = Code()
+        values = [Value.like("input", operand) if isinstance(operand, Tensor) else operand for operand in operands]
+        code.inputs = [value for value in values if isinstance(value, Value)]
+        code.outputs = [Value.like("result", expected)]
+        code.instructions = [Instruction(op, tuple(values), options, code.outputs[0])]
+        return cls(op, list(operands), options, code, expected)
+
+    def run(self, engine: Engine) -> Tensor:
+        """What the engine of `code` gives."""
+        out = torch.empty((1, *self.expected.shape), dtype=self.expected.dtype)
+        engine.many([o for o in self.operands if isinstance(o, Tensor)], None, 1, torch.empty((1, 0), dtype=torch.float64), [], [out])
+        return out[0]
+
+    def check(self, engine: Engine) -> None:
+        """Raise NativeError where the engine gives something else than `forward`, but for rounding."""
+        got, expected = self.run(engine), self.expected
+        same = (got == expected) | ((got != got) & (expected != expected))
+        wrong = ~(same | ((got.double() - expected.double()).abs() <= self._allowed()))
+        if wrong.any():
+            at = tuple(wrong.nonzero()[0].tolist())
+            name = f"element {at} of the result" if at else "the result"
+            raise NativeError(
+                f"{self.op.name}: its native form {self.op.native!r} is not what forward computes: for {self._told(at)} {name} is "
+                f"{got[at].item():.7g} natively, and {expected[at].item():.7g} by forward ({expected.dtype}). Correct one of them"
+            )
+
+    def _allowed(self) -> Tensor:
+        """By element how far rounding may take the result: operands moved by a rounding show how much of it the op makes."""
+        dtype = self.expected.dtype
+        allowed = torch.zeros(self.expected.shape, dtype=torch.float64)
+        for sign in (1, -1):
+            operands = [_moved(o, sign) if isinstance(o, Tensor) and o.is_floating_point() else o for o in self.operands]
+            with contextlib.suppress(Exception):  # of the user's code, outside of the op's domain
+                change = (self.op.forward(*operands, **self.options).double() - self.expected.double()).abs()
+                allowed = torch.maximum(allowed, 8 * change.nan_to_num(0.0, math.inf))
+        if dtype.is_floating_point:
+            scale = max([1.0, *(float(o.abs().max()) for o in self.operands if isinstance(o, Tensor) and o.numel())])
+            allowed += _TOLERANCE.get(dtype, 1e-4) * self.expected.double().abs() + 16 * torch.finfo(dtype).eps * scale
+        return allowed
+
+    def _told(self, at: tuple[int, ...]) -> str:
+        values = []
+        for i, operand in enumerate(self.operands):
+            name = self.op.operand_names[min(i, len(self.op.operand_names) - 1)]
+            if isinstance(operand, Tensor) and operand.shape == self.expected.shape:
+                operand = operand[at].item()
+            elif isinstance(operand, Tensor):
+                operand = operand.tolist() if operand.numel() <= 8 else f"drawn values of shape {tuple(operand.shape)}"
+            values.append(f"{name} = {operand}")
+        return ", ".join(values)
+
+
+def forms_of(codes: Iterable[Code]) -> list[Form]:
+    """The calls of users' ops that have a native form in these programs, each of a kind once, on values drawn from their domain."""
+    found: dict[Any, Form] = {}
+    for instruction in (i for code in codes for i in code.instructions):
+        op = instruction.op
+        if not op.native or op.__module__.startswith("hotgrad."):
+            continue
+        looks = tuple((o.kind, o.shape, o.dtype) if isinstance(o, Value) else repr(o) for o in instruction.operands)
+        key = (op, looks, repr(instruction.options))
+        if key not in found:
+            form = _drawn(instruction)
+            if form is not None:
+                found[key] = form
+    return list(found.values())
+
+
+def _drawn(instruction: Instruction) -> Form | None:
+    """None where `forward` refuses what is drawn."""
+    op = instruction.op
+    shapes = [[o.shape if isinstance(o, Value) else () for o in instruction.operands]]
+    if is_expression(op.native):  # which computes element by element
+        shapes.insert(0, [(COUNT,) if shape else () for shape in shapes[0]])
+    for given in shapes:
+        generator = torch.Generator().manual_seed(0)
+        operands = []
+        for i, (operand, shape) in enumerate(zip(instruction.operands, given)):
+            domain = op.domain[min(i, len(op.domain) - 1)] if op.domain else Interval()
+            if not isinstance(operand, Value):
+                operands.append(operand)
+            else:
+                drawn = _values(domain, operand.dtype, math.prod(shape), i, generator).reshape(shape)
+                operands.append(drawn.item() if operand.kind == "scalar" else drawn)
+        try:
+            return Form.of(op, operands, instruction.options)
+        except Exception:  # of the user's code: the program itself has run it on its own shapes
+            continue
+    return None
+
+
+def _values(domain: Domain, dtype: torch.dtype, count: int, seed: int, generator: torch.Generator) -> Tensor:
+    """Special values first, in another order for each operand, then random ones."""
+    if isinstance(domain, Booleans) or dtype is torch.bool:
+        return torch.randint(0, 2, (count,), generator=generator).to(dtype)
+    low, high = domain
+    if isinstance(domain, Integers) or not dtype.is_floating_point:
+        return torch.randint(int(max(low, -9)), int(min(high, 9)) + 1, (count,), generator=generator).to(dtype)
+    special = [value for value in (*_SPECIAL, low, high) if low <= value <= high and math.isfinite(value)]
+    turn = 5 * seed % max(len(special), 1)
+    special = special[turn:] + special[:turn] if count >= COUNT else []
+    if math.isfinite(low) and math.isfinite(high):
+        random = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+    else:
+        random = 2 * torch.randn(count, generator=generator, dtype=torch.float64)
+        if math.isfinite(low) or math.isfinite(high):
+            random = low + random.abs() if math.isfinite(low) else high - random.abs()
+    values = torch.cat([torch.tensor(special, dtype=torch.float64), random])[:count]
+    return values.to(dtype)
+
+
+def _moved(tensor: Tensor, sign: int) -> Tensor:
+    return torch.nextafter(tensor, torch.full_like(tensor, sign * math.inf))

@@ -1,0 +1,104 @@
+"""The native form of a user's op is compared with its forward before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import hotgrad as hg
+from hotgrad.engines.compiler import find_compiler
+from hotgrad.engines.native import native_result
+
+pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
+
+
+def declared(native: str, forward: Callable[..., Tensor], operands: int = 1, **fields: Any) -> Any:
+    rules = (lambda g, out, *_, **__: g,) * operands
+    return type("Own", (hg.Primitive,), {"native": native, "forward": staticmethod(forward), "vjps": rules, **fields}, register=False)
+
+
+RIGHT = [
+    ("{a} * 2", lambda a: a * 2, {}),
+    ("{a} * sigmoid({a})", lambda a: a * torch.sigmoid(a), {}),
+    ("{a} <= 0 ? 0 : {a} * {a}", lambda a: a.relu() ** 2, {}),
+    ("log({a})", lambda a: a.log(), {"domain": (hg.Interval(0.0),)}),
+    ("sqrt({a}) + {slope}", lambda a, *, slope=0.5: a.sqrt() + slope, {"domain": (hg.Interval(0.0, 4.0),)}),
+    ("0.5 * {a} * (1 + tanh(0.7978845608 * ({a} + 0.044715 * {a} * {a} * {a})))",
+     lambda a: torch.nn.functional.gelu(a, approximate="tanh"), {}),
+    ("exp({a}) - 1", lambda a: torch.expm1(a), {}),  # less exact, but not another function
+    ("floor({a} * 3)", lambda a: torch.floor(a * 3), {}),
+    ("atan2({a}, {b})", lambda a, b: torch.atan2(a, b), {}),
+    ("sum", lambda a: a.sum(), {}),
+]  # fmt: skip
+WRONG = [
+    ("{a} * 3", lambda a: a * 2, {}),
+    ("-({a} * 2)", lambda a: a * 2, {}),
+    ("{a} * 1.001", lambda a: a * 1.0, {}),
+    ("{a} + 1e-4", lambda a: a + 0.0, {}),
+    ("{a} < 0 ? 0 : {a}", lambda a: torch.where(a < 1.5, 0.0, a), {}),
+    ("sqrt({a})", lambda a: a.sqrt() + 1e-3 * (a > 3), {"domain": (hg.Interval(0.0, 4.0),)}),
+    ("{b} - {a}", lambda a, b: a - b, {}),
+    ("{a} * {slope}", lambda a, *, slope=0.5: a / slope, {}),
+    ("sum", lambda a: a.mean(), {}),
+    ("amax", lambda a: a.amin(), {}),
+]  # fmt: skip
+
+
+def program(op: Any, forward: Callable[..., Tensor], dtype: torch.dtype) -> Any:
+    names = forward.__code__.co_varnames[: forward.__code__.co_argcount]
+    return hg.capture(lambda *xs: op.apply(*xs), *(torch.rand(4, dtype=dtype) for _ in names))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("native", "forward", "fields"), RIGHT, ids=[native for native, *_ in RIGHT])
+def test_a_right_form_runs(native: str, forward: Callable[..., Tensor], fields: dict[str, Any], dtype: torch.dtype) -> None:
+    op = declared(native, forward, forward.__code__.co_argcount, **fields)
+    x = [torch.linspace(0.1, 0.9, 4, dtype=dtype)] * forward.__code__.co_argcount
+    found = program(op, forward, dtype).to("native")(*x)
+    assert torch.allclose(found, forward(*x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("native", "forward", "fields"), WRONG, ids=[native for native, *_ in WRONG])
+def test_a_wrong_form_is_refused(native: str, forward: Callable[..., Tensor], fields: dict[str, Any], dtype: torch.dtype) -> None:
+    op = declared(native, forward, forward.__code__.co_argcount, **fields)
+    with pytest.raises(
+        hg.EngineError, match=r"Own: its native form .* is not what forward computes: for a = .* natively, and .* by forward"
+    ):
+        program(op, forward, dtype).to("native")
+
+
+def test_the_message_names_the_input_and_both_values() -> None:
+    op = declared("{a} * 3", lambda a: a * 2)
+    with pytest.raises(hg.EngineError, match=r"for a = 1\.0 element \(2,\) of the result is 3 natively, and 2 by forward"):
+        hg.capture(lambda x: op.apply(x), torch.rand(4)).to("native")
+
+
+def test_what_forward_refuses_is_left_to_the_program() -> None:
+    def only_small(a: Tensor) -> Tensor:
+        if bool((a.abs() > 1).any()):
+            raise ValueError("too large")
+        return a * 2
+
+    op = declared("{a} * 2", only_small)
+    assert hg.capture(lambda x: op.apply(x), torch.rand(4)).to("native")(torch.ones(4)).tolist() == [2.0] * 4
+
+
+def test_an_op_whose_forward_is_not_elementwise_is_tried_on_the_shapes_of_the_program() -> None:
+    op = declared("{a} * 2", lambda a: a.mul(2) if a.ndim == 2 else a.foo())
+    assert hg.capture(lambda x: op.apply(x), torch.rand(2, 3)).to("native")(torch.ones(2, 3)).sum() == 12
+    op = declared("{a} * 2", lambda a: a.mul(3) if a.ndim == 2 else a.foo())
+    with pytest.raises(hg.EngineError, match="Own"):
+        hg.capture(lambda x: op.apply(x), torch.rand(2, 3)).to("native")
+
+
+def test_native_result() -> None:
+    op = declared("{a} * 3 + {shift}", lambda a, *, shift=1.0: a * 2 + shift)
+    assert native_result(op, [torch.tensor([1.0, 2.0])], {}).tolist() == [4.0, 7.0]
+    assert native_result(op, [torch.tensor(1.0, dtype=torch.float64)], {"shift": 0.5}).item() == 3.5
+    with pytest.raises(hg.EngineError, match="no native form"):
+        native_result(declared("", lambda a: a * 2), [torch.ones(2)], {})
