@@ -57,7 +57,7 @@ class Compiled:
         self.pace = 0.0  # epochs per second, all in all
         self.began = 0.0
         self.renewals = 0
-        self.predict = Predictor(model, trusted=False)
+        self.predict = Predictor(model)
         for rows in dict.fromkeys(job.sizes):
             self._program(rows)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.engines import ENGINES
-from hotgrad.errors import HotgradError
+from hotgrad.modules import Module
 from hotgrad.program.captured import captured
 from hotgrad.program.guards import Watch
 from hotgrad.variable import wrap
@@ -20,42 +20,52 @@ SHAPES = 16  # remembered
 class Predictor:
     """What runs a model in eval mode on batches: eagerly at first, then by replay, to the same bits.
 
-    With `trusted` only models without code of the user's, whose trial runs while capturing nobody could notice.
+    Only models of hotgrad's own layers are captured: trial runs of a user's code could be noticed. Whatever goes wrong with a
+    program, the model itself is run, which shows what is wrong, or works.
     """
 
-    def __init__(self, model: Any, trusted: bool) -> None:
-        self.model, self.trusted = model, trusted
+    def __init__(self, model: Any) -> None:
+        self.model = model
         self._found: dict[Any, Any] = {}  # by shape and dtype: the calls so far, or program and engine, or None if there can be none
 
     def __call__(self, x: Tensor) -> Any:
         """The model's output, a Variable or a tensor; the model must be in eval mode."""
         key = (x.shape, x.dtype, x.device)
         found = self._found.get(key, 0)
-        if isinstance(found, int):
-            if found < CALLS:
-                if len(self._found) >= SHAPES and key not in self._found:
-                    del self._found[next(iter(self._found))]
-                self._found[key] = found + 1
-                return self.model(wrap(x, None))
-            found = self._capture(x)
-        elif found is not None and found[0].changed():
-            found = self._capture(x)
-        self._found[key] = found
-        if found is None:
-            return self.model(wrap(x, None))
-        program, engine = found
-        value = program.code.outputs[0]
-        output = torch.empty((1, *value.shape), dtype=value.dtype, device=value.device)
-        engine.many([x], None, 1, torch.empty((1, 0), dtype=torch.float64), [], [output])
-        return output[0]
+        if isinstance(found, int) and found < CALLS:
+            if len(self._found) >= SHAPES and key not in self._found:
+                del self._found[next(iter(self._found))]
+            self._found[key] = found + 1
+        elif found is not None:
+            try:
+                if isinstance(found, int) or found[0].changed():
+                    found = self._captured(x)
+                self._found[key] = found
+                if found is not None:
+                    return _run(found[0], found[1], x)
+            except Exception:  # of a user's object that is looked at, or of hotgrad's
+                self._found[key] = None
+        return self.model(wrap(x, None))
 
-    def _capture(self, x: Tensor) -> Any:
-        try:
-            if self.trusted and not Watch([self.model]).trusted:
-                return None
-            program = captured(self.model, [wrap(x, None)], [self.model])
-            if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
-                return None
-            return program, ENGINES["replay"](program.code, fuse=False)
-        except (HotgradError, AttributeError, TypeError, ValueError, RuntimeError):  # whatever it is, eager shows it, or runs it
+    def _captured(self, x: Tensor) -> Any:
+        if not _own(self.model) or not Watch([self.model]).trusted:
             return None
+        program = captured(self.model, [wrap(x, None)], [self.model])
+        if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
+            return None
+        return program, ENGINES["replay"](program.code, fuse=False)
+
+
+def _own(model: Module) -> bool:
+    """Whether all layers are hotgrad's or torch's, told without a look at what else they hold."""
+    kinds = [type(module) for module in model.modules()]
+    plain = [layer for module in model.modules() if hasattr(module, "named_layers") for _, layer in module.named_layers()]
+    parts = [*kinds, *(layer for layer in plain if not isinstance(layer, Module))]
+    return all(str(getattr(part, "__module__", "")).split(".")[0] in ("hotgrad", "torch") for part in parts)
+
+
+def _run(program: Any, engine: Any, x: Tensor) -> Tensor:
+    value = program.code.outputs[0]
+    output = torch.empty((1, *value.shape), dtype=value.dtype, device=value.device)
+    engine.many([x], None, 1, torch.empty((1, 0), dtype=torch.float64), [], [output])
+    return output[0]

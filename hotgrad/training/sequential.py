@@ -297,7 +297,7 @@ class Sequential(Module):
 
     def _predictor(self) -> Predictor:
         if self._setup.predictor is None:
-            self._setup.predictor = Predictor(self, trusted=True)
+            self._setup.predictor = Predictor(self)
         return self._setup.predictor
 
     def classify(self, x: Any, batch_size: int | None = None) -> Tensor:
