@@ -218,7 +218,7 @@ DISPATCHED: list[Callable[[Any], Any]] = [
     lambda x: torch.norm(x, 3, 0), lambda x: torch.logsumexp(x, 0), lambda x: torch.amax(x, 1), lambda x: torch.cumsum(x, 0),
     lambda x: torch.add(x, 1), lambda x: torch.mul(X, x), lambda x: torch.pow(2, x), lambda x: torch.pow(x, 2), lambda x: torch.true_divide(x, x),
     lambda x: torch.subtract(X, x), lambda x: torch.multiply(x, 2), lambda x: torch.matmul(X, x), lambda x: X @ x, lambda x: X - x, lambda x: X / x, lambda x: X**x,
-    lambda x: torch.maximum(x, X), lambda x: torch.minimum(X, x), lambda x: torch.clip(x, 0.5, 2), lambda x: torch.clamp(x, min=0.5),
+    lambda x: torch.maximum(x, X.flip(1)), lambda x: torch.minimum(X.flip(1), x), lambda x: torch.clip(x, 0.5, 2), lambda x: torch.clamp(x, min=0.5),
     lambda x: torch.where(X > 1, x, 0.0), lambda x: torch.where(X > 1, X, x), lambda x: torch.cat([X, x], 1), lambda x: torch.stack([x, X]),
     lambda x: torch.concatenate([x, x]), lambda x: torch.einsum("ij,jk->ki", x, X), lambda x: torch.transpose(x, 0, 1), lambda x: torch.swapaxes(x, 0, 1),
     lambda x: torch.permute(x, (1, 0)), lambda x: torch.reshape(x, (4,)), lambda x: torch.unsqueeze(x, 0), lambda x: torch.flip(x, (0,)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import hotgrad as hg
 from hotgrad.testing import GradientError, check_op
@@ -58,3 +59,18 @@ def test_float32_detours_show_against_torch() -> None:
 
     with pytest.raises(GradientError):
         check_op(Detour, oracle=torch.mul, shrink=False)
+
+
+@pytest.mark.parametrize("inner", [0.0, 0.3])
+def test_a_torch_function_counts_everywhere_but_at_kinks(inner: float) -> None:
+    """One that leaves clip's bounds out is as good an oracle; one that leaves more out than the bounds is not."""
+
+    def oracle(a: Tensor, min: float | None, max: float | None) -> Tensor:
+        low, high = (-torch.inf if min is None else min + inner), (torch.inf if max is None else max - inner)
+        return torch.where((a > low) & (a < high), a, a.detach()).clip(min, max)
+
+    if inner:
+        with pytest.raises(GradientError, match="torch's is"):
+            check_op(hg.ops.Clip, oracle=oracle, shrink=False)
+    else:
+        check_op(hg.ops.Clip, oracle=oracle)

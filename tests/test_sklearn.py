@@ -24,11 +24,14 @@ from hotgrad.modules import Linear, Tanh
 from hotgrad.sklearn import HotClassifier, HotRegressor
 from hotgrad.training import EarlyStopping, Sequential
 
-
-@pytest.mark.filterwarnings("default")
-@parametrize_with_checks(
+# scikit-learn up to 1.7 passes a generator, which pytest warns of.
+OWN_CHECKS = parametrize_with_checks(
     [HotClassifier((16,), epochs=25, optimizer=optim.Adam(lr=0.01)), HotRegressor((16,), epochs=25, optimizer=optim.Adam(lr=0.01))]
 )
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(OWN_CHECKS.args[0], list(OWN_CHECKS.args[1]), **OWN_CHECKS.kwargs)
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
