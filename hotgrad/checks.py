@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from hotgrad.errors import SettingError
 
@@ -50,3 +54,40 @@ def finite_number(name: str, value: Any, low: float = 0.0, high: float = math.in
         limits = f"{'above' if above else 'of at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
         raise SettingError(f"{name} must be a finite number {limits}; got {value!r:.60}")
     return value  # type: ignore[no-any-return]
+
+
+def overlapping(tensors: Iterable[tuple[str, Tensor, bool]]) -> tuple[str, str] | None:
+    """The names of two tensors, of which one is written to, that have an element in common; the same name twice for one that
+    overlaps itself. `tensors`: name, tensor, and whether it is written to.
+
+    >>> a = torch.zeros(2, 3)
+    >>> overlapping([("left", a[:, :2], True), ("right", a[:, 2:], True)])
+    >>> overlapping([("left", a[:, :2], True), ("all", a, False)])
+    ('left', 'all')
+    """
+    spans = []
+    for name, tensor, written in tensors:
+        if tensor.numel() and not tensor.is_meta:
+            start, size = tensor.data_ptr(), tensor.element_size()
+            length = sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride())) + 1
+            if written and length < tensor.numel():
+                return name, name
+            spans.append((tensor.device.type, start, start + length * size, name, tensor, written))
+    spans.sort(key=lambda span: span[:2])
+    for i, (device, _, end, name, tensor, written) in enumerate(spans):
+        for other_device, other_start, _, other_name, other, other_written in spans[i + 1 :]:
+            if other_device != device or other_start >= end:
+                break
+            if written or other_written:
+                step = min(tensor.element_size(), other.element_size())
+                if bool(torch.isin(_addresses(tensor, step), _addresses(other, step)).any()):
+                    return name, other_name
+    return None
+
+
+def _addresses(tensor: Tensor, step: int) -> Tensor:
+    """Those of all elements, of every `step`-th byte of them."""
+    found = tensor.data_ptr() + torch.arange(0, tensor.element_size(), step, device="cpu")
+    for count, stride in zip(tensor.shape, tensor.stride()):
+        found = found[..., None] + torch.arange(count, device="cpu") * (stride * tensor.element_size())
+    return found.flatten()

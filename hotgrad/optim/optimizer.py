@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hotgrad import records
-from hotgrad.checks import finite_number, whole_number
+from hotgrad.checks import finite_number, overlapping, whole_number
 from hotgrad.errors import FileError, OperandError, SettingError
+from hotgrad.modules.parameters import LazyParameter
 from hotgrad.ops.arithmetic import Minimum
 from hotgrad.ops.reductions import Norm
 from hotgrad.ops.shaping import Stack
@@ -106,7 +107,8 @@ class Optimizer:
     def bind(self, params: Any) -> None:
         """Give an optimizer made without parameters those it is to change. The same ones again change nothing.
 
-        Raises SettingError for none, for settings it does not know, and if it has others already; OperandError for what is no leaf.
+        Raises SettingError for none, for settings it does not know, if it has others already, and for two that share memory;
+        OperandError for what is no leaf.
         """
         given = [params] if isinstance(params, Variable) else list(params) if isinstance(params, Iterable) else None
         if given is None:
@@ -134,6 +136,7 @@ class Optimizer:
             groups.append(Group(slots, settings.pop("lr"), settings))
         if not seen:
             raise SettingError(f"{type(self).__name__}: there are no parameters to train")
+        check_apart([(p.name or f"parameter {i}", p) for i, p in enumerate(slot.parameter for group in groups for slot in group.slots)])
         if self.groups:
             if seen == {id(parameter) for parameter in self.parameters}:
                 return
@@ -394,6 +397,24 @@ def _ready(group: Group) -> Iterable[tuple[list[Slot], list[Any], list[Any]]]:
         tensors.append(data)
         gradients.append(g if type(g) is Tensor or trace is not None else g.data)
     return found.values()
+
+
+def check_apart(named: Iterable[tuple[str, Any]]) -> None:
+    """Raises SettingError if memory that is trained belongs to two of these Parameters or buffers, or twice to one.
+
+    A step would change both at once, or one after the other: what comes of it would depend on the engine.
+    """
+    listed = []
+    for name, thing in named:
+        if not isinstance(thing, LazyParameter):
+            data = thing._data if isinstance(thing, Variable) else thing
+            listed.append((f"{name} of shape {tuple(data.shape)}", data, isinstance(thing, Variable) and thing.requires_grad))
+    found = overlapping(listed)
+    if found:
+        raise SettingError(
+            f"{found[0]} overlaps {'itself' if found[0] == found[1] else found[1]} in memory, and would be trained twice; to share values, "
+            "use one Parameter in both places, else clone() the tensor"
+        )
 
 
 class Steps:

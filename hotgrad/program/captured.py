@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import overlapping
 from hotgrad.errors import CaptureError
 from hotgrad.program.guards import Unsteady, Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
@@ -101,6 +102,11 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
         for trace in traces:
             for state, name in trace.added:
                 state.pop(name, None)
+    shared = overlapping([(s.value.name or described(s.value), s.tensor, s.update is not None) for s in first.code.states])
+    if shared:
+        raise CaptureError(
+            f"{shared[0]!r} and {shared[1]!r}, of which the function changes one, overlap in memory; use one Variable or tensor in both places, or clone() one"
+        )
     return Captured(simplified(first.code), structures[0], first.hooks, watch, first.versions, memory)
 
 

@@ -285,7 +285,9 @@ class Trace:
         """A Variable as it stands now in the program."""
         found = self.current.get(id(variable), variable)
         if isinstance(found, Traced):
-            if self.written and _address(found._data) in self.written:
+            # a state not written to yet may be a slice beside one that was; those that overlap are refused in the end
+            own = found is not variable and found.value.kind == "state"
+            if self.written and not own and _address(found._data) in self.written:
                 self.refuse(
                     f"a Variable of shape {tuple(found.shape)} was used{_where()} after memory that it shares was written to, as by +=; "
                     "make it a value of its own, with clone() or an op that computes, or use it before"

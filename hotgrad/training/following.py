@@ -7,16 +7,18 @@ from typing import Any
 
 from hotgrad.errors import SettingError
 from hotgrad.modules.parameters import LazyParameter
+from hotgrad.optim.optimizer import check_apart
 from hotgrad.training.claims import claim_more
 from hotgrad.training.evaluation import forward
 from hotgrad.variable import Parameter
 
 
 def check_trained(model: Any, optimizer: Any) -> None:
-    """Raises SettingError if there is nothing to train, or the optimizer's parameters are not the model's."""
+    """Raises SettingError if there is nothing to train, if the optimizer's parameters are not the model's, or share memory."""
     named = list(model.named_parameters())
     if not any(parameter.requires_grad for _, parameter in named):
         raise SettingError(f"there is nothing to train: of the model's {len(named)} Parameters none requires a gradient; unfreeze() some")
+    check_apart([*named, *model.named_buffers()])
     kind = type(optimizer).__name__
     own, known = {id(parameter) for _, parameter in named}, {id(parameter) for parameter in optimizer.parameters}
     lacks = [name for name, parameter in named if id(parameter) not in known and parameter.requires_grad]

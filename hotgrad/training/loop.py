@@ -165,7 +165,7 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int,
         if epoch.right is not None:
             row["accuracy"] = epoch.right / rows
         table.append({**row, "lr": lr})
-    if not all(norm.isfinite() for norm in torch._foreach_norm([p.data for p in parameters], float("inf"))):
+    if not all(norm.isfinite() for norm in torch._foreach_norm([p.data for p in parameters if p.numel()], float("inf"))):
         raise _not_finite(model, job, len(job.shares) - 1, "a parameter became NaN or infinite after")  # the next loss would be
     model.epochs_done += count
     last = table[-1]

@@ -1,0 +1,116 @@
+"""Parameters and buffers that share memory: a step would change both, in an order that engines choose. They are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from fitting import compare, state
+
+import hotgrad as hg
+from hotgrad import optim
+from hotgrad.checks import overlapping
+
+BASE = torch.arange(12.0).reshape(3, 4)
+PAIRS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], bool]] = {
+    "one tensor": (lambda t: t, lambda t: t, True),
+    "a view of all": (lambda t: t, lambda t: t.view(-1), True),
+    "transposed": (lambda t: t, lambda t: t.T, True),
+    "a row of it": (lambda t: t, lambda t: t[1], True),
+    "slices that meet": (lambda t: t[:2], lambda t: t[1:], True),
+    "columns that meet": (lambda t: t[:, :2], lambda t: t[:, 1:], True),
+    "slices side by side": (lambda t: t[:2], lambda t: t[2:], False),
+    "columns side by side": (lambda t: t[:, :2], lambda t: t[:, 2:], False),
+    "every second": (lambda t: t.view(-1)[::2], lambda t: t.view(-1)[1::2], False),
+    "diagonal and row": (lambda t: t.diagonal(), lambda t: t[1, 2:], False),
+    "a clone": (lambda t: t, lambda t: t.clone(), False),
+    "nothing": (lambda t: t, lambda t: t[:0], False),
+}
+
+
+def combined(a: Any, b: Any) -> Any:
+    return a.square().mean() + (b.square().mean() + (a.flatten()[:2] - b.flatten()[:2]).square().sum() if b.numel() else 0)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_two_parameters(name: str) -> None:
+    first, second, refused = PAIRS[name]
+    data = BASE.clone()
+    a, b = hg.Parameter(first(data)), hg.Parameter(second(data))
+    assert bool(overlapping([("a", a.data, True), ("b", b.data, False)])) == refused
+    optimizer = optim.SGD(lr=0.1)
+    if refused:
+        with pytest.raises(hg.SettingError, match=r"parameter \d of shape .* overlaps parameter \d of shape .*one Parameter in both"):
+            optimizer.bind([a, b])
+        assert not optimizer.groups
+        with pytest.raises(hg.SettingError, match="overlaps"):
+            optim.LBFGS([{"params": [a, b]}])
+        a.requires_grad = b.requires_grad = False  # then nothing writes to them
+    optimizer.bind([a, b])
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay", "auto"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_in_a_model(name: str, engine: str) -> None:
+    first, second, refused = PAIRS[name]
+
+    class Net(hg.Module):
+        def __init__(self, buffer: bool) -> None:
+            data = BASE.clone()
+            self.a = hg.Parameter(first(data))
+            if buffer:
+                self.register_buffer("b", second(data))
+            else:
+                self.b = hg.Parameter(second(data))
+
+        def forward(self, x: Any) -> Any:
+            one = x.sum() * 0 + 1  # for a buffer is a plain tensor
+            return x * combined(self.a * one, self.b * one)
+
+    for buffer in (False, True):
+        model = hg.Sequential(Net(buffer), loss="mse", optimizer="sgd")
+        before = state(model) if model.optimizer.groups else None
+        if refused:
+            with pytest.raises(hg.SettingError, match=r"0\.(a|b) of shape .* overlaps 0\.(a|b) of shape"):
+                model.fit([[1.0], [2.0]], [[0.0], [0.0]], seed=0, verbose=0, engine=engine)
+            assert not model.optimizer.groups and model.generator is None and before is None
+            model[0].freeze()
+            continue
+        model.fit([[1.0], [2.0]], [[0.0], [0.0]], epochs=3, seed=0, verbose=0, engine=engine)
+        peer = hg.Sequential(Net(buffer), loss="mse", optimizer="sgd")
+        peer.fit([[1.0], [2.0]], [[0.0], [0.0]], epochs=3, seed=0, verbose=0, engine="eager")
+        compare(state(model), state(peer))
+
+
+def test_expanded_parameters() -> None:
+    with pytest.raises(hg.SettingError, match="overlaps itself"):
+        optim.SGD([hg.Parameter(torch.zeros(1).expand(3))])
+
+
+def test_other_dtypes_of_the_same_bytes() -> None:
+    wide = torch.zeros(4, dtype=torch.float64)
+    narrow = wide.view(torch.float32)
+    assert overlapping([("a", wide[:2], True), ("b", narrow[3:5], True)])
+    assert not overlapping([("a", wide[:2], True), ("b", narrow[4:5], True)])
+
+
+def test_in_a_program() -> None:
+    """Also what no optimizer knows of."""
+    data = torch.ones(4)
+    w, other = hg.Parameter(data), hg.Variable(data[1:3], requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.1)
+
+    def step(x: Any) -> Any:
+        optimizer.zero_grad()
+        other.zero_grad()
+        loss = (w * x).sum() * (other * other).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    with pytest.raises(hg.CaptureError, match="overlap in memory"):
+        hg.capture(step, torch.ones(4))
+    program = hg.capture(lambda x: (w * x).sum() * (other * other).sum(), torch.ones(4))  # reads them only
+    assert program(torch.ones(4)) == 8
