@@ -24,6 +24,7 @@ from hotgrad.errors import SettingError
 from hotgrad.explain import nearest
 from hotgrad.modules import Linear, ReLU
 from hotgrad.training import Sequential
+from hotgrad.training.inputs import by_class
 from hotgrad.training.threads import part_of_more
 
 
@@ -135,7 +136,7 @@ class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
-        weights = self.class_weight
+        weights = by_class(self.class_weight)
         if isinstance(weights, dict):
             names = classes.tolist()
             for name in weights:

@@ -245,3 +245,66 @@ def test_dummies() -> None:
     made = Sequential(Linear(2), loss="cross_entropy", optimizer="sgd")
     made.fit(frame, [0, 1, 0], verbose=0)
     assert torch.equal(made.predict(frame), made.predict([[1.5, 1, 0], [2.5, 0, 1], [3.5, 1, 0]]))
+
+
+# ---- differences that float32 does not resolve
+
+LARGE = 1.7e9 + 10 * np.arange(ROWS)
+STEPS: dict[str, Any] = {
+    "float64": LARGE,
+    "integers": LARGE.astype("int64"),
+    "lists": LARGE.tolist(),
+    "small steps": 1 + 1e-9 * np.arange(ROWS),
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_what_float32_does_not_resolve(kind: str) -> None:
+    values = STEPS[kind]
+    column = [[value] for value in values] if isinstance(values, list) else values[:, None]
+    both = np.concatenate([X[:, :1], column], 1)
+    made = regression()
+    before = made[0].weight.data.clone()
+    for x, y, where in ((both, X[:, :1], "column 1 of x"), (X, column, "y")):
+        with pytest.raises(hg.errors.DataError, match=rf"^{where} varies by .* does not resolve; subtract an offset"):
+            made.fit(x, y, verbose=0)
+        with pytest.raises(hg.errors.DataError, match="does not resolve"):
+            made.cross_validate(x, y, n_splits=2)
+    assert torch.equal(made[0].weight.data, before)
+    made.predict(both)
+    made.to(torch.float64).fit(both / 1e9, np.asarray(column) / 1e9, verbose=0)
+
+
+def test_integers_in_a_table_of_integers() -> None:
+    with pytest.raises(hg.errors.DataError, match="column 1 of x"):
+        regression().fit(np.stack([Y, LARGE.astype("int64")], 1), X[:, :1], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1e8, 1e8 + 16, 1e8 + 32], [2020, 2021, 2024], [0.1, 0.1], [0.1, 0.1 + 1e-16], [1e30, -1e30], [1e-30, 0], [1.7e9], [1.6e9, 1.7e9]],
+)
+def test_what_float32_resolves_well_enough(values: list[float]) -> None:
+    for kind in (torch.tensor(values, dtype=torch.float64), values, np.array(values)[:, None]):
+        to_tensor(kind, "x", torch.float32, resolved=True)
+
+
+def test_class_weights_by_series() -> None:
+    pandas = pytest.importorskip("pandas")
+    by_index = pandas.Series({1: 9.0, 0: 1.0})
+    a, b = model(), model()
+    for made, weights in ((a, by_index), (b, {0: 1.0, 1: 9.0})):
+        made.reset(0)
+        made.fit(X, Y, class_weight=weights, verbose=0)
+    assert torch.equal(a[0].weight.data, b[0].weight.data)
+    with pytest.raises(hg.errors.SettingError, match="names"):
+        model().fit(X, Y, class_weight=pandas.Series({"a": 1.0}), verbose=0)
+
+
+@pytest.mark.parametrize("value", [1j, np.ma.masked_array([[1.0, 2.0]], [[True, False]])])
+def test_initialisers(value: Any) -> None:
+    def init(shape: Any, generator: Any) -> Any:
+        return value if isinstance(value, np.ndarray) else torch.full(shape, value)
+
+    with pytest.raises(hg.HotgradError, match=r"complex|hides"):
+        Linear(1, 2, init=init)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hotgrad.errors import CaptureError, OperandError, SettingError, ShapeError, TapeError
 from hotgrad.explain import nearest
 from hotgrad.records import NO_SINKS, Sink, state
-from hotgrad.variable import Parameter, Variable
+from hotgrad.variable import Parameter, Variable, as_tensor
 
 Initializer = Callable[[tuple[int, ...], "torch.Generator | None"], Any]
 
@@ -86,7 +86,7 @@ def fill(parameter: Variable, init: str | Initializer, generator: torch.Generato
     [[1.0, 1.0], [1.0, 1.0]]
     """
     values = initializer(init)(tuple(parameter.shape), generator)
-    values = values.data if isinstance(values, Variable) else torch.as_tensor(values)
+    values = as_tensor(values.data if isinstance(values, Variable) else values)
     if values.shape != parameter.shape:
         raise ShapeError(f"the initialiser gave shape {tuple(values.shape)} for a parameter of shape {tuple(parameter.shape)}")
     parameter.data.copy_(values)

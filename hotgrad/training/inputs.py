@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -18,17 +18,18 @@ from hotgrad.training.frames import from_frame, is_frame
 from hotgrad.variable import as_tensor
 
 
-def to_tensor(data: Any, name: str, dtype: torch.dtype) -> Tensor:
+def to_tensor(data: Any, name: str, dtype: torch.dtype, resolved: bool = False) -> Tensor:
     """`data` as a tensor, floats in `dtype`, bools and integers as int64. `name` is what errors call it.
 
     Tensors of that dtype are shared, everything else is copied once. Raises OperandError or DtypeError for what is no table of real
-    numbers, DataError for NaN, infinity, masked and missing elements, and for numbers that `dtype` or int64 cannot hold.
+    numbers, DataError for NaN, infinity, masked and missing elements, for numbers that `dtype` or int64 cannot hold and, if it is to
+    be `resolved`, for columns whose differences are lost in `dtype`.
 
     >>> to_tensor([[1, 2.5]], "x", torch.float64)
     tensor([[1.0000, 2.5000]], dtype=torch.float64)
     """
     try:
-        tensor = _read(data, dtype)
+        tensor = _read(data)
     except HotgradError as error:
         raise type(error)(f"{name}: {error}") from None
     except (TypeError, ValueError, RuntimeError) as error:
@@ -43,22 +44,42 @@ def to_tensor(data: Any, name: str, dtype: torch.dtype) -> Tensor:
     if cast.dtype != tensor.dtype and not cast.isfinite().all() and tensor.isfinite().all():
         raise DataError(f"{name} holds values of up to {float(tensor.abs().max()):.3g}, which {dtype} cannot; scale them first")
     check_finite(cast, name)
+    if resolved:
+        check_resolved(tensor, cast, name)
     return cast
 
 
-def _read(data: Any, dtype: torch.dtype) -> Tensor:
-    """A tensor of the numbers as they are, floats of lists in `dtype`."""
+def check_resolved(exact: Tensor, cast: Tensor, name: str) -> None:
+    """Raises DataError if casting lost the differences between the rows of a column, as float32 does with those of unix times."""
+    if cast.dtype == exact.dtype or not cast.is_floating_point() or len(exact) < 2:
+        return
+    columns = exact.double().reshape(len(exact), -1)
+    low, high = columns.aminmax(dim=0)
+    largest, spread = torch.maximum(low.abs(), high.abs()), columns.std(0, correction=0)
+    # what varies by less than that is rounding itself
+    doubtful = ((largest * torch.finfo(cast.dtype).eps > 0.1 * spread) & (spread > 1e-12 * largest)).nonzero().flatten()
+    for column in doubtful.tolist():
+        if (columns[:, column] - cast.reshape(len(cast), -1)[:, column].double()).abs().max() > 0.1 * spread[column]:
+            where = f"column {column} of {name}" if columns.shape[1] > 1 else name
+            raise DataError(
+                f"{where} varies by {float(spread[column]):.3g} around {float(columns[:, column].mean()):.10g}, which {cast.dtype} does not "
+                "resolve; subtract an offset before, as hotgrad.data.normalize does, or train in float64, with model.to(torch.float64)"
+            )
+
+
+def _read(data: Any) -> Tensor:
+    """A tensor of the numbers as they are, floats of lists in float64."""
     if is_frame(data):
         return from_frame(data)
     if hasattr(data, "toarray"):
         raise OperandError(f"{type(data).__name__} is a sparse matrix; convert it with toarray()")
     if isinstance(data, (list, tuple)) and data and getattr(data[0], "shape", ()):
-        return torch.stack([_read(row, dtype) for row in data])
+        return torch.stack([_read(row) for row in data])
     tensor = as_tensor(data).detach()
     if tensor.is_quantized or tensor.is_nested or tensor.is_meta:
         raise OperandError("only plain tensors with values can be read, no quantized, nested or meta ones")
-    again = isinstance(data, (list, tuple)) and tensor.is_floating_point() and tensor.dtype != dtype
-    return torch.tensor(data, dtype=dtype) if again else tensor
+    again = isinstance(data, (list, tuple)) and tensor.is_floating_point()
+    return torch.tensor(data, dtype=torch.float64) if again else tensor
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
@@ -163,8 +184,15 @@ def row_weights(sample_weight: Any, class_weight: Any, y: Tensor, labels: Tensor
     return (weights / weights.mean()).to(dtype)
 
 
+def by_class(class_weight: Any) -> Any:
+    """Mappings, and a Series by its index, as a dict from class to weight; anything else as it is."""
+    if hasattr(class_weight, "to_dict"):
+        return class_weight.to_dict()
+    return dict(class_weight) if isinstance(class_weight, Mapping) else class_weight
+
+
 def _per_class(class_weight: Any, labels: Tensor, classes: int) -> Tensor:
-    counts = labels.bincount()
+    counts, class_weight = labels.bincount(), by_class(class_weight)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise SettingError(f"class_weight must be 'balanced', a dict or a sequence; got {class_weight!r}")

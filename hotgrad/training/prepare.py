@@ -16,7 +16,7 @@ from hotgrad.files import digest
 from hotgrad.modules import GELU, BatchNorm1d, Conv2d, Dropout, Flatten, LayerNorm, Linear, Loss, Module, ReLU, Residual, Sigmoid, Tanh
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
-from hotgrad.training.inputs import check_filled, check_lengths, pair, row_weights, to_tensor
+from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, pair, row_weights, to_tensor
 from hotgrad.training.metrics import columns_of, labels_of
 from hotgrad.training.steps import Data
 from hotgrad.variable import Variable, wrap
@@ -50,7 +50,7 @@ def home(model: Module) -> tuple[torch.dtype, torch.device]:
     return torch.get_default_dtype(), torch.device("cpu")
 
 
-def inputs_for(model: Any, x: Any, name: str) -> Tensor:
+def inputs_for(model: Any, x: Any, name: str, resolved: bool = False) -> Tensor:
     """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
     dtype, device = home(model)
     tensor = to_tensor(x, name, dtype).to(device)
@@ -60,7 +60,10 @@ def inputs_for(model: Any, x: Any, name: str) -> Tensor:
         try:
             forward(model, tensor[:2])
         except Exception:  # whatever is wrong with it beside the dtype is raised again for the floats
-            return tensor.to(dtype)
+            cast = tensor.to(dtype)
+            if resolved:
+                check_resolved(tensor, cast, name)
+            return cast
     return tensor
 
 
@@ -112,21 +115,32 @@ def _about(what: str) -> Iterator[None]:
         raise type(error)(f"{what}: {error}") from error
 
 
-def data_for(model: Any, loss: Callable[..., Any], x: Any, y: Any, name: str, sample_weight: Any = None, class_weight: Any = None) -> Data:
+def data_for(
+    model: Any,
+    loss: Callable[..., Any],
+    x: Any,
+    y: Any,
+    name: str,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    resolved: bool = False,
+) -> Data:
     """Checked data for `model`, which is a stand-in: its lazy layers are sized. Raises what fits for data that would fail later.
 
     The loss sees every target once, each against the output of the first row, so that a label out of range is found wherever
     it stands.
     """
-    y = to_tensor(y, f"{name}y", home(model)[0]).to(home(model)[1])
-    x = to_tensor(x, f"{name}x", home(model)[0])
+    y = to_tensor(y, f"{name}y", home(model)[0], resolved).to(home(model)[1])
+    x = to_tensor(x, f"{name}x", home(model)[0], resolved)
     check_axes(model, x, f"{name}x")
     check_lengths(x, y, name)
-    x = inputs_for(model, x, f"{name}x")
+    x = inputs_for(model, x, f"{name}x", resolved)
     with _about(f"{name}x, of shape {tuple(x.shape)}"):
         output = forward(model, x[:2])
     columns = columns_of(output) if 1 <= output.ndim <= 2 else 0
     labels = labels_of(y, columns) if columns else None
+    if resolved and labels is None:
+        check_resolved(y, y.to(output.dtype), f"{name}y")  # integers, which the loss takes with floats
     weights = row_weights(sample_weight, class_weight, y, labels, max(columns, 2), output.dtype)
     call = row_loss(loss, weights is not None)
     with no_grad, _about(f"{name}y, of shape {tuple(y.shape)} and {y.dtype}"):

@@ -24,7 +24,7 @@ from hotgrad.training.fingerprint import Subject
 from hotgrad.training.folds import stratified
 from hotgrad.training.following import check_trained, follow
 from hotgrad.training.history import History
-from hotgrad.training.inputs import check_lengths, pair, to_tensor
+from hotgrad.training.inputs import by_class, check_lengths, pair, to_tensor
 from hotgrad.training.loop import measured, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
@@ -197,7 +197,7 @@ class Sequential(Module):
         """Train for `epochs` on rows of `x` (n, ...) with targets `y` (n, ...) and return what happened, epoch by epoch.
 
         `x`, `y`: tensors, numpy arrays, pandas objects or nested lists; or `x` a torch Dataset or DataLoader and no `y`. Both are
-        read once, into memory. Floats are cast to the parameters' dtype.
+        read once, into memory. Floats are cast to the parameters' dtype, which must resolve the differences between the rows.
         `batch_size`: rows per step, all by default; the last batch may be smaller. `loss` and `optimizer` replace those of the model.
         `validation_data`: a pair (x, y), measured after each epoch. `seed` restarts the model's own generator, which shuffles.
         `verbose`: 0, k for a line each k-th epoch, or "auto" for a bar or about ten lines. `callbacks`: see `EarlyStopping`.
@@ -236,7 +236,7 @@ class Sequential(Module):
         subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         stand_in = copy.deepcopy(self)
-        data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight)
+        data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=True)
         validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
         rows = len(data.x)
         batch_size = min(rows, batch_size or rows)
@@ -362,8 +362,8 @@ class Sequential(Module):
         settings.setdefault("batch_size", brought)
         settings.setdefault("verbose", 0)
         stand_in = copy.deepcopy(self)
-        weights = settings.get("class_weight")
-        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights)
+        weights = by_class(settings.get("class_weight"))
+        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights, resolved=True)
         if isinstance(weights, dict) and data.labels is not None:  # by place, so that a fold may lack a class
             settings["class_weight"] = [weights.get(label, 1) for label in range(int(data.labels.max()) + 1)]
         generator = self._seeded(seed)
