@@ -267,13 +267,13 @@ class _Walk:
         ours = kind.__module__.split(".")[0] == "hotgrad"
         self.entries[path] = kind.__qualname__
         if isinstance(thing, (dict, types.MappingProxyType)):
-            self._items(path, dict(thing), lambda key: f"{path}[{_text(key) or _digest(self._apart(key))}]")
+            self._items(path, dict(thing), lambda key: f"{path}[{_text(key) or self._key(key)}]")
         elif isinstance(thing, (list, tuple, collections.deque)):
             self._items(path, thing, lambda number: f"{path}[{number}]")
         elif isinstance(thing, _ATOMS):
             self.entries[path] += f" {_bare(thing)!r}"
         elif isinstance(thing, (set, frozenset)):
-            self.entries[path] += " " + _digest(*sorted(self._apart(item) for item in thing))
+            self._fold(path, [self._apart(item) for item in thing], self.entries, len(thing))
         elif isinstance(thing, (bytearray, memoryview, array.array)):
             self.entries[path] += f" {_digest(bytes(thing))}"
         elif hasattr(kind, "__array__") and not own:
@@ -364,18 +364,32 @@ class _Walk:
         for key, value in items.items() if isinstance(items, dict) else enumerate(items):
             self.visit(name(key), value)
         if many:
-            outside[path] += f" of {len(items)}, {_digest(repr(self.entries))}"
+            self._fold(path, [self.entries], outside, len(items))
         else:
             outside.update(self.entries)
         self.entries = outside
 
-    def _apart(self, thing: Any) -> str:
-        """An item of a set as text of its own, so that the order of sets does not count."""
+    def _apart(self, thing: Any) -> Section:
+        """An item of a set, or a key, as entries of its own, so that the order of sets does not count."""
         walk = _Walk(self.known, self.names)
         walk._depth = self._depth
         walk.visit("", thing)
         self.unknown += walk.unknown
-        return repr(walk.entries)
+        return walk.entries
+
+    def _key(self, key: Any) -> str:
+        """A key that is no plain value, as a name."""
+        entries = {"": "key"}
+        self._fold("", [self._apart(key)], entries, 1)
+        return entries[""]
+
+    def _fold(self, path: str, parts: list[Section], into: Section, size: int) -> None:
+        """Make one entry of many, in any order, and one of the bytecode in them."""
+        plain = [repr({name: text for name, text in part.items() if not text.startswith(_CODE)}) for part in parts]
+        code = [repr({name: text for name, text in part.items() if text.startswith(_CODE)}) for part in parts]
+        into[path] += f" of {size}, {_digest(*sorted(plain))}"
+        if any(text != "{}" for text in code):
+            into[f"code of {path}" if path else "code"] = _CODE + _digest(*sorted(code))
 
     def _array(self, path: str, thing: Any) -> None:
         """numpy's arrays and numbers, and what others turn into one."""
