@@ -17,7 +17,7 @@ HotgradError
 ├── SettingError      (ValueError)    a setting out of range, or a name that nothing has
 ├── DataError         (ValueError)    data that cannot be used: empty, not finite, masked, of other lengths
 ├── NonFiniteLossError (FloatingPointError)  a loss that became NaN or infinite while training
-└── FileError         (ValueError)    a file that is broken, foreign, or of another model
+└── FileError         (ValueError)    a file that is broken, foreign, of another model, or cannot be written; an OSError, too
 
 EngineWarning       (RuntimeWarning)  the engine that `engine="auto"` would have chosen cannot run a model
 
@@ -102,8 +102,11 @@ class NonFiniteLossError(HotgradError, FloatingPointError):
         self.epoch, self.batch, self.history = epoch, batch, history
 
 
-class FileError(HotgradError, ValueError):
-    """A file is truncated, not one of hotgrad's, or belongs to another model or run."""
+class FileError(HotgradError, ValueError, OSError):
+    """A file is truncated, not one of hotgrad's, belongs to another model or run, or cannot be written.
+
+    In the last case `errno` is that of the OSError which is its cause.
+    """
 
 
 class EngineWarning(RuntimeWarning):

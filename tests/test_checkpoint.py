@@ -203,7 +203,7 @@ def test_resuming_equals_the_undisturbed_run(tmp_path: Path) -> None:
 
 def test_the_file_is_written_at_most_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    monkeypatch.setattr(checkpoint, "write", lambda path, kind, content: written.append(len(content["history"])))
+    monkeypatch.setattr(checkpoint, "write", lambda path, kind, content, over: written.append(len(content["history"])))
     run(tmp_path / "c", 30)
     assert written[0] == 1
     assert written[-1] == 30

@@ -356,14 +356,26 @@ class Optimizer:
             found = saved["lr"]["schedule"] if isinstance(saved["lr"], dict) else "a number"
             if kind != found:
                 wrong.append(f"group {i}: its lr is {found}; here it is {kind}")
-            elif own and (set(saved["lr"]) != {"schedule", *own} or not all(isinstance(saved["lr"][name], (int, float)) for name in own)):
+            elif own and (
+                set(saved["lr"]) != {"schedule", *own} or not all(_like(saved["lr"][name], value) for name, value in own.items())
+            ):
                 wrong.append(f"group {i}: the state of its {kind} is broken")
             if set(saved["settings"]) != set(vars(group.settings)) - {"lr"}:
                 wrong.append(f"group {i}: its settings are {', '.join(map(str, saved['settings']))}")
             elif kind == found:
                 self._check({**_tuples(saved["settings"]), "lr": group.rate if own else saved["lr"]})
+        kept = [
+            self.keeps(SimpleNamespace(lr=group.lr, **_tuples(saved["settings"])))
+            for group, saved in zip(self.groups, state["groups"])
+            for _ in group.slots
+        ]
         for i, (slot, entry) in enumerate(zip(slots, state["state"])):
             whole_number("count", entry["count"], 0)
+            unknown = set(entry) - {"count", *kept[i]}
+            if unknown:
+                wrong.append(
+                    f"parameter {i}: its state holds {', '.join(map(str, unknown))}; the rule keeps {', '.join(kept[i]) or 'nothing'}"
+                )
             for name, value in entry.items():
                 if name != "count" and tuple(value.shape) != tuple(slot.parameter.shape):
                     wrong.append(f"parameter {i}: {name} has shape {tuple(value.shape)}; the parameter has {tuple(slot.parameter.shape)}")
@@ -372,6 +384,13 @@ class Optimizer:
     def __repr__(self) -> str:
         settings = {**self._defaults, **({"clip_norm": self.clip_norm} if self.clip_norm is not None else {})}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+
+
+def _like(value: Any, own: Any) -> bool:
+    """Whether `value` can be a number in the place of `own`: whole and not negative where that counts, never NaN."""
+    if isinstance(own, int) and not isinstance(own, bool):
+        return type(value) is int and value >= 0
+    return isinstance(value, (int, float)) and value == value
 
 
 def _tuples(settings: dict[str, Any]) -> dict[str, Any]:

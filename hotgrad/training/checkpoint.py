@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hotgrad.errors import EngineWarning, FileError
+from hotgrad.checks import whole_number
+from hotgrad.errors import EngineWarning, FileError, OperandError
 from hotgrad.explain import warn
-from hotgrad.files import read, write
+from hotgrad.files import NO_FILE, Mark, identity, plain, read, try_writing, write
 from hotgrad.training.fingerprint import PYTHON, Fingerprint, Subject, changes, differences
 from hotgrad.training.history import History
-from hotgrad.training.state import Snapshot
+from hotgrad.training.state import Snapshot, checked
 
 KIND = "checkpoint"
 SECONDS = 1.0  # between two writings at epoch ends
@@ -33,18 +34,26 @@ class Checkpoint:
     """One checkpoint file and what it must belong to: a `subject`, and the data and settings that are `given`.
 
     Reading happens at once: an existing file that is broken, or whose fingerprint differs, raises FileError with the list of
-    differences before anything has changed. An object may change itself while it is trained with, as one that counts its calls:
+    differences before anything has changed, and so does a path that cannot be written. An object may change itself while it is trained with, as one that counts its calls:
     it may look as when the training started, in a new process, or as when the file was last written, in the same one.
     """
 
     def __init__(self, path: str | os.PathLike[str], subject: Subject, given: Fingerprint) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise OperandError(f"checkpoint must be the path of a file; got {path!r:.60}")
         self.path, self.subject = Path(path), subject
         self.fingerprint: Fingerprint = {**subject.found, **given}
         self.engine = ""
         self.stopped = False
         self._written = -SECONDS
         self._moved: dict[str, dict[str, str | None]] = {}
-        self._stored = read(self.path, KIND, _FIELDS) if self.path.exists() else None
+        self._stored: dict[str, Any] | None = None
+        self._mark = NO_FILE
+        try_writing(self.path)
+        if os.path.exists(path):
+            found = identity(os.stat(self.path))
+            self._stored = read(self.path, KIND, _FIELDS)
+            self._mark = Mark(found, self._stored["digest"])
         if subject.unknown:
             warn(
                 f"not compared with the checkpoint {self.path}, because nothing tells whether they are as they were: "
@@ -52,8 +61,6 @@ class Checkpoint:
                 RuntimeWarning,
             )
         if self._stored is None:
-            if not self.path.parent.is_dir():
-                raise FileNotFoundError(f"the folder of checkpoint={str(path)!r} does not exist")
             return
         python = self._stored["python"]
         wrong = differences(self._stored["fingerprint"], self._stored["moved"], self.fingerprint, python == PYTHON)
@@ -87,14 +94,17 @@ class Checkpoint:
         self.engine = engine
 
     def resume(self, model: Any, history: History, callbacks: Sequence[Any]) -> None:
-        """Bring everything to where the file stands, if there is one. Raises FileError, with nothing changed, if it does not fit."""
+        """Bring everything to where the file stands, if there is one. Raises FileError, with nothing changed, if it does not fit, or
+        if the state of a callback is nothing that a file can hold.
+        """
+        plain(states_of(callbacks), "the state of a callback")
         stored = self._stored
         if stored is None:
             return
         before = Snapshot(model)
         try:
-            rows = [{str(name): value if name == "epoch" else float(value) for name, value in row.items()} for row in stored["history"]]
-            Snapshot(stored["state"]).restore(model)
+            rows = _rows(stored["history"], stored["state"])
+            Snapshot(checked(stored["state"])).restore(model)
             restore_states(callbacks, stored["callbacks"])
         except Exception as error:
             before.restore(model)
@@ -111,13 +121,26 @@ class Checkpoint:
             self._moved = changes(self.fingerprint, {**self.fingerprint, **self.subject.look()})
         content = {"engine": self.engine, "state": snapshot.tree, "history": [dict(row) for row in history]}
         content |= {"fingerprint": self.fingerprint, "moved": self._moved, "python": PYTHON}
-        write(self.path, KIND, {**content, "callbacks": states, "stopped": self.stopped})
+        self._mark = write(self.path, KIND, {**content, "callbacks": states, "stopped": self.stopped}, over=self._mark)
         self._written = time.monotonic()
 
     def epoch_done(self, snapshot: Snapshot, history: History, states: list[Any]) -> None:
         """Replace the file unless that was done within the last second."""
         if time.monotonic() - self._written >= SECONDS:
             self.write(snapshot, history, states, last=False)
+
+
+def _rows(history: list[Any], state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a History. Raises what fits unless they are epochs in a row, up to the one that the state is of."""
+    for row in history:
+        whole_number("an epoch of the history", row["epoch"])
+        for name, value in row.items():
+            if not isinstance(name, str) or not isinstance(value, (int, float, str)):
+                raise ValueError(f"the history holds {name!r}: {value!r:.60}")
+    numbers = [row["epoch"] for row in history]
+    if not numbers or numbers != list(range(state["epochs"] - len(numbers) + 1, state["epochs"] + 1)):
+        raise ValueError(f"the epochs of the history do not go up to the {state['epochs']!r} that are done")
+    return [dict(row) for row in history]
 
 
 def states_of(callbacks: Sequence[Any]) -> list[Any]:

@@ -201,7 +201,9 @@ class _Walk:
             if hasattr(callback, "state_dict"):
                 name = getattr(callback, "__qualname__", type(callback).__qualname__)
                 numbers[name] += 1
-                state = {str(key) for key in callback.state_dict()}
+                state: set[str] = set()
+                with contextlib.suppress(Exception):  # of one that has none before it begins
+                    state = {str(key) for key in callback.state_dict()}
                 path = name if numbers[name] == 1 else f"{name} {numbers[name]}"
                 self.visit(path, callback, state | {f"_{key}" for key in state})
 

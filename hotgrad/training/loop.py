@@ -55,16 +55,19 @@ class Interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def begin(model: Any, job: Job) -> None:
+    """Tell the callbacks that training begins, and bring everything to where the checkpoint stands."""
+    for callback in job.callbacks:
+        if hasattr(callback, "begin"):
+            callback.begin(model)
+    if job.checkpoint is not None:
+        job.checkpoint.resume(model, job.history, job.callbacks)
+
+
 def train(model: Any, job: Job, runner: Any) -> History:
     """Run the epochs that are left, by the engine that `runner` stands for. Whatever ends them, the model stands as after the last completed epoch, and so does the file."""
     history, checkpoint, callbacks = job.history, job.checkpoint, job.callbacks
-    for callback in callbacks:
-        if hasattr(callback, "begin"):
-            callback.begin(model)
-    stopped = False
-    if checkpoint is not None:
-        checkpoint.resume(model, history, callbacks)
-        stopped = checkpoint.stopped
+    stopped = checkpoint is not None and checkpoint.stopped
     interrupt = Interrupt()
     progress = Progress(job.verbose, job.epochs, len(history))
     moment = _Moment(model, history, callbacks)

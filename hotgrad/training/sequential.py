@@ -25,11 +25,11 @@ from hotgrad.training.folds import stratified
 from hotgrad.training.following import check_trained, follow
 from hotgrad.training.history import History
 from hotgrad.training.inputs import by_class, check_lengths, pair, to_tensor
-from hotgrad.training.loop import measured, train
+from hotgrad.training.loop import begin, measured, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
 from hotgrad.training.predictor import Predictor
-from hotgrad.training.state import Snapshot
+from hotgrad.training.state import Snapshot, checked
 from hotgrad.training.steps import Data, Job
 from hotgrad.training.threads import side_by_side
 
@@ -260,6 +260,7 @@ class Sequential(Module):
             self.loss, self.optimizer = new_loss, new_optimizer
             follow(self, list(self.parameters()))
             runner = runner_for(self, job, engine)
+            begin(self, job)
         self._setup.axes = data.x.ndim
         return train(self, job, runner)
 
@@ -403,7 +404,8 @@ class Sequential(Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, buffers, the optimizer's state, the number of epochs done and the generator's state to `path`.
 
-        The file appears whole or not at all. Raises TapeError while a lazy layer is not sized, OSError if it cannot be written.
+        The file appears whole or not at all; an old one keeps its mode, a link goes on pointing to it. Raises TapeError while a lazy
+        layer is not sized, FileError, which is an OSError, if it cannot be written, FileNotFoundError without its folder.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -430,8 +432,8 @@ class Sequential(Module):
                 f"{path} was saved with the optimizer {content['optimizer']}, this model has {current}; "
                 "set model.optimizer = None before loading, and give the new one to fit"
             )
-        snapshot = Snapshot(content["state"])
         try:
+            snapshot = Snapshot(checked(content["state"]))
             snapshot.restore(copy.deepcopy(self))
         except Exception as error:
             raise FileError(f"{path} does not fit this model: {error}") from error

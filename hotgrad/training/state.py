@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import whole_number
 from hotgrad.training.following import follow
 from hotgrad.variable import Parameter, Variable
 
@@ -25,6 +26,18 @@ def copied(tree: Any) -> Any:
         return {key: copied(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
         return type(tree)(copied(value) for value in tree)
+    return tree
+
+
+def checked(tree: Any) -> dict[str, Any]:
+    """The tree of a Snapshot that comes out of a file. Raises SettingError or ValueError for one that is none."""
+    if not isinstance(tree, dict) or set(tree) != {"model", "optimizer", "generator", "epochs"}:
+        raise ValueError(f"it holds no state of a training: {tree!r:.60}")
+    whole_number("the number of epochs done", tree["epochs"], 0)
+    if not isinstance(tree["optimizer"], (dict, type(None))) or not isinstance(tree["generator"], (Tensor, type(None))):
+        raise ValueError("the state of its optimizer or generator is none")
+    if not isinstance(tree["model"], dict):
+        raise ValueError("it holds no parameters")
     return tree
 
 
