@@ -285,6 +285,10 @@ class Lowering:
             for buffer in dying.pop(position, []):
                 if buffer in seen:
                     free.setdefault(C_TYPES[buffer.dtype], []).append(buffer.slot)
+        # what is empty is written by nobody, and yet has a name where a loop of no runs would read it
+        for place in [p for kernel in self.kernels if kernel for p in kernel.reads] + self.outputs:
+            if not place.buffer.slot:
+                self._slot(place.buffer, f"empty_{_LETTERS[C_TYPES[place.buffer.dtype]]}")
 
     def _size(self, slot: str) -> int:
         return self.slots[slot][1] if slot in self.slots else 0

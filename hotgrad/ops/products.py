@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -70,7 +71,8 @@ class MatMul(Primitive):
             a, b = (t.expand(*out.shape[:-2], *t.shape[-2:]) for t in (a, b))
         (first, a), (second, b) = _operand(a), _operand(b)
         if a.ndim > 2 and b.ndim > 2:
-            a, b, out = (t.view(-1, *t.shape[-2:]) for t in (a, b, out))
+            stack = math.prod(out.shape[:-2])  # view(-1) could not tell where a matrix is empty
+            a, b, out = (t.view(stack, *t.shape[-2:]) for t in (a, b, out))
         kernel = {(1, 1): torch.dot, (2, 1): torch.mv, (2, 2): torch.mm, (3, 3): torch.bmm}.get((a.ndim, b.ndim), torch.matmul)
         return [*first, *second, partial(kernel, a, b, out=out)]
 
