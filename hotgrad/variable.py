@@ -232,7 +232,7 @@ class Variable(Methods):
         if self._link is not None:
             message = "numpy() on a Variable that requires a gradient would lose the graph; use detach().numpy()"
             raise TapeError(f"{message}. To join Variables into one use hg.stack([v0, v1])")
-        return self._values().numpy()
+        return self._values().resolve_neg().numpy()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         array = self.numpy()

@@ -125,6 +125,8 @@ class Native(Engine):
             _require("an output", tensor, value.dtype, ((steps, *value.shape), (1, *value.shape)))
             self._apart[i] = value.numel() if tensor.shape[0] == steps else 0
         memory = [_state(state) for state in code.states]
+        if self._negated:
+            memory = [_dense(tensor) for tensor in memory]
         for array, tensors in ((self._sources, given), (self._draws, draws), (self._outputs, outputs), (self._states, memory)):
             for i, tensor in enumerate(tensors):
                 array[i] = tensor.data_ptr()
@@ -153,6 +155,7 @@ class Native(Engine):
         self._sources, self._draws, self._outputs, self._states = (
             (ctypes.c_void_p * max(len(values), 1))() for values in (code.inputs, code.draws, code.outputs, code.states)
         )
+        self._negated = any(state.tensor.is_neg() for state in code.states)  # asked once: it costs as much as all else per state
         self._apart = (ctypes.c_int64 * max(len(code.outputs), 1))()
 
     def _bind(self, functions: ctypes.CDLL) -> None:
@@ -165,7 +168,7 @@ class Native(Engine):
         self.workspace = torch.zeros(size() + _ALIGNMENT, dtype=torch.uint8)
         start = self.workspace.data_ptr()
         self._address = start + -start % _ALIGNMENT
-        constants = [tensor.detach().contiguous() for _, tensor in self._low.constants]
+        constants = [_dense(tensor.detach()) for _, tensor in self._low.constants]
         load = functions[f"{self._name}_load"]
         load.restype, load.argtypes = None, [pointer, pointer]
         load(self._address, (ctypes.c_void_p * max(len(constants), 1))(*(t.data_ptr() for t in constants)))
@@ -206,7 +209,7 @@ def _source(tensor: Tensor, value: Value, ordered: bool) -> Tensor:
     if not fits or tensor.dtype is not value.dtype or not tensor.is_cpu:
         wanted = f"{described(value)}, of any length," if ordered else described(value)
         raise ShapeError(f"an input must be {wanted} on the CPU; got {tensor.dtype}{tuple(shape)} on {tensor.device}")
-    return tensor.contiguous()
+    return _dense(tensor)
 
 
 def _state(state: State) -> Tensor:
@@ -217,6 +220,11 @@ def _state(state: State) -> Tensor:
             f"it is {tensor.dtype}{tuple(tensor.shape)} on {tensor.device}"
         )
     return tensor.contiguous()
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor as C reads it: row after row, and with its signs, which torch may keep in a bit beside the memory."""
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
 
 
 def _check_order(order: Tensor, steps: int, inputs: Sequence[Value], sources: Sequence[Tensor]) -> None:

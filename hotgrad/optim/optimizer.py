@@ -419,7 +419,7 @@ def _ready(group: Group) -> Iterable[tuple[list[Slot], list[Any], list[Any]]]:
 
 
 def check_apart(named: Iterable[tuple[str, Any]]) -> None:
-    """Raises SettingError if memory that is trained belongs to two of these Parameters or buffers, or twice to one.
+    """Raises SettingError if memory that is trained belongs to two of these Parameters or buffers, or twice to one, or is negated.
 
     A step would change both at once, or one after the other: what comes of it would depend on the engine.
     """
@@ -427,7 +427,12 @@ def check_apart(named: Iterable[tuple[str, Any]]) -> None:
     for name, thing in named:
         if not isinstance(thing, LazyParameter):
             data = thing._data if isinstance(thing, Variable) else thing
-            listed.append((f"{name} of shape {tuple(data.shape)}", data, isinstance(thing, Variable) and thing.requires_grad))
+            trained = isinstance(thing, Variable) and thing.requires_grad
+            if trained and data.is_neg():
+                raise SettingError(
+                    f"{name} of shape {tuple(data.shape)} is a negated view, which cannot be written to; give resolve_neg() of it"
+                )
+            listed.append((f"{name} of shape {tuple(data.shape)}", data, trained))
     found = overlapping(listed)
     if found:
         raise SettingError(

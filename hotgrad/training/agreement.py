@@ -111,6 +111,7 @@ class _Step:
                 continue
             size, reached = (float(t.double().nan_to_num(0, 0, 0).abs().max()) for t in (old, after))
             if size == 0:
+                reached = max(reached, 0.1) if isinstance(state.holder, Variable) else reached  # a bias is added to something
                 self.states[i] = (0.1 + torch.rand(old.shape, generator=generator)).mul_(reached).to(old.dtype)
             elif isinstance(state.holder, Variable):
                 moved = max(moved, float((after.double() - old.double()).nan_to_num(0, 0, 0).abs().max()) / size)
