@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check the gradients of ops (needs hypothesis)")
     check.add_argument("name", nargs="*", help="ops to check, all by default")
     check.add_argument("--power", action="store_true", help="plant wrong rules and see that they are caught")
+    check.add_argument("--native", action="store_true", help="compare native forms with forward too (needs a C compiler)")
     return top
 
 
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from hotgrad.testing.cli import main as check  # needs hypothesis, which is optional
 
-            return int(check(args.name, args.power) or 0)
+            return int(check(args.name, args.power, args.native) or 0)
     except (HotgradError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

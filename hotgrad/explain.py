@@ -146,6 +146,8 @@ def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
         ) from None
     reads = op.reads[min(index, len(op.reads) - 1)]
     unread = getattr(error, "obj", None)
+    if isinstance(error, TypeError):  # Python names the class: "object of type 'Sink' has no len()"
+        unread = next((v for v in record.operands if isinstance(v, Node) and repr(type(v).__name__) in str(error)), None)
     if isinstance(unread, Node):
         used = next((name for name, value in zip(op.operand_names, record.operands) if value is unread), op.operand_names[0])
         raise RuleError(
@@ -175,5 +177,6 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     >>> nearest("adan", ["sgd", "adam"])
     "; did you mean 'adam'?"
     """
-    found = difflib.get_close_matches(str(name).lower(), list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    lowered = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(str(name).lower(), list(lowered), 1)
+    return f"; did you mean {lowered[found[0]]!r}?" if found else ""

@@ -65,7 +65,8 @@ class Node:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise Unread(next(a for a in (*args, *(kwargs or {}).values()) if isinstance(a, Node)))
+        given = [x for a in (*args, *(kwargs or {}).values()) for x in (a if isinstance(a, (list, tuple)) else (a,))]
+        raise Unread(next(x for x in given if isinstance(x, Node)))
 
 
 for _name in "add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmul neg abs getitem gt ge lt le float".split():

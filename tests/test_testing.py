@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import hotgrad as hg
-from hotgrad import testing
+from hotgrad import __main__, testing
+from hotgrad.engines.compiler import find_compiler
 from hotgrad.testing import GradientError, check_gradients, check_op, cli
 
 
@@ -215,7 +216,7 @@ def test_check_all_tells_every_failure() -> None:
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["Mul", "Less"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split() == ["op", "examples", "orders", "slopes", "worst", "error", "seconds"]
+    assert printed[0].split() == ["op", "examples", "orders", "slopes", "worst", "error", "native", "seconds"]
     assert printed[1].split()[:4] == ["Mul", "25", "1,", "2"]
     assert printed[2].split()[0] == "Less"
 
@@ -290,3 +291,132 @@ def test_the_rest_of_hotgrad_does_without_it() -> None:
     code = "import sys, hotgrad; print(any(m.startswith(('hypothesis', 'hotgrad.testing')) for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# ------------------------------------------------------------------------------------------------------- what is checked
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("Sinc", r"no primitive is named 'Sinc'; did you mean 'Sin'\? There are .*Mul"),
+        ("mul", r"no primitive is named 'mul'; did you mean 'Mul'\?"),
+        ("xyzzy", r"no primitive is named 'xyzzy'\. There are"),
+        (torch.sin, r"got <built-in method sin .*; for the op Sin give check_op\('Sin'\).*check_gradients\(f, \*inputs\)"),
+        (torch.nn.functional.relu, r"for the op ReLU give check_op\('ReLU'\)"),
+        (hg.sin, r"for the op Sin give"),
+        (hg.ops.Exp.apply, r"for the op Exp give"),
+        (hg.ops.Mul(), r"for the op Mul give"),
+        (torch.special.sinc, r"takes a Primitive class or its name; got .* The gradients of any function"),
+        (torch.nn.ReLU(), r"for the op ReLU give"),
+        (hg.Primitive, r"takes a Primitive class or its name"),
+        (None, r"takes a Primitive class or its name; got None\."),
+    ],
+)
+def test_what_is_no_primitive_is_refused_with_what_to_give(given: Any, said: str) -> None:
+    with pytest.raises(hg.errors.OperandError, match=said):
+        check_op(given)
+
+
+def test_primitives_are_taken_by_name() -> None:
+    assert check_op("Mul", max_examples=3).name == "Mul"
+    with pytest.raises(hg.errors.OperandError, match="did you mean 'Softmax'"):
+        testing.check_all(["Exp", "Sofmax"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "reads"),
+    [
+        (lambda g, out, a: g * a.exp(), ""),
+        (lambda g, out, a: g * torch.exp(a), ""),
+        (lambda g, out, a: torch.cat([g, a]), ""),
+        (lambda g, out, a: g * len(a), ""),
+        (lambda g, out, a: g * out, "a"),
+        (lambda g, out, a: g * out.abs(), "a"),
+        (lambda g, out, a: g * a.exp() if out else -g, "a"),
+    ],
+)
+def test_the_report_names_what_reads_lacks(rule: Any, reads: str) -> None:
+    wrong = types.new_class("Own", (hg.Primitive,), {"register": False}, lambda body: body.update(
+        forward=staticmethod(lambda a: a.exp()), vjps=(rule,), reads=reads,
+    ))  # fmt: skip
+    with pytest.raises(GradientError, match=f"`reads`, now '{reads}'"):
+        check_op(wrong, shrink=False)
+
+
+# ---------------------------------------------------------------------------------------------------------- native forms
+
+
+def own(native: str, forward: Any, *rules: Any, **fields: Any) -> Any:
+    fields |= {"native": native, "forward": staticmethod(forward), "vjps": rules}
+    return types.new_class("Own", (hg.Primitive,), {"register": False}, lambda body: body.update(fields))
+
+
+def double(native: str) -> Any:
+    return own(native, lambda a: a * 2, lambda g, out, a: g * 2)
+
+
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="needs a C compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "op",
+    [
+        double("{a} + {a}"),
+        own("{a} - {b} / 2", lambda a, b: a - b / 2, lambda g, out, a, b: g, lambda g, out, a, b: -g / 2),
+        own("matmul", lambda a, b: a @ b, lambda g, out, a, b: g @ b.mT, lambda g, out, a, b: a.mT @ g, signature="(m,k),(k,n)->(m,n)"),
+        *map(hg.primitives().get, ("Where", "Clip", "Softplus", "Softmax", "Gather")),
+    ],
+)
+def test_right_native_forms_pass(op: Any) -> None:
+    assert check_op(op, order=1, max_examples=8, native=True).native >= 4
+    assert check_op(op, order=1, max_examples=3).native == 0
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("op", "said"),
+    [
+        (double("{a} * 3"), r"Own: its native form '\{a\} \* 3' is not what forward computes: for a = .* natively, and .* by forward"),
+        (double("{a} * 2.00001"), "is not what forward computes"),
+        (double("{a} * (1 + ({a} != 0.5))"), "for a = 0.5 "),
+        (double("{a} == {a} ? 2 * {a} : 0"), "for a = nan .* is 0 natively, and nan by forward"),
+        (double("fmin(2 * {a}, 1e299)"), "for a = 1e.300 "),
+        (double("2 * fmin({a}, 8e307)"), "for a = inf "),
+        (double("copysign(2 * {a}, 1)"), "for a = -"),
+        (double("{a} ** 2"), r"its native form .* cannot be used: the C compiler .* failed"),
+        (double("twice({a})"), "its native form calls 'twice', which is not known"),
+        (double("twice"), "cannot be used: Own has no native form: 'twice' is not known"),
+        (own("{b} - {a}", lambda a, b: a - b, lambda g, out, a, b: g, lambda g, out, a, b: -g), "for a = .*, b = "),
+        (own("exp({a}) / (1 + exp({a}))", torch.sigmoid, lambda g, out, a: g * out * (1 - out)), "is nan natively, and 1 by forward"),
+        (
+            own("{k} * {a}", lambda a, *, k: a + k, lambda g, out, a, k: g, options={"k": [2.0, 3.0]}),
+            "is not what forward computes",
+        ),
+        (
+            own("log({a} + 1e-290)", lambda a: a.log(), lambda g, out, a: g / a, domain=(hg.Interval(0.0),)),
+            "for a = 0.0 .*, and -inf by forward",
+        ),
+        (own("sum", lambda a: a.mean(), lambda g, out, a: g.expand(a.shape) / a.numel(), operands=lambda: [([(3,)], {})]), "Own"),
+    ],
+)
+def test_wrong_native_forms_are_caught(op: Any, said: str) -> None:
+    check_op(op, order=1, max_examples=8)
+    with pytest.raises(GradientError, match=said):
+        check_op(op, order=1, max_examples=8, native=True)
+
+
+def test_without_a_native_form_there_is_nothing_to_check() -> None:
+    with pytest.raises(hg.errors.OperandError, match="Own declares no `native` form"):
+        check_op(double(""), native=True)
+
+
+@needs_compiler
+def test_the_command_checks_native_forms(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["Neg"], native=True) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-2] == "6"
+    monkeypatch.setattr(hg.ops.Neg, "native", "{a}")
+    assert __main__.main(["check", "Neg"]) == 0
+    assert __main__.main(["check", "Neg", "--native"]) == 1
+    assert "WRONG: native" in (said := capsys.readouterr().out) and "its native form '{a}' is not what forward computes" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,17 +65,23 @@ class Form:
 
     def _allowed(self) -> Tensor:
         """By element how far rounding may take the result: operands moved by a rounding show how much of it the op makes."""
-        dtype = self.expected.dtype
-        allowed = torch.zeros(self.expected.shape, dtype=torch.float64)
+        dtype, exact = self.expected.dtype, self.expected.double()
+        allowed = torch.zeros(exact.shape, dtype=torch.float64)
         for sign in (1, -1):
             operands = [_moved(o, sign) if isinstance(o, Tensor) and o.is_floating_point() else o for o in self.operands]
             with contextlib.suppress(Exception):  # of the user's code, outside of the op's domain
-                change = (self.op.forward(*operands, **self.options).double() - self.expected.double()).abs()
+                change = (self.op.forward(*operands, **self.options).double() - exact).abs()
                 allowed = torch.maximum(allowed, 8 * change.nan_to_num(0.0, math.inf))
         if dtype.is_floating_point:
-            scale = max([1.0, *(float(o.abs().max()) for o in self.operands if isinstance(o, Tensor) and o.numel())])
-            allowed += _TOLERANCE.get(dtype, 1e-4) * self.expected.double().abs() + 16 * torch.finfo(dtype).eps * scale
-        return allowed
+            allowed += _TOLERANCE.get(dtype, 1e-4) * exact.abs() + 16 * torch.finfo(dtype).eps * self._scale()
+        return torch.where(exact.isfinite(), allowed, 0.0)  # NaN and infinities are exact
+
+    def _scale(self) -> Tensor:
+        """How large the operands are, and 1 at least: by element for an expression, over all for a shape class."""
+        sizes = [o.double().abs().nan_to_num(0.0, 0.0) for o in self.operands if isinstance(o, Tensor) and o.numel()]
+        if not is_expression(self.op.native):
+            sizes = [size.max() for size in sizes]
+        return functools.reduce(torch.maximum, sizes, torch.ones((), dtype=torch.float64))
 
     def _told(self, at: tuple[int, ...]) -> str:
         values = []
@@ -148,4 +155,4 @@ def _values(domain: Domain, dtype: torch.dtype, count: int, seed: int, generator
 
 
 def _moved(tensor: Tensor, sign: int) -> Tensor:
-    return torch.nextafter(tensor, torch.full_like(tensor, sign * math.inf))
+    return torch.where(tensor.isinf(), tensor, torch.nextafter(tensor, torch.full_like(tensor, sign * math.inf)))

@@ -174,17 +174,17 @@ class Native(Engine):
         load(self._address, (ctypes.c_void_p * max(len(constants), 1))(*(t.data_ptr() for t in constants)))
 
 
-def native_result(op: type[Primitive], operands: Sequence[Any], options: dict[str, Any]) -> Tensor:
-    """What an op's native form gives for these tensors and numbers. Raises NativeError where it has none, or does not compile.
+def native_form(op: type[Primitive], operands: Sequence[Any], options: dict[str, Any]) -> tuple[Form, Native]:
+    """A call of an op on these tensors and numbers, and it compiled. Raises NativeError where it has no native form, or does not compile.
 
-    >>> native_result(hg.ops.Mul, [torch.tensor([1.0, 2.0]), 3.0], {})
+    >>> form, engine = native_form(hg.ops.Mul, [torch.tensor([1.0, 2.0]), 3.0], {})
+    >>> form.run(engine)
     tensor([3., 6.])
     """
     form = Form.of(op, operands, op.bind((), options))
     native = Native._lowered(form.code, True, 0)
-    library = _compiled(native.source())
-    native._bind(library.functions)
-    return form.run(native)
+    native._bind(_compiled(native.source()).functions)
+    return form, native
 
 
 def _compiled(text: str, options: Sequence[str] = (), limit: float = LIMIT) -> Library:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -15,12 +17,13 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from torch import Tensor
 
 from hotgrad.errors import HotgradError, OperandError
+from hotgrad.explain import nearest
 from hotgrad.primitive import Primitive, primitives
-from hotgrad.testing import conventions
+from hotgrad.testing import conventions, natives
 from hotgrad.testing.examine import examine
 from hotgrad.testing.report import GradientError, Problem, Report, option_code, tensor_code
 from hotgrad.testing.strategies import domain_of, laid_out, operands
-from hotgrad.testing.subject import Subject
+from hotgrad.testing.subject import Subject, same
 from hotgrad.variable import Variable
 
 _REFUSALS = (HotgradError, ValueError, RuntimeError, IndexError, TypeError, ZeroDivisionError)
@@ -29,21 +32,24 @@ _LAYOUT = st.sampled_from([0, 0, 1, 1, 2, 4])
 
 
 def check_op(
-    op: type[Primitive],
+    op: type[Primitive] | str,
     order: int = 2,
     max_examples: int = 25,
     seed: int | None = None,
     *,
     oracle: Callable[..., Tensor] | None = None,
+    native: bool = False,
     shrink: bool = True,
 ) -> Report:
-    """Check the gradient rules of a primitive on drawn operands, options and cotangents.
+    """Check the gradient rules of a primitive, given as the class or by name, on drawn operands, options and cotangents.
 
     `order`: 1, or 2 for first and second derivatives. `max_examples`: how many draws. `seed`: None draws the same examples every
     time. `oracle`: a torch function that takes the same operands and options; values and gradients must then agree with torch's.
-    `shrink`: look for the smallest failing example (takes longer).
+    `native`: compare its native form with `forward` too, in float64 and float32, on what was drawn, special values, NaN and
+    infinities (needs a C compiler). `shrink`: look for the smallest failing example (takes longer).
 
-    Raises GradientError, which says what is wrong, for which operand and element, with the input as code to paste.
+    Raises GradientError, which says what is wrong, for which operand and element, with the input as code to paste; OperandError for
+    what is no primitive, or has no native form to check; EngineError without a C compiler.
 
     >>> class Cube(hg.Primitive, register=False):
     ...     '''The third power of each element.'''
@@ -55,6 +61,9 @@ def check_op(
     hotgrad.testing.report.GradientError: Cube: the gradient of a is ...
     """
     started = time.perf_counter()
+    op = resolved(op)
+    if native:
+        natives.require(op)
     report = Report(op.name, orders=order if op.differentiable else 0)
     run = _Run(op, order, report, oracle)
     problems = conventions.check(op)
@@ -84,8 +93,30 @@ def check_op(
             ],
             "",
         )
+    if native:
+        problems = natives.compare(op, run.drawn, report)
+        if problems:
+            raise failure(problems, "")
     report.seconds = time.perf_counter() - started
     return report
+
+
+def resolved(op: Any) -> type[Primitive]:
+    """The primitive that is meant: the class itself, or its name in the registry. Raises OperandError."""
+    known = primitives()
+    if isinstance(op, str):
+        if op not in known:
+            raise OperandError(f"no primitive is named {op!r}{nearest(op, known) or '.'} There are {', '.join(known)}")
+        return known[op]
+    if isinstance(op, type) and issubclass(op, Primitive) and hasattr(op, "rules"):
+        return op
+    name = getattr(op, "__name__", type(op).__name__)
+    same = [p for p in known.values() if name in (p.name, p.function) or isinstance(op, p) or op == p.apply]
+    here = f"; for the op {same[0].name} give check_op({same[0].name!r})" if same else ""
+    raise OperandError(
+        f"check_op takes a Primitive class or its name; got {op!r:.80}{here}. "
+        "The gradients of any function of Variables, or of a Module, are checked by check_gradients(f, *inputs)"
+    )
 
 
 class _Run:
@@ -93,9 +124,11 @@ class _Run:
 
     def __init__(self, op: type[Primitive], order: int, report: Report, oracle: Callable[..., Tensor] | None) -> None:
         self.op, self.order, self.report, self.oracle = op, order, report, oracle
+        self.drawn: list[tuple[tuple[Tensor, ...], dict[str, Any]]] = []
 
     def __call__(self, drawn: tuple[tuple[Tensor, ...], dict[str, Any], Tensor]) -> None:
         values, options, g = drawn
+        self.drawn.append((values, options))
         problems = self.problems(values, options, g)
         if problems:
             raise failure(problems, self.code(values, options, g), sum(v.numel() for v in values))
@@ -118,6 +151,8 @@ class _Run:
                 return []
             g = g.to(out.dtype)
         found = examine(subject, g, self.order)
+        if found and "`reads`" not in found[0].text:
+            found[0].diagnosis = _unread(subject, op, options, g) or found[0].diagnosis
         if not found and self.oracle:
             found = conventions.compare(self.oracle, subject, options, g)
         if not found and op.stable:
@@ -134,6 +169,25 @@ class _Run:
         given = "".join(f", {name}={option_code(value)}" for name, value in options.items())
         lines.append(f"{op.name}.apply({', '.join(names)}{given}).backward({tensor_code(g)})")
         return "\n".join(lines)
+
+
+def _unread(subject: Subject, op: type[Primitive], options: dict[str, Any], g: Tensor) -> str:
+    """What to say if the gradients would be others, did the rules get all that they can read; else nothing."""
+    everything = " ".join((*op.operand_names, "out"))
+    if set(op.reads) == {everything}:
+        return ""
+    whole = types.new_class(op.__name__, (op,), {"register": False}, lambda body: body.update(reads=everything))
+    found: list[Any] = []
+    for one in (op, whole):
+        call = lambda xs, one=one: one.apply(*xs, **options)  # noqa: E731
+        try:
+            found.append(dataclasses.replace(subject, call=call).pull(subject.values, g))
+        except Exception:
+            found.append(None)
+    mine, others = found
+    if others is None or (mine is not None and all(map(same, mine, others))):
+        return ""
+    return f"a rule reads what its entry in `reads`, now {', '.join(map(repr, op.reads))}, does not name"
 
 
 def _value_problems(subject: Subject, op: type[Primitive], options: dict[str, Any]) -> list[Problem]:
@@ -212,16 +266,23 @@ def failure(
 
 
 def check_all(
-    names: Iterable[str] | None = None, order: int = 2, max_examples: int = 25, seed: int | None = None, *, oracle: bool = False
+    names: Iterable[str] | None = None,
+    order: int = 2,
+    max_examples: int = 25,
+    seed: int | None = None,
+    *,
+    oracle: bool = False,
+    native: bool = False,
 ) -> list[Report]:
     """Check every registered primitive, or those named. `oracle`: compare with torch's functions too, where there is one.
+    `native`: compare native forms with `forward` too, where there is one.
 
     Raises one GradientError for all that was found wrong, and OperandError for a name that nothing has.
 
     >>> [report.name for report in check_all(["Mul", "Exp"], max_examples=5)]
     ['Mul', 'Exp']
     """
-    reports = list(each(names, order, max_examples, seed, oracle=oracle))
+    reports = list(each(names, order, max_examples, seed, oracle=oracle, native=native))
     problems = [problem for report in reports for problem in report.problems]
     if problems:
         raise GradientError("\n".join(report.message for report in reports if report.problems), problems)
@@ -229,19 +290,21 @@ def check_all(
 
 
 def each(
-    names: Iterable[str] | None = None, order: int = 2, max_examples: int = 25, seed: int | None = None, *, oracle: bool = False
+    names: Iterable[str] | None = None,
+    order: int = 2,
+    max_examples: int = 25,
+    seed: int | None = None,
+    *,
+    oracle: bool = False,
+    native: bool = False,
 ) -> Iterator[Report]:
     """The reports of `check_all`, one after the other; a failed one holds its problems."""
-    known = primitives()
-    wanted = list(known if names is None else names)
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise OperandError(f"no primitive is named {unknown[0]!r}; there are {', '.join(known)}")
-    for name in wanted:
-        op = known[name]
+    for name, op in [(name, resolved(name)) for name in (primitives() if names is None else names)]:
         started = time.perf_counter()
         try:
-            yield check_op(op, order, max_examples, seed, oracle=conventions.oracle_of(op) if oracle else None)
+            yield check_op(
+                op, order, max_examples, seed, oracle=conventions.oracle_of(op) if oracle else None, native=native and bool(op.native)
+            )
         except GradientError as error:
             seconds = time.perf_counter() - started
             yield Report(name, orders=order, seconds=seconds, problems=list(error.problems), message=str(error))

@@ -48,6 +48,7 @@ class Report:
     unresolved: int = 0  # slopes that no difference could tell
     worst: float = 0.0  # largest disagreement with a resolved slope, relative to it or to 1
     orders: int = 1
+    native: int = 0  # calls whose native results were compared
     seconds: float = 0.0
     problems: list[Problem] = field(default_factory=list)
     message: str = ""  # of the GradientError, where there are problems
