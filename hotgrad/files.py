@@ -1,7 +1,7 @@
 """Files: written whole or not at all, with a digest of what is in them; read without executing anything, and checked by it.
 
 A file is written beside its place under a name of its own, which its writer holds locked, and renamed. What killed writers left is
-known by its lock being free, and goes with the next writing to that place.
+known by its lock being free, and goes with the next writing to that place; so it is with temporary folders.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import socket
 import stat
 import struct
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -181,6 +182,18 @@ def _clear(target: Path) -> None:
             match = ours.fullmatch(entry.name)
             if match and ((fcntl is not None and match[1] == _HOST) or time.time() - entry.stat().st_mtime > _ABANDONED):
                 remove_abandoned(entry.path, os.unlink)
+
+
+def held_folder(prefix: str, parent: str | os.PathLike[str] | None = None) -> tuple[Path, int]:
+    """A new folder that nobody else may enter, in that for temporary files unless one is given, and its lock: close it at the end."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        descriptor = os.open(folder, os.O_RDONLY)
+        hold(descriptor)
+        with contextlib.suppress(FileNotFoundError):  # as in `_opened`
+            if os.stat(folder).st_ino == os.fstat(descriptor).st_ino:
+                return folder, descriptor
+        os.close(descriptor)
 
 
 def hold(descriptor: int) -> None:

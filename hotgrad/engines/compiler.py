@@ -14,6 +14,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hotgrad.errors import EngineError
+from hotgrad.files import held_folder, remove_abandoned
 
 # Without errno and traps, selects become vector code; results do not change. ISO mode alone would forbid fused multiply-add.
 OPTIONS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
@@ -58,6 +60,8 @@ wait $run; status=$?
 exec 2>/dev/null
 kill $watch; wait $watch
 exit $status"""
+_BUILD = re.compile(r"build-\d+-[a-z0-9_]{8}")
+_PRIVATE = re.compile(r"hotgrad-native-\d+-[a-z0-9_]{8}")  # what stands for the cache where that cannot be used
 _ABANDONED = 24 * 3600.0  # seconds after which a directory that a killed process was building in is removed
 
 
@@ -205,8 +209,12 @@ def _require_private(path: Path) -> None:
 @functools.cache
 def _private_directory() -> Path:
     """A directory of this process, removed when it ends."""
-    directory = Path(tempfile.mkdtemp(prefix="hotgrad-"))
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:  # what killed processes left
+        for entry in entries:
+            if _PRIVATE.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                remove_abandoned(entry.path, shutil.rmtree)
     owner = os.getpid()
+    directory, _ = held_folder(f"hotgrad-native-{owner}-")  # until the process ends
 
     def remove() -> None:
         if os.getpid() == owner:  # not in a fork
@@ -244,7 +252,7 @@ def _build(
     directory: Path, key: str, source: str, compiler: Compiler, options: Sequence[str], limit: float
 ) -> tuple[ctypes.CDLL, Path, bool]:
     """Compile, move the result to its place in one step, and load it."""
-    workplace = Path(tempfile.mkdtemp(prefix="build-", dir=directory))
+    workplace, lock = held_folder(f"build-{os.getpid()}-", directory)
     try:
         text, made = workplace / "source.c", workplace / "library.so"
         text.write_text(source, encoding="utf-8")
@@ -263,6 +271,7 @@ def _build(
         os.replace(made, path)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+        os.close(lock)
     _prune(directory, path)
     return ctypes.CDLL(str(path)), path, False
 
@@ -282,8 +291,11 @@ def _prune(directory: Path, keep: Path) -> None:
                 files, total = files + 1, total + state.st_size
                 if path != keep and (files > MAX_FILES or total > MAX_BYTES):
                     path.unlink(missing_ok=True)
-            elif path.name.startswith("build-") and time.time() - state.st_mtime > _ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
+            elif path.name.startswith("build-"):
+                if _BUILD.fullmatch(path.name):
+                    remove_abandoned(path, shutil.rmtree)
+                if time.time() - state.st_mtime > _ABANDONED:  # where no lock tells
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _run(command: Sequence[str], limit: float, watched: bool = False) -> tuple[int, str, str]:
