@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import random
@@ -95,6 +96,46 @@ def test_a_model_without_optimizer_loads_the_weights(tmp_path: Path) -> None:
     assert torch.equal(bare.load(tmp_path / "model").predict(X), model.predict(X))
     with pytest.raises(FileError, match="optimizer Adam, this model has SGD"):
         make(optim.SGD()).load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay"])
+@pytest.mark.parametrize(
+    "optimizer", [optim.SGD(lr=optim.PlateauLR(0.1), momentum=0.9), optim.Adam(lr=optim.StepLR(0.01, 2), clip_norm=1.0)]
+)
+def test_pickled_and_copied_models_go_on_as_the_first(optimizer: Any, engine: str) -> None:
+    model, stopping = make(optimizer.fresh()), EarlyStopping("loss", 50)
+    history = model.fit(X, Y, 2, 8, seed=0, verbose=0, engine=engine, callbacks=[stopping])
+    model.predict(X)
+    twin, rows, callback = pickle.loads(pickle.dumps((model, history, stopping)))
+    assert (type(rows), rows, rows.engine, rows.engine_note) == (type(history), history, history.engine, history.engine_note)
+    assert repr(callback) == repr(stopping)
+    models = [model, twin, copy.deepcopy(model)]
+    for each in models:
+        assert {id(p) for p in each.optimizer.parameters} == {id(p) for p in each.parameters()}
+        each.fit(X, Y, 2, 8, verbose=0, engine=engine)
+    assert same(state(model), state(models[1]))
+    assert same(state(model), state(models[2]))
+
+
+def test_loading_under_another_default_dtype(tmp_path: Path) -> None:
+    """A model keeps its own dtypes; one that is made then has that dtype, and takes the values over."""
+    model = make()
+    model.fit(X, Y, 2, 8, seed=0, verbose=0)
+    model.save(tmp_path / "model")
+    run(tmp_path / "c", 2, make())
+    single, pickled = make(seed=5), pickle.dumps(model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert same(state(single.load(tmp_path / "model")), state(model))
+        assert same(state(pickle.loads(pickled)), state(model))
+        for lazy in (False, True):
+            double = make(lazy=lazy).load(tmp_path / "model")
+            assert {p.dtype for p in double.parameters()} == {torch.float64}
+            assert torch.equal(double[0].weight.data, model[0].weight.data.double())
+        with pytest.raises(FileError, match=r"parameters: 0.weight was \(3, 6\) float32, is \(3, 6\) float64"):
+            run(tmp_path / "c", 4, make())
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_other_layers_are_refused_with_all_differences(tmp_path: Path) -> None:

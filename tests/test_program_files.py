@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 import hotgrad as hg
-from hotgrad import nn, optim
+from hotgrad import files, nn, optim
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 
@@ -203,11 +205,9 @@ def test_truncated_files(tmp_path: Path) -> None:
 def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """The file with its text changed."""
     content = torch.load(path, weights_only=True)
-    holder = next(h for h in (content, *(v for v in content.values() if isinstance(v, dict))) if "text" in h)
-    text = json.loads(holder["text"])
+    text = json.loads(content["text"])
     change(text)
-    holder["text"] = json.dumps(text)
-    torch.save(content, path)
+    files.write(path, "program", {"text": json.dumps(text), "tensors": content["tensors"]})  # with a digest that fits
 
 
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -234,6 +234,8 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "structure of objects": lambda t: t.update(structure={"object": "os"}),
     "a list for a dict": lambda t: t.update(constants=[1, 2, 3]),
     "a missing tensor": lambda t: t.update(constants=[{"tuple": [{"value": 0}, {"tensor": 77}]}]),
+    "another default dtype": lambda t: t.update({"default dtype": "float32"}),
+    "no default dtype": lambda t: t.pop("default dtype"),
     "not a dict": lambda t: t.clear(),
 }
 
@@ -276,3 +278,36 @@ def test_saving_replaces_whole_files(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     with pytest.raises(OSError):
         hg.capture(lambda x: x * 2, X).save(tmp_path / "nowhere" / "file")
+
+
+def test_pickles_and_copies_say_save() -> None:
+    program = hg.capture(lambda x: x * 2, X)
+    for refused in (pickle.dumps, copy.deepcopy, copy.copy):
+        with pytest.raises(hg.OperandError, match=r"a Program cannot be pickled or copied.*program\.save\(path\)"):
+            refused(program)
+    with pytest.raises(hg.OperandError, match=r"program\.save"):
+        pickle.dumps({"model": network(), "program": [program]})
+    assert torch.equal(program(X), X * 2)
+
+
+@engines
+def test_another_default_dtype(engine: str, tmp_path: Path) -> None:
+    """It does not matter where no result has it, and is refused where one has."""
+    hg.capture(lambda x: x * 2 + 0.5, X).save(tmp_path / "floats")
+    hg.capture(lambda i: (i * 2, i.to(torch.float32) / 3), ROWS).save(tmp_path / "given")
+    hg.capture(lambda i: i * 0.1, ROWS).save(tmp_path / "promoted")
+    early = [hg.Program.load(tmp_path / name, engine) for name in ("floats", "given", "promoted")]
+    torch.set_default_dtype(torch.float64)
+    try:
+        late = [hg.Program.load(tmp_path / name, engine) for name in ("floats", "given")]
+        for floats, given in (early[:2], late):
+            assert torch.equal(floats(X), X * 2 + 0.5)
+            assert same(given(ROWS), (ROWS * 2, ROWS.float() / 3))
+        with pytest.raises(hg.FileError, match=r"promoted.*which was torch.float32.*set_default_dtype\(torch.float32\)"):
+            hg.Program.load(tmp_path / "promoted", engine)
+        with pytest.raises(hg.CaptureError, match=r"default dtype was torch.float32"):
+            early[2](ROWS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(early[2](ROWS), ROWS * 0.1)
+    assert torch.equal(late[0](X), X * 2 + 0.5)

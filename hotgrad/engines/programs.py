@@ -155,7 +155,7 @@ class Program:
             raise CaptureError(
                 "a program that holds an optimizer's step cannot be saved, since its rates are computed outside; save the model"
             )
-        storage.save(path, self.code, self._captured.structure)
+        storage.save(path, self.code, self._captured.structure, self._captured.dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], engine: str = "replay", fuse: bool = True) -> Program:
@@ -163,8 +163,15 @@ class Program:
 
         Nothing in the file is executed. Raises FileError for a file that is broken or foreign, or needs an op that is not declared.
         """
-        code, structure = storage.load(path)
-        return cls(Captured(code, structure, [], Watch([]), [], []), engine, fuse)
+        code, structure, dtype = storage.load(path)
+        return cls(Captured(code, structure, [], Watch([]), [], [], dtype), engine, fuse)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Raises OperandError: a program belongs to the model and the process that it was captured in."""
+        raise OperandError(
+            "a Program cannot be pickled or copied: write it to a file with program.save(path), and hg.Program.load(path) gives one "
+            "that stands alone; program.to(engine) gives another one for the same function"
+        )
 
     def source(self) -> str:
         """What its engine runs, as text: Python for replay, C for native."""

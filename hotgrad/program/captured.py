@@ -36,7 +36,7 @@ class Captured:
     watch: Watch
     versions: list[tuple[Tensor, int]]
     memory: list[tuple[Any, str, Tensor]]
-    dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
+    dtype: torch.dtype | None = field(default_factory=torch.get_default_dtype)  # torch's default; None if nothing depends on it
     lock: Any = field(default_factory=threading.Lock)  # for what runs change
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Captured:
         for tensor, version in self.versions:
             if tensor._version != version:
                 return f"a tensor of shape {tuple(tensor.shape)} from outside of the function was written to"
-        if torch.get_default_dtype() != self.dtype:
+        if self.dtype not in (None, torch.get_default_dtype()):
             return f"torch's default dtype was {self.dtype}"
         for variable, tensor in self._data:
             if variable._data is not tensor:

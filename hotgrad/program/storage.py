@@ -18,11 +18,12 @@ from hotgrad.program.instructions import KINDS, Code, Draw, Instruction, State, 
 _FIELDS = {"text": str, "tensors": list}
 
 
-def save(path: str | os.PathLike[str], code: Code, structure: Any) -> None:
-    """Write a program to `path`, with the present contents of its states."""
+def save(path: str | os.PathLike[str], code: Code, structure: Any, dtype: torch.dtype | None) -> None:
+    """Write a program to `path`, with the present contents of its states. `dtype`: torch's default one when it was captured."""
     writer = _Writer()
     text = {
         "values": [],
+        "default dtype": writer.encode(dtype if _promotes(code) else None),
         "inputs": writer.encode(code.inputs),
         "scalars": writer.encode(code.scalars),
         "draws": writer.encode([draw.value for draw in code.draws]),
@@ -39,10 +40,12 @@ def save(path: str | os.PathLike[str], code: Code, structure: Any) -> None:
     write(path, "program", {"text": json.dumps(text, indent=1), "tensors": writer.tensors})
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Code, Any]:
-    """The program that `save` wrote, with states of its own, and the structure of what it returns.
+def load(path: str | os.PathLike[str]) -> tuple[Code, Any, torch.dtype | None]:
+    """The program that `save` wrote, with states of its own, the structure of what it returns, and torch's default dtype that it needs,
+    if it needs one.
 
-    Nothing in the file is executed. Raises FileError for a file that is broken, foreign, or needs an op that is not declared.
+    Nothing in the file is executed. Raises FileError for a file that is broken, foreign, needs an op that is not declared, or another
+    default dtype.
     """
     content = read(path, "program", _FIELDS)
     try:
@@ -60,15 +63,36 @@ def load(path: str | os.PathLike[str]) -> tuple[Code, Any]:
                 Instruction(primitives()[entry["op"]], tuple(decode(entry["operands"])), options, decode(entry["out"]))
             )
         code.outputs = decode(text["outputs"])
+        dtype = decode(text["default dtype"])
+        if dtype not in (None, torch.get_default_dtype()):
+            raise FileError(
+                f"{path} turns integers into torch's default dtype, which was {dtype} when it was captured and is "
+                f"{torch.get_default_dtype()} now; call torch.set_default_dtype({dtype}) before loading it"
+            )
         _check(code)
         structure = decode(text["structure"])
         if not code.outputs or sorted(_numbers(structure)) != list(range(len(code.outputs))):
             raise ValueError(f"the structure {structure!r} is not one of {len(code.outputs)} outputs")
-        return code, structure
+        return code, structure, dtype
     except FileError:
         raise
     except (HotgradError, ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise FileError(f"{path} is broken: {type(error).__name__}: {error}") from None
+
+
+def _promotes(code: Code) -> bool:
+    """Whether a result has torch's default dtype, as that of integers and a fraction: floats of none, and no dtype is given."""
+
+    def floating(operand: Any) -> bool:
+        return isinstance(operand, Value) and operand.kind != "scalar" and operand.dtype.is_floating_point
+
+    return any(
+        i.out.kind != "scalar"
+        and i.out.dtype.is_floating_point
+        and not any(map(floating, i.operands))
+        and not any(isinstance(option, torch.dtype) for option in i.options.values())
+        for i in code.instructions
+    )
 
 
 class _Writer:
