@@ -2,7 +2,8 @@
 
 HotgradError
 ├── ShapeError        (ValueError)    shapes that do not fit together
-├── AxisError         (IndexError)    an axis out of range, given twice, or an index outside
+├── AxisError         (IndexError)    an axis out of range or given twice
+│   └── RangeError    (DataError)     an index or a label outside of its axis
 ├── DtypeError        (TypeError)     a dtype that cannot do what is asked
 ├── DeviceError       (ValueError)    tensors on different devices
 ├── OperandError      (TypeError)     an operand or option of a kind that ops do not take
@@ -36,7 +37,7 @@ class ShapeError(HotgradError, ValueError):
 
 
 class AxisError(HotgradError, IndexError):
-    """An axis is out of range or given twice, or an index lies outside its axis."""
+    """An axis is out of range or given twice, or an index lies outside of its axis."""
 
 
 class DtypeError(HotgradError, TypeError):
@@ -89,6 +90,10 @@ class SettingError(HotgradError, ValueError):
 
 class DataError(HotgradError, ValueError):
     """Data cannot be used: empty, not finite, masked or missing, or of lengths that differ."""
+
+
+class RangeError(AxisError, DataError):
+    """An index or a label lies outside of its axis, on whatever engine that was found."""
 
 
 class NonFiniteLossError(HotgradError, FloatingPointError):

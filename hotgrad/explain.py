@@ -12,7 +12,18 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from hotgrad.errors import AxisError, DeviceError, DtypeError, HotgradError, OperandError, RuleError, SettingError, ShapeError, TapeError
+from hotgrad.errors import (
+    AxisError,
+    DeviceError,
+    DtypeError,
+    HotgradError,
+    OperandError,
+    RangeError,
+    RuleError,
+    SettingError,
+    ShapeError,
+    TapeError,
+)
 from hotgrad.primitive import Primitive
 from hotgrad.records import Node, Record
 
@@ -55,6 +66,11 @@ def fail(op: type[Primitive], values: Sequence[Any], options: dict[str, Any] | N
         raise explained from error
     finally:
         del error, explained  # a traceback holds this frame; if that held the error, both would stay until collected
+
+
+def out_of_range(op: str, index: int, axis: int, size: int) -> RangeError:
+    """What tells of an index, or a label that chooses a column."""
+    return RangeError(f"{op}: the index {index} is out of range: along axis {axis} there are {size} elements, from 0 to {size - 1}")
 
 
 def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any], error: Exception) -> Exception:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import finite_number, whole_number
-from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
+from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
 from hotgrad.explain import describe, nearest
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
 from hotgrad.ops.pointwise import Softplus
@@ -169,11 +169,11 @@ def _expected(output: Any, target: Any) -> Any:
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
-    """Raises DataError unless all `labels` are in 0 .. classes - 1."""
+    """Raises RangeError, a DataError, unless all `labels` are in 0 .. classes - 1."""
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         first = int(wrong.nonzero()[0])
-        raise DataError(
+        raise RangeError(
             f"cross_entropy: labels must be from 0 to {classes - 1}, one for each of the output's {classes} columns; "
             f"got {int(labels[first])} in row {first} ({int(wrong.sum())} rows are wrong)"
         )

@@ -143,6 +143,8 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
     yield "{"
     yield "  (void)sources, (void)order, (void)draws, (void)outputs, (void)output_steps;"
     yield f"  {name}_begin(w, states);"
+    if low.checked:
+        yield "  w->wrong[0] = 0;"
     # inputs without rows to choose from stay as they are
     gathered = [(number, low.places[value]) for number, value in enumerate(code.inputs) if value.shape and value.numel()]
     for number, value in enumerate(code.inputs):
@@ -159,6 +161,8 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
     for number, draw in enumerate(code.draws):
         yield from ("    " + line for line in _load(low.places[draw.value], f"(draws[{number}] + s * {draw.value.numel()})"))
     yield f"    {name}_step(w, scalars + s * scalar_step);"
+    if low.checked:
+        yield "    if (w->wrong[0]) return;"
     for number, place in enumerate(low.outputs):
         yield f"    if (output_steps[{number}] || s == steps - 1) {{"
         target = f"(({C_TYPES[place.dtype]} *)outputs[{number}] + s * output_steps[{number}])"

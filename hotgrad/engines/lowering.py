@@ -40,6 +40,7 @@ class Lowering:
         self.derived: list[str] = []  # lines that compute scalars from scalars
         self.constants: list[tuple[Place, Tensor]] = []
         self.slots: dict[str, tuple[str, int]] = {}
+        self.checked: list[Instruction] = []  # whose indices are looked at; "wrong", the first slot, tells of one out of range
         for value in [*code.inputs, *(d.value for d in code.draws), *(s.value for s in code.states), *code.constants]:
             self.places[value] = self.fresh(value, pinned=True)
         self.constants += [(self.places[value], tensor) for value, tensor in code.constants.items()]
@@ -96,6 +97,12 @@ class Lowering:
             self._readers.setdefault(place.buffer, set()).add(position)
             if isinstance(kernel, Elementwise):
                 self._loops.setdefault((place, kernel.shape), {})[position] = None
+
+    def check(self, instruction: Instruction) -> int:
+        """What an instruction notes, from 1 on, where it finds an index out of range."""
+        self.checked.append(instruction)
+        self.slots = {"wrong": ("int64_t", 2)}
+        return len(self.checked)
 
     def note(self, instruction: Instruction) -> list[str]:
         """What the instruction does, for readers of the C."""

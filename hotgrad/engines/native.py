@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ from hotgrad.engines.forms import Form, forms_of
 from hotgrad.engines.layout import NativeError
 from hotgrad.engines.lowering import Lowering
 from hotgrad.errors import OperandError, ShapeError
+from hotgrad.explain import out_of_range
+from hotgrad.ops.axes import normal_axis
 from hotgrad.primitive import Primitive
-from hotgrad.program.instructions import Code, State, Value, described
+from hotgrad.program.instructions import Code, Instruction, State, Value, described
 
 _ALIGNMENT = 64
 LONG = 4000  # lines; a file of more is compiled in half the time, to code that is at most a twentieth slower
@@ -103,7 +105,7 @@ class Native(Engine):
     ) -> None:
         """Run `steps` times in one call into C; see Engine. States are read at the start and written back at the end.
 
-        Raises OperandError or ShapeError for tensors that do not fit.
+        Raises OperandError or ShapeError for tensors that do not fit, RangeError for an index out of range, with all states as before.
         """
         code = self.code
         if steps < 1:
@@ -142,12 +144,20 @@ class Native(Engine):
             self._apart,
             self._states,
         )
+        if self._wrong is not None and self._wrong[0]:
+            self._refuse(self._low.checked[self._wrong[0] - 1], self._wrong[1])
         for state, copy in zip(code.states, memory):
             if state.update is not None and copy.data_ptr() != state.tensor.data_ptr():
                 with torch.no_grad():
                     state.tensor.copy_(copy)
         # a backward that needs the old values is to notice
         torch._C._increment_version([state.tensor for state in code.states if state.update is not None])
+
+    def _refuse(self, instruction: Instruction, index: int) -> NoReturn:
+        """Raise what tells of an index out of range."""
+        shape = instruction.reads()[0].shape if instruction.op.native == "gather" else instruction.options["shape"]
+        axis = normal_axis(instruction.options["dim"], len(shape))
+        raise out_of_range(instruction.op.name, index, axis, shape[axis])
 
     def _setup(self, low: Lowering, name: str) -> None:
         code = low.code
@@ -168,6 +178,7 @@ class Native(Engine):
         self.workspace = torch.zeros(size() + _ALIGNMENT, dtype=torch.uint8)
         start = self.workspace.data_ptr()
         self._address = start + -start % _ALIGNMENT
+        self._wrong = (ctypes.c_int64 * 2).from_address(self._address) if self._low.checked else None
         constants = [_dense(tensor.detach()) for _, tensor in self._low.constants]
         load = functions[f"{self._name}_load"]
         load.restype, load.argtypes = None, [pointer, pointer]

@@ -56,7 +56,7 @@ class Program:
         """The same program on another engine, "replay" or "native".
 
         Without `fuse` replay computes eager's results bit for bit, for inputs that lie in memory as the examples did: some kernels sum
-        in the order of memory. Native code gives NaN (0 for integers) for an index out of range in `gather`, where eager raises.
+        in the order of memory.
 
         Raises SettingError for an unknown engine, EngineError if the engine cannot run this program.
         """

@@ -1,4 +1,7 @@
-"""Reading and writing at computed positions, in C."""
+"""Reading and writing at computed positions, in C.
+
+A wrong index touches no memory: it is noted in the workspace, and ends the run.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,10 @@ class Table(Kernel):
 
 @dataclass(eq=False)
 class Gathering(Kernel):
-    """out[i] = a[i], with index[i] in place of i's `axis`. A wrong index reads no memory: the result is NaN, or 0 of integers."""
+    """out[i] = a[i], with index[i] in place of i's `axis`. `number`: what is noted of a wrong index, besides its value."""
 
     axis: int = 0
+    number: int = 0
 
     def lines(self) -> Iterator[str]:
         a, index, out = self.reads[0], self.reads[1], self.writes[0]
@@ -37,19 +41,20 @@ class Gathering(Kernel):
         nest = Nest.over(index.shape, [index.strides, out.strides, others])
         size, stride = (a.shape[self.axis], a.strides[self.axis]) if a.shape else (1, 0)
         element = a.at(added(nest.terms(2), scaled("at", stride)))
-        wrong = "NAN" if out.dtype.is_floating_point else "0"
         body = [
             f"const int64_t at = {index.at(nest.terms(0))};",
-            f"{out.at(nest.terms(1))} = at >= 0 && at < {size} ? {element} : {wrong};",
+            f"if (at >= 0 && at < {size}) {out.at(nest.terms(1))} = {element};",
+            _noted(self.number),
         ]
         yield from _scoped(nest.wrap(body, independent=False))
 
 
 @dataclass(eq=False)
 class Scattering(Kernel):
-    """out[i] += g[i], with index[i] in place of i's `axis`. A wrong index writes nothing. Reads g and the index."""
+    """out[i] += g[i], with index[i] in place of i's `axis`. Reads g and the index. `number`: as for Gathering."""
 
     axis: int = 0
+    number: int = 0
 
     def lines(self) -> Iterator[str]:
         g, index, out = self.reads[0], self.reads[1], self.writes[0]
@@ -59,8 +64,13 @@ class Scattering(Kernel):
         body = [
             f"const int64_t at = {index.at(nest.terms(0))};",
             f"if (at >= 0 && at < {size}) {element} += {g.at(nest.terms(1))};",
+            _noted(self.number),
         ]
         yield from _scoped(nest.wrap(body, independent=False))
+
+
+def _noted(number: int) -> str:
+    return f"else if (!w->wrong[0]) w->wrong[0] = {number}, w->wrong[1] = at;"
 
 
 def _without(strides: tuple[int, ...], axis: int) -> tuple[int, ...]:

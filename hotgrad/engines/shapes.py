@@ -178,13 +178,15 @@ def _cumsum(low: Lowering, instruction: Instruction, a: Place, dim: int) -> Plac
 
 def _gather(low: Lowering, instruction: Instruction, a: Place, index: Place, dim: int) -> Place:
     out = low.fresh(instruction.out)
-    low.add(Gathering(low.context, [a, index], [out], low.note(instruction), normal_axis(dim, len(out.shape))))
+    low.add(Gathering(low.context, [a, index], [out], low.note(instruction), normal_axis(dim, len(out.shape)), low.check(instruction)))
     return out
 
 
 def _scatter_add(low: Lowering, instruction: Instruction, g: Place, index: Place, shape: Any, dim: int) -> Place:
     out = _filled(low, instruction, 0.0)
-    low.add(Scattering(low.context, [g, index, out], [out], low.note(instruction), normal_axis(dim, len(out.shape))))
+    low.add(
+        Scattering(low.context, [g, index, out], [out], low.note(instruction), normal_axis(dim, len(out.shape)), low.check(instruction))
+    )
     return out
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hotgrad.arrays import is_numpy
 from hotgrad.errors import AxisError, OperandError, ShapeError
+from hotgrad.explain import out_of_range
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.primitive import Primitive
 from hotgrad.variable import Variable, as_tensor
@@ -405,8 +406,33 @@ def _check_gather(a: Any, index: Any, dim: int) -> None:
     axis = normal_axis(dim, a.ndim)
     if index.ndim != a.ndim or any(i != axis and n > m for i, (n, m) in enumerate(zip(index.shape, a.shape))):
         raise ShapeError("index must have as many axes as a, and along those other than dim no more elements")
-    if bool(((index < 0) | (index >= a.shape[axis])).any()):
-        raise AxisError(f"an index is out of range: along axis {axis} there are {a.shape[axis]} elements")
+    _check_range("Gather", index, axis, a.shape[axis])
+
+
+def _check_range(op: str, index: Tensor, axis: int, size: int) -> None:
+    wrong = (index < 0) | (index >= size)
+    if bool(wrong.any()):
+        raise out_of_range(op, int(index[wrong][0]), axis, size)
+
+
+def _gather(a: Tensor, dim: int, index: Tensor, out: Tensor) -> None:
+    """torch's, which says what is wrong."""
+    try:
+        torch.gather(a, dim, index, out=out)
+    except RuntimeError:
+        _check_gather(a, index, dim)
+        raise
+
+
+def _scatter_add(out: Tensor, dim: int, index: Tensor, g: Tensor) -> Tensor:
+    """torch's, in place, which says what is wrong."""
+    if not out.is_cpu:  # an index out of range would end the process there
+        _check_range("ScatterAdd", index, dim, out.shape[dim])
+    try:
+        return out.scatter_add_(dim, index, g)
+    except RuntimeError:
+        _check_range("ScatterAdd", index, dim, out.shape[dim])
+        raise
 
 
 # (shape, index, dim) that tests draw for the next two
@@ -419,7 +445,7 @@ _GATHERED: list[tuple[tuple[int, ...], Any, int]] = [
 class Gather(Primitive):
     """For each element of `index` the element of `a` at the same place, but at that position along the axis `dim`.
 
-    `index`: integers, of as many axes as `a`. An element picked several times gets the sum of its gradients. Raises AxisError
+    `index`: integers, of as many axes as `a`. An element picked several times gets the sum of its gradients. Raises RangeError
     outside of the range.
 
     >>> hg.gather(hg.Variable([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1], [0]]), dim=1)
@@ -440,7 +466,7 @@ class Gather(Primitive):
             _check_gather(a, index, dim)
             raise
 
-    into = staticmethod(lambda out, a, index, dim: partial(torch.gather, a, dim, index, out=out) if index.dtype is torch.int64 else None)
+    into = staticmethod(lambda out, a, index, dim: partial(_gather, a, dim, index, out=out) if index.dtype is torch.int64 else None)
     vjps = (lambda g, out, a, index, dim: ScatterAdd.apply(g, index, shape=tuple(a.shape), dim=dim), None)
     reads = ("index", "")
     fresh = True
@@ -463,11 +489,11 @@ class ScatterAdd(Primitive):
         ]
     )
     forward = staticmethod(
-        lambda g, index, *, shape, dim: torch.zeros(shape, dtype=g.dtype, device=g.device).scatter_add_(dim, index.long(), g)
+        lambda g, index, *, shape, dim: _scatter_add(torch.zeros(shape, dtype=g.dtype, device=g.device), dim, index.long(), g)
     )
     into = staticmethod(
         lambda out, g, index, shape, dim: (
-            [partial(out.zero_), partial(out.scatter_add_, dim, index, g)] if index.dtype is torch.int64 else None
+            [partial(out.zero_), partial(_scatter_add, out, dim, index, g)] if index.dtype is torch.int64 else None
         )
     )
 

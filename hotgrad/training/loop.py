@@ -81,7 +81,7 @@ def train(model: Any, job: Job, runner: Any) -> History:
                 count = 1 if attended or careful else min(job.epochs - len(history), runner.together())
                 try:
                     rows = _epochs(model, job, runner, interrupt, count, moment.snapshot.parameters)
-                except NonFiniteLossError:
+                except HotgradError:  # a loss that is not finite, a label out of range
                     if count == 1:
                         raise
                     moment.restore()  # and go again one by one, up to the epoch where it happens

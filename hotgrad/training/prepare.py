@@ -156,6 +156,22 @@ def data_for(
     return Data(x, y, labels, weights)
 
 
+def check_batches(model: Any, x: Tensor, batch_size: int) -> None:
+    """Raises DataError if a batch has a single row and `model`, a stand-in, cannot be trained on one, as with BatchNorm."""
+    rows = len(x)
+    if batch_size > 1 and rows % batch_size != 1:
+        return
+    try:
+        with no_grad:
+            model.train()(wrap(x[:1], None))
+    except DataError as error:
+        better = next((size for size in range(max(batch_size, 2), rows) if rows % size != 1), rows)
+        remedy = f"give another batch_size, such as {better}" if rows > 1 else "more rows are needed"
+        raise DataError(f"of {rows} rows in batches of {batch_size} the last has a single one, and {error}; {remedy}") from error
+    except Exception:  # comes out of the training itself
+        return
+
+
 def held_out_pair(validation_data: Any) -> tuple[Any, Any] | None:
     """What `fit` measures after each epoch, as a pair (x, y). Raises DataError for anything but a pair, a Dataset or a DataLoader."""
     if validation_data is None:

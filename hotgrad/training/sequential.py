@@ -235,7 +235,7 @@ class Sequential(Module):
         held_out = prepare.held_out_pair(validation_data)
         subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
-        stand_in = copy.deepcopy(self)
+        stand_in = copy.deepcopy(self).use_generator(torch.Generator())  # whose draws are nobody's
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=True)
         validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
         rows = len(data.x)
@@ -244,6 +244,7 @@ class Sequential(Module):
             raise SettingError(
                 f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out"
             )
+        prepare.check_batches(stand_in, data.x, batch_size)
         file = None
         if subject is not None and checkpoint is not None:
             settings = {
