@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 import hotgrad as hg
+from hotgrad import nn
 from hotgrad.modules import BatchNorm1d, CrossEntropy, Linear, Module, ReLU
 from hotgrad.optim import SGD
 from hotgrad.training import Sequential, prepare
@@ -399,3 +400,45 @@ def test_predict_checks_its_input_too() -> None:
             made.predict(x)
     with pytest.raises(hg.errors.SettingError, match="batch_size"):
         made.predict(X, batch_size=0)
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay", "auto"])
+def test_a_batch_of_one_row_is_found_before_the_first_step(engine: str) -> None:
+    """Where a model cannot be trained on one, and only there."""
+    x, labels = hg.data.disc(22, seed=0)
+
+    class Columns(hg.Module):
+        """Takes each feature as a row of its own."""
+
+        def __init__(self) -> None:
+            self.norm = nn.BatchNorm1d(1)
+
+        def forward(self, v: Any) -> Any:
+            return self.norm(v.reshape(-1, 1)).reshape(-1, 2)
+
+    def made(layer: Any) -> Any:
+        return Sequential(layer, Linear(2, 2), loss="cross_entropy", optimizer="adam")
+
+    for rows, size, better in ((22, 7, "8"), (22, 21, "22"), (22, 3, "4"), (22, 1, "2"), (3, 2, "3"), (1, None, "more rows")):
+        model = made(nn.Residual(nn.BatchNorm1d(2)))
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        random = torch.get_rng_state()
+        with pytest.raises(hg.DataError, match=rf"of {rows} rows in batches of {size or rows} the last.*{better}"):
+            model.fit(x[:rows], labels[:rows], batch_size=size, seed=0, verbose=0, engine=engine)
+        assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+        assert not model.optimizer.groups and model.generator is None and torch.equal(random, torch.get_rng_state())
+    for layer, size in ((nn.BatchNorm1d(2), 8), (Columns(), 7), (nn.LayerNorm(2), 7), (nn.Dropout(0.5), 1)):
+        assert len(made(layer).fit(x, labels, batch_size=size, seed=0, verbose=0, engine=engine)) == 1
+    model = made(nn.BatchNorm1d(2))
+    model.fit(x, labels, batch_size=11, validation_data=(x[:1], labels[:1]), seed=0, verbose=0)
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    """Also by what a lazy layer is sized with for a trial."""
+    before = torch.get_rng_state()
+    model = Sequential(Linear(3), nn.Dropout(0.5), Linear(2), loss="mse", optimizer="sgd")
+    with pytest.raises(hg.DataError):
+        model.fit(X[:, :2], Y[:-1], seed=1, verbose=0)
+    model.fit(torch.zeros(4, 3), torch.zeros(4, 2), seed=1, verbose=0)
+    model.evaluate(torch.zeros(4, 3), torch.zeros(4, 2))
+    assert torch.equal(before, torch.get_rng_state())
