@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HOTGRAD_CACHE", str(directory))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(module, "_SLOW", {})
+    monkeypatch.setattr(module, "_FAULTS", {})
     find_compiler.cache_clear()
     yield directory
     find_compiler.cache_clear()
@@ -159,13 +161,73 @@ def test_a_program_that_took_too_long_is_not_tried_again(tmp_path: Path, monkeyp
     assert len((tmp_path / "calls").read_text()) == 2
 
 
-def test_options_that_break_infinities_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CompilerError, match="-ffast-math: with this option NaN"):
-        compile_source(SOURCE, options=["-ffast-math"])
-    monkeypatch.setenv("CC", "cc -Ofast")
+@pytest.mark.parametrize("through", ["option", "CC", "file", "wrapper"])
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("-ffast-math", "denormal numbers become zero in the whole process, .*NaN is taken for a number"),
+        ("-ffinite-math-only", "NaN is taken for a number, infinity is taken for a finite number"),
+        ("-fsanitize=address", "loading it ends the process"),
+    ],
+)
+def test_libraries_that_do_harm_are_never_loaded(
+    option: str, says: str, through: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """What they do counts, since options may come from anywhere."""
+    real = find_compiler()
+    assert real is not None
+    (tmp_path / "options").write_text(option)
+    wrapper = tmp_path / "cc"
+    wrapper.write_text(f'#!/bin/sh\nexec {real.path} "$@" {option}\n')
+    wrapper.chmod(0o700)
+    given = {"CC": f"{real.path} {option}", "file": f"{real.path} @{tmp_path / 'options'}", "wrapper": str(wrapper)}
+    monkeypatch.setenv("CC", given.get(through, real.path))
     find_compiler.cache_clear()
-    with pytest.raises(CompilerError, match="-Ofast"):
-        compile_source(SOURCE)
+    for _ in range(2):
+        with pytest.raises(CompilerError, match=f"is not sound: {says}.*Take options such as -ffast-math"):
+            compile_source(SOURCE, options=[option] if through == "option" else [])
+    tiny = float("5e-324")
+    assert tiny * 1.0 > 0
+    assert list(cache.iterdir()) == []
+
+
+def test_that_a_compiler_is_sound_is_remembered(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    compile_source(SOURCE)
+    assert len(list(cache.glob("*.sound"))) == 1
+    module._FAULTS.clear()
+    monkeypatch.setattr(module.soundness, "CHILD", "raise SystemExit(1)")
+    assert not compile_source(SOURCE + " ").cached
+    next(cache.glob("*.sound")).unlink()
+    module._FAULTS.clear()
+    with pytest.raises(CompilerError, match=r"ends the process \(status 1\)"):
+        compile_source(SOURCE + "  ")
+
+
+@pytest.mark.parametrize("said", ["No space left on device", "Disk quota exceeded"])
+def test_a_full_disk_under_the_cache(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    compile_source(SOURCE)  # which finds the compiler sound
+    real = find_compiler()
+    assert real is not None
+    body = f'case "$*" in *{cache}*) echo "ld: final link failed: {said}" >&2; exit 1;; *) exec {real.path} "$@";; esac'
+    monkeypatch.setenv("CC", script(tmp_path / "cc", body))
+    find_compiler.cache_clear()
+    check_private(compile_source(SOURCE), cache, "No space left on device")
+    assert [path.suffix for path in cache.iterdir() if path.name.startswith("build-")] == []
+
+
+def test_a_source_that_does_not_fit_on_the_disk(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    write = Path.write_text
+
+    def full(self: Path, *arguments: object, **options: object) -> int:
+        if cache in self.parents:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return write(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "write_text", full)
+    check_private(compile_source(SOURCE), cache, "No space left on device")
+    monkeypatch.setattr(module, "_private_directory", lambda: cache)
+    with pytest.raises(CompilerError, match=r"cannot be kept or loaded: .*No space left"):
+        compile_source(SOURCE + " ")
 
 
 # The cache
@@ -175,7 +237,7 @@ def test_the_second_time_nothing_is_compiled(cache: Path) -> None:
     first = compile_source(SOURCE)
     assert not first.cached and first.note == "" and first.path.parent == cache
     assert first.functions.answer() == 42
-    (kept,) = cache.iterdir()
+    (kept,) = libraries(cache)
     os.utime(kept, (1, 1))
     second = compile_source(SOURCE)
     assert second.cached and second.path == first.path and second.functions.answer() == 42
@@ -336,7 +398,7 @@ def test_many_threads_compile_the_same(cache: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == [42] * 6 and len(list(cache.iterdir())) == 1
+    assert answers == [42] * 6 and len(libraries(cache)) == 1
 
 
 def test_calls_let_go_of_the_gil() -> None:

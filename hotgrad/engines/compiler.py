@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import errno
 import functools
 import hashlib
 import os
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hotgrad.engines import soundness
 from hotgrad.errors import EngineError
 from hotgrad.files import held_folder, remove_abandoned
 
@@ -35,22 +37,12 @@ OPTIONS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-tra
 NATIVE = ("-march=native", "-mcpu=native")
 # For gcc alone: a sixth less time to compile, and selects stay selects; the code is as fast or faster.
 GCC = ("-fno-gcse", "-fno-thread-jumps")
-# A library linked with some of these makes denormals zero in the whole thread that loads it; the others break NaN and infinity.
-UNSAFE: tuple[str, ...] = (
-    "-ffast-math",
-    "-Ofast",
-    "-funsafe-math-optimizations",
-    "-fassociative-math",
-    "-ffinite-math-only",
-    "-freciprocal-math",
-)
-UNSAFE += ("-mdaz-ftz", "-fno-signed-zeros")
 
 LIMIT = 600.0  # seconds for one compilation
 MAX_FILES = 500
 MAX_BYTES = 200 * 2**20
 # Part of each key: a library that was made in another way is not found.
-_FORMAT = "hotgrad 1"
+_FORMAT = "hotgrad 2"
 # Runs a program, and ends it with all of its children when its input, a pipe from us, ends: so when we are killed, too.
 _WATCHED = """exec 3<&0
 "$@" 0</dev/null 3<&- & run=$!
@@ -65,6 +57,9 @@ _PRIVATE = re.compile(r"hotgrad-native-\d+-[a-z0-9_]{8}")  # what stands for the
 _ABANDONED = 24 * 3600.0  # seconds after which a directory that a killed process was building in is removed
 
 
+_FULL = ("No space left on device", "Disk quota exceeded")
+_LEAST = 2**16  # bytes that a small library takes
+_FAULTS: dict[str, str] = {}  # by key of compiler and options what is wrong with libraries made so, "" for nothing
 _SLOW: dict[str, float] = {}  # by key the seconds within which the compiler did not end, in this process
 
 
@@ -147,13 +142,7 @@ def compile_source(source: str, *, options: Sequence[str] = (), limit: float = L
     if compiler is None:
         raise CompilerError("no C compiler was found: install one (`cc`, `gcc` or `clang`), or set the environment variable CC to it")
     given = (*OPTIONS, *compiler.own, *compiler.native, *options)
-    unsafe = [option for option in (*compiler.arguments, *given) if option in UNSAFE]
-    if unsafe:
-        raise CompilerError(
-            f"{', '.join(unsafe)}: with this option NaN, infinity and denormals go wrong, in the whole process; take it out of CC"
-        )
-    parts = (_FORMAT, source, compiler.path, *compiler.arguments, compiler.version, compiler.target, sys.platform, *given)
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    key = _key(source, compiler, given)
     if limit <= _SLOW.get(key, 0.0):
         raise _timeout(compiler, _SLOW[key])
     try:
@@ -168,8 +157,13 @@ def compile_source(source: str, *, options: Sequence[str] = (), limit: float = L
         directory = _private_directory()
         functions, path, cached = _from_cache(directory, key) or _build(directory, key, source, compiler, given, limit)
     except OSError as reason:
-        raise CompilerError(f"what {compiler.path} compiled cannot be loaded: {reason}") from reason
+        raise CompilerError(f"what {compiler.path} compiles cannot be kept or loaded: {reason}") from reason
     return Library(functions, path, cached, note)
+
+
+def _key(source: str, compiler: Compiler, options: Sequence[str]) -> str:
+    parts = (_FORMAT, source, compiler.path, *compiler.arguments, compiler.version, compiler.target, sys.platform, *options)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def cache_directory() -> Path:
@@ -254,26 +248,55 @@ def _build(
     """Compile, move the result to its place in one step, and load it."""
     workplace, lock = held_folder(f"build-{os.getpid()}-", directory)
     try:
-        text, made = workplace / "source.c", workplace / "library.so"
-        text.write_text(source, encoding="utf-8")
-        command = [compiler.path, *compiler.arguments, *options, str(text), "-o", str(made), "-lm"]
-        try:
-            code, said, errors = _run(command, limit, watched=True)
-        except subprocess.TimeoutExpired:
-            _SLOW[key] = limit
-            raise _timeout(compiler, limit) from None
-        if code != 0 or not made.is_file():
-            lines = (errors or said).replace(str(text), "source.c").strip().splitlines()
-            excerpt = "".join(f"\n    {line}" for line in lines[:8])
-            raise CompilerError(f"the C compiler {compiler.path} failed (status {code}):{excerpt or ' it said nothing'}")
-        os.chmod(made, 0o700)
+        _require_sound(directory, workplace, compiler, options, limit)
+        made = _compile(workplace, source, compiler, options, limit)
         path = directory / _name(key, made.read_bytes())
         os.replace(made, path)
+    except subprocess.TimeoutExpired:
+        _SLOW[key] = limit
+        raise _timeout(compiler, limit) from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
         os.close(lock)
     _prune(directory, path)
     return ctypes.CDLL(str(path)), path, False
+
+
+def _compile(workplace: Path, source: str, compiler: Compiler, options: Sequence[str], limit: float) -> Path:
+    text, made = workplace / "source.c", workplace / "library.so"
+    text.write_text(source, encoding="utf-8")
+    command = [compiler.path, *compiler.arguments, *options, str(text), "-o", str(made), "-lm"]
+    code, said, errors = _run(command, limit, watched=True)
+    if code != 0 or not made.is_file():
+        # the linker may also die of it
+        if any(sign in errors for sign in _FULL) or shutil.disk_usage(workplace).free < text.stat().st_size + _LEAST:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workplace.parent))
+        lines = (errors or said).replace(str(text), "source.c").strip().splitlines()
+        excerpt = "".join(f"\n    {line}" for line in lines[:8])
+        raise CompilerError(f"the C compiler {compiler.path} failed (status {code}):{excerpt or ' it said nothing'}")
+    os.chmod(made, 0o700)
+    return made
+
+
+def _require_sound(directory: Path, workplace: Path, compiler: Compiler, options: Sequence[str], limit: float) -> None:
+    """Raise CompilerError if libraries that are compiled with these options do harm. Tried once; the directory keeps that it went well."""
+    key = _key(soundness.SOURCE, compiler, options)
+    mark = directory / f"{key}.sound"
+    if key not in _FAULTS:
+        if mark.exists():
+            _require_private(mark)
+            _FAULTS[key] = ""
+        else:
+            made = _compile(workplace, soundness.SOURCE, compiler, options, limit)
+            # another program that has Python in it would do what it does
+            python = sys.executable if "python" in Path(sys.executable or "").name else shutil.which("python3")
+            _FAULTS[key] = soundness.told(*_run([python, "-I", "-S", "-c", soundness.CHILD, str(made)], limit)) if python else ""
+            if not _FAULTS[key]:
+                mark.touch(mode=0o600)
+    if _FAULTS[key]:
+        raise CompilerError(
+            f"what the C compiler {compiler.path} makes is not sound: {_FAULTS[key]}. Take options such as -ffast-math or -fsanitize out of CC"
+        )
 
 
 def _timeout(compiler: Compiler, limit: float) -> CompilerError:
