@@ -123,6 +123,54 @@ def test_changes_by_a_callback(change: str, engine: str, exactly: list[Compiled]
     compare_histories(states[0][1], states[1][1])
 
 
+def _l1(model: hg.Sequential) -> None:
+    model.loss = "l1"
+
+
+def _summed(model: hg.Sequential) -> None:
+    model.loss.reduction = "sum"
+
+
+@pytest.mark.parametrize("engine", ["eager", *ENGINES])
+@pytest.mark.parametrize("weighted", [(), ("rows",)])
+@pytest.mark.parametrize("change", [_l1, _summed])
+def test_another_loss_set_by_a_callback_is_what_trains(change: Callable[[Any], None], weighted: tuple[str, ...], engine: str) -> None:
+    combination = ("tanh", "mse", "sgd", *weighted)
+    parts, whole = made(combination), made(combination)
+    parts.loss, whole.loss = nn.MSE(), nn.MSE()
+    first = fit(parts, engine, combination, epochs=2, seed=1)
+    change(parts)
+    second = fit(parts, engine, combination, epochs=2)
+    history = fit(whole, engine, combination, epochs=4, seed=1, callbacks=[lambda m, h: change(m) if len(h) == 2 else None])
+    compare(state(whole), state(parts))
+    assert history.column("loss") == [row["loss"] for row in (*first, *second)]
+
+
+@pytest.mark.parametrize("engine", ["eager", *ENGINES])
+@pytest.mark.parametrize("change", [lambda m: setattr(m, "optimizer", "adam"), lambda m: m.reset(5)])
+def test_another_optimizer_set_by_a_callback_is_refused(change: Callable[[Any], None], engine: str) -> None:
+    model, peer = made(), made()
+    optimizer = model.optimizer
+    with pytest.raises(hg.SettingError, match=r"another optimizer.*call fit again"):
+        fit(model, engine, epochs=4, seed=1, callbacks=[lambda m, h: change(m) if len(h) == 2 else None])
+    assert model.optimizer is optimizer
+    fit(peer, engine, epochs=1, seed=1)
+    compare(state(model), state(peer))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lbfgs, short"])
+def test_the_optimizers_state_follows_parameters_that_were_converted(kind: str, exactly: list[Compiled]) -> None:
+    combination, states = ("tanh", "mse", kind), []
+    for engine in ("eager", "replay"):
+        model = made(combination).to(torch.float32)
+        fit(model, engine, combination, seed=1)
+        model.to(torch.float64)
+        fit(model, engine, combination)
+        states.append(state(model))
+        assert all(t.dtype == torch.float64 for t in states[-1].values() if isinstance(t, torch.Tensor) and t.is_floating_point())
+    compare(*states)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rows", [40, 43])
 def test_early_stopping_and_its_best_weights(rows: int, engine: str, exactly: list[Compiled]) -> None:

@@ -130,11 +130,21 @@ class LBFGS(Optimizer):
         if not isinstance(memory, dict) or not set(memory) <= set(_nothing()):
             raise FileError("the optimizer state does not fit this LBFGS: it holds no memory of one")
         super().load_state_dict(state)
+        self._memory = {**_nothing(), **_each(memory, Tensor.clone)}
 
-        def copied(value: Any) -> Any:
-            return [copied(item) for item in value] if isinstance(value, list) else value.clone() if isinstance(value, Tensor) else value
+    def convert_state(self) -> None:
+        super().convert_state()
+        like = self.parameters[0].data
+        self._memory = _each(self._memory, lambda tensor: tensor.to(like))
 
-        self._memory = {**_nothing(), **{name: copied(value) for name, value in memory.items()}}
+
+def _each(memory: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """What is remembered, with every tensor changed."""
+
+    def changed(value: Any) -> Any:
+        return [changed(item) for item in value] if isinstance(value, list) else change(value) if isinstance(value, Tensor) else value
+
+    return {name: changed(value) for name, value in memory.items()}
 
 
 class _Run:

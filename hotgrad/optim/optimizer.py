@@ -163,6 +163,11 @@ class Optimizer:
             self.groups = [copy.copy(self.groups[0])]  # programs go on with the old one until they are captured anew
             self.groups[0].slots = [known.get(id(parameter)) or Slot(parameter) for parameter in parameters]
 
+    def convert_state(self) -> None:
+        """Bring the state to dtype and device of its parameters, which may have been converted since. For `fit`."""
+        for slot in self._slots():
+            slot.state = {name: value.to(slot.parameter.data) for name, value in slot.state.items()}
+
     def fresh(self) -> Any:
         """An optimizer of the same settings, without parameters and state, schedules at their start. Groups are not kept."""
         out = copy.copy(self)

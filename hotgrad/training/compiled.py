@@ -51,6 +51,7 @@ class Compiled:
         self.model, self.job = model, job
         self.name = self.details = ""
         self.programs: dict[int, Captured] = {}
+        self.losses: dict[int, Any] = {}  # that they compute
         self.engines: dict[int, Any] = {}
         self.parts: list[list[_Part]] = []  # per epoch
         self.rate = 0.0  # steps per second, in the engine
@@ -81,17 +82,18 @@ class Compiled:
 
     def _program(self, rows: int) -> Captured:
         """The program for batches of so many rows, captured anew where something has changed."""
+        model, job = self.model, self.job
         known = self.programs.get(rows)
-        if known is not None and not known.changed():
+        if known is not None and not known.changed() and self.losses[rows] is model.loss:
             known.begin()
             return known
-        model, job = self.model, self.job
         modes = [(module, module.training) for module in model.modules()]
         model.train()
         try:
             step = self._step(model, job.data.weights is not None)
             x, *others = (source[:rows] for source in job.data.sources())
             found = self.programs[rows] = captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
+            self.losses[rows] = model.loss
         finally:
             for module, training in modes:
                 module.training = training

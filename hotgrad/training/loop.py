@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hotgrad.errors import HotgradError, NonFiniteLossError
+from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
 from hotgrad.training.callbacks import Progress
 from hotgrad.training.checkpoint import restore_states, states_of
 from hotgrad.training.evaluation import accuracy, forward, scalar_loss
@@ -57,16 +57,18 @@ class Interrupt:
 
 def begin(model: Any, job: Job) -> None:
     """Tell the callbacks that training begins, and bring everything to where the checkpoint stands."""
+    optimizer = model.optimizer
     for callback in job.callbacks:
         if hasattr(callback, "begin"):
             callback.begin(model)
+            _settle(model, job, optimizer, callback)
     if job.checkpoint is not None:
         job.checkpoint.resume(model, job.history, job.callbacks)
 
 
 def train(model: Any, job: Job, runner: Any) -> History:
     """Run the epochs that are left, by the engine that `runner` stands for. Whatever ends them, the model stands as after the last completed epoch, and so does the file."""
-    history, checkpoint, callbacks = job.history, job.checkpoint, job.callbacks
+    history, checkpoint, callbacks, optimizer = job.history, job.checkpoint, job.callbacks, model.optimizer
     stopped = checkpoint is not None and checkpoint.stopped
     interrupt = Interrupt()
     progress = Progress(job.verbose, job.epochs, len(history))
@@ -94,7 +96,7 @@ def train(model: Any, job: Job, runner: Any) -> History:
                     history.append(row)
                     for callback in callbacks:
                         stopped |= bool(callback(model, history))
-                        keep_up(model, job.data.x[:2])
+                        _settle(model, job, optimizer, callback)
                     progress.epoch(row, stopped or len(history) == job.epochs)
                 moment = _Moment(model, history, callbacks)
                 if checkpoint is not None:
@@ -120,6 +122,18 @@ def train(model: Any, job: Job, runner: Any) -> History:
     if interrupt.requested and part.get():
         raise KeyboardInterrupt(f"the training ended after {len(history)} of {job.epochs} epochs")
     return history
+
+
+def _settle(model: Any, job: Job, optimizer: Any, callback: Any) -> None:
+    """After a callback: there is a loss, the optimizer is the same, and has new parameters if there are any. Raises otherwise."""
+    if model.optimizer is not optimizer:
+        model.optimizer = optimizer
+        raise SettingError(
+            f"the callback {callback!r:.80} set another optimizer, as reset() does too; a fit trains with one. Set its lr and settings, "
+            "or end this fit by returning True and call fit again"
+        )
+    model._given_loss(None)
+    keep_up(model, job.data.x[:2])
 
 
 class _Moment:

@@ -212,7 +212,7 @@ class Sequential(Module):
         the History so far. Whatever ends it, the model stands as after the last completed epoch.
 
         It has the model alone: another thread that fits or uses it meanwhile gets a BusyError, as does a callback that calls `fit` of it.
-        Callbacks may call all else.
+        Callbacks may call all else; a loss that one sets trains from then on, another optimizer is a SettingError.
 
         Everything is checked first, and nothing changes on bad input: DataError (empty, lengths, NaN), ShapeError, DtypeError,
         SettingError, NoLossError, FileError. NonFiniteLossError if the loss becomes NaN or infinite.
@@ -260,6 +260,7 @@ class Sequential(Module):
             forward(self, data.x[:2])  # sizes lazy layers
             self.loss, self.optimizer = new_loss, new_optimizer
             follow(self, list(self.parameters()))
+            new_optimizer.convert_state()
             runner = runner_for(self, job, engine)
             begin(self, job)
         self._setup.axes = data.x.ndim
@@ -363,7 +364,7 @@ class Sequential(Module):
         x, y, brought = pair(x, y)
         settings.setdefault("batch_size", brought)
         settings.setdefault("verbose", 0)
-        stand_in = copy.deepcopy(self)
+        stand_in = copy.deepcopy(self).use_generator(torch.Generator())
         weights = by_class(settings.get("class_weight"))
         data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights, resolved=True)
         if isinstance(weights, dict) and data.labels is not None:  # by place, so that a fold may lack a class

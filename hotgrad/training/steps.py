@@ -159,13 +159,12 @@ class Eager(AtOnce):
     predict: Callable[[Tensor], Any] | None = None  # what computes outputs for validation in place of the model
 
     def __init__(self, model: Any, job: Job) -> None:
-        self.job = job
-        self.optimizer = model.optimizer
-        made = objective if self.optimizer.needs_closure else training_step
-        self.step = made(model, job.data.weights is not None)
+        self.model, self.job = model, job
 
     def _epoch(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
-        job, data = self.job, self.job.data
+        job, data, optimizer = self.job, self.job.data, self.model.optimizer
+        made = objective if optimizer.needs_closure else training_step
+        step = made(self.model, data.weights is not None)  # anew, as callbacks may set another loss
         losses: list[Tensor] = []
         right = 0
         for part in torch.split(order.to(data.x.device), job.batch_size * self._batches_per_block()):
@@ -174,7 +173,7 @@ class Eager(AtOnce):
                 if stop():
                     return None
                 batch = (wrap(x, None), y, *weights)
-                result = minimise(self.optimizer, partial(self.step, *batch), stop) if self.optimizer.needs_closure else self.step(*batch)
+                result = minimise(optimizer, partial(step, *batch), stop) if optimizer.needs_closure else step(*batch)
                 if result is None:
                     return None
                 value, output = result
