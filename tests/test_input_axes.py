@@ -1,4 +1,4 @@
-"""The axes of x: those of what the model was trained on. A single row is not taken for many."""
+"""The axes and columns of x: those of what the model was trained on. A single row is not taken for many."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ USES: dict[str, Callable[[Sequential], Any]] = {
     "score": lambda m: m.score(X[0], Y[:2]),
     "evaluate": lambda m: m.evaluate(X[0], Y[:2]),
     "fit": lambda m: m.fit(X[0], Y[:2], verbose=0),
+    "validation_data of other axes": lambda m: m.fit(X, Y, validation_data=(X[0][None, :, None], Y[:1]), verbose=0),
     "validation_data": lambda m: m.fit(X, Y, validation_data=(X[0], Y[:2]), verbose=0),
     "cross_validate": lambda m: m.cross_validate(X[0], Y[:2], n_splits=2),
     "fit_many": lambda m: hg.fit_many(lambda: m, X[0], Y[:2], seeds=1),
@@ -46,7 +47,7 @@ USES: dict[str, Callable[[Sequential], Any]] = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("make", [model, trained])
 def test_one_row_is_refused_with_the_remedy(make: Callable[[], Sequential], use: str) -> None:
-    with pytest.raises(ValueError, match=r"x\[:1\]|at least one axis"):
+    with pytest.raises(ValueError, match=r"x\[:1\]|at least one axis|of 2 axes"):
         USES[use](make())
     assert make().classify(X[:1]).shape == (1,)
 
@@ -169,3 +170,29 @@ def test_another_first_layer_may_take_other_rows() -> None:
     made = trained()
     made[0] = Sequential(Flatten(), Linear(4, 2))
     assert made.predict(torch.ones(3, 2, 2)).shape == (3, 2)
+
+
+def test_frames_have_the_columns_of_training(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X.double().numpy(), columns=["a", "b"])
+    bad = {
+        "lacks 'b' and has in addition 'c'": frame.rename(columns={"b": "c"}),
+        "has its columns in another order": frame[["b", "a"]],
+        "has in addition 'c'": frame.assign(c=1.0),
+    }
+    for says, other in bad.items():
+        with pytest.raises(hg.errors.DataError, match=f"^validation x {says}"):
+            model().fit(frame, Y, validation_data=(other, Y), verbose=0)
+    made = model()
+    made.predict(frame[["b", "a"]])  # never trained
+    made.fit(frame, Y, validation_data=(frame, Y), verbose=0)
+    made.save(tmp_path / "model")
+    for one in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made)), model().load(tmp_path / "model")):
+        for says, other in bad.items():
+            for use in (one.predict, one.classify, lambda x: one.score(x, Y), lambda x: one.fit(x, Y), lambda x: one.cross_validate(x, Y)):  # noqa: B023
+                with pytest.raises(hg.errors.DataError, match=f"^x {says}.*trained on the columns"):
+                    use(other)
+        assert torch.equal(one.predict(frame), one.predict(frame.to_numpy()))
+        one.predict(pandas.DataFrame(X.double().numpy()))  # columns that are only numbered
+    made.reset()
+    made.fit(frame[["b", "a"]], Y, verbose=0)

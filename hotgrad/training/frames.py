@@ -18,6 +18,14 @@ def is_frame(data: Any) -> bool:
     return hasattr(data, "to_numpy")
 
 
+def column_names(data: Any) -> list[str] | None:
+    """The names of a frame's columns; None for anything else, and for columns that are only numbered."""
+    if not is_frame(data) or not hasattr(data, "columns"):
+        return None
+    names = list(data.columns)
+    return names if all(isinstance(name, str) for name in names) else None
+
+
 def from_frame(data: Any) -> Tensor:
     """A frame as a tensor (rows, columns), a series as (rows,). Bools, integers, floats, their nullable forms and categories of
     numbers are read; several dtypes meet in int64 if all are integers or bools, else in float64.

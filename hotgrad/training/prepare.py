@@ -16,6 +16,7 @@ from hotgrad.files import digest
 from hotgrad.modules import GELU, BatchNorm1d, Conv2d, Dropout, Flatten, LayerNorm, Linear, Loss, Module, ReLU, Residual, Sigmoid, Tanh
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
+from hotgrad.training.frames import column_names
 from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, pair, row_weights, to_tensor
 from hotgrad.training.metrics import columns_of, labels_of
 from hotgrad.training.steps import Data
@@ -50,21 +51,37 @@ def home(model: Module) -> tuple[torch.dtype, torch.device]:
     return torch.get_default_dtype(), torch.device("cpu")
 
 
-def inputs_for(model: Any, x: Any, name: str, resolved: bool = False) -> Tensor:
+def inputs_for(model: Any, x: Any, name: str) -> Tensor:
     """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
     dtype, device = home(model)
+    check_columns(model, x, name)
     tensor = to_tensor(x, name, dtype).to(device)
     check_filled(tensor, name)
     check_axes(model, tensor, name)
-    if not tensor.is_floating_point():
+    return _taken(model, tensor, dtype)
+
+
+def _taken(model: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    if not x.is_floating_point():
         try:
-            forward(model, tensor[:2])
+            forward(model, x[:2])
         except Exception:  # whatever is wrong with it beside the dtype is raised again for the floats
-            cast = tensor.to(dtype)
-            if resolved:
-                check_resolved(tensor, cast, name)
-            return cast
-    return tensor
+            return x.to(dtype)
+    return x
+
+
+def check_columns(model: Any, x: Any, name: str) -> None:
+    """Raises DataError for a frame whose columns are not those, in their order, of the frame that the model was trained on."""
+    given, trained = column_names(x), model._setup.columns
+    if given is None or trained is None or given == trained:
+        return
+    differences = [
+        f"{what} {', '.join(map(repr, names))}"
+        for what, names in (("lacks", [n for n in trained if n not in given]), ("has in addition", [n for n in given if n not in trained]))
+        if names
+    ]
+    what = " and ".join(differences) or "has its columns in another order"
+    raise DataError(f"{name} {what}; the model was trained on the columns {trained!r:.300}")
 
 
 def check_axes(model: Any, x: Tensor, name: str) -> None:
@@ -130,11 +147,15 @@ def data_for(
     The loss sees every target once, each against the output of the first row, so that a label out of range is found wherever
     it stands.
     """
-    y = to_tensor(y, f"{name}y", home(model)[0], resolved).to(home(model)[1])
-    x = to_tensor(x, f"{name}x", home(model)[0], resolved)
-    check_axes(model, x, f"{name}x")
-    check_lengths(x, y, name)
-    x = inputs_for(model, x, f"{name}x", resolved)
+    dtype, device = home(model)
+    y = to_tensor(y, f"{name}y", dtype, resolved).to(device)
+    check_columns(model, x, f"{name}x")
+    given = to_tensor(x, f"{name}x", dtype, resolved).to(device)
+    check_axes(model, given, f"{name}x")
+    check_lengths(given, y, name)
+    x = _taken(model, given, dtype)
+    if resolved:
+        check_resolved(given, x, f"{name}x")
     with _about(f"{name}x, of shape {tuple(x.shape)}"):
         output = forward(model, x[:2])
     columns = columns_of(output) if 1 <= output.ndim <= 2 else 0

@@ -23,6 +23,7 @@ from hotgrad.training.evaluation import forward, score
 from hotgrad.training.fingerprint import Subject
 from hotgrad.training.folds import stratified
 from hotgrad.training.following import check_trained, follow
+from hotgrad.training.frames import column_names
 from hotgrad.training.history import History
 from hotgrad.training.inputs import by_class, check_lengths, pair, to_tensor
 from hotgrad.training.loop import begin, measured, train
@@ -33,7 +34,7 @@ from hotgrad.training.state import Snapshot, checked
 from hotgrad.training.steps import Data, Job
 from hotgrad.training.threads import side_by_side
 
-_SAVED = {"state": dict, "optimizer": (str, type(None)), "axes": (int, type(None))}
+_SAVED = {"state": dict, "optimizer": (str, type(None)), "axes": (int, type(None)), "columns": (list, type(None))}
 
 
 class _Setup:
@@ -44,6 +45,7 @@ class _Setup:
     followed: Any = None  # the optimizer that has had this model's parameters
     predictor: Predictor | None = None
     axes: int | None = None  # of the x that it was trained on
+    columns: list[str] | None = None  # and their names, if it was a frame
     warned = False  # that "auto" could not take the engine that it would have chosen
 
     @contextlib.contextmanager
@@ -158,7 +160,7 @@ class Sequential(Module):
 
     def __setitem__(self, key: int | str, layer: Any) -> None:
         setattr(self, self._name(key), _layer(layer))
-        self._setup.axes = None  # another layer may take other rows
+        self._setup.axes = self._setup.columns = None  # another layer may take other rows
 
     def __len__(self) -> int:
         return len(self._names)
@@ -235,8 +237,10 @@ class Sequential(Module):
         held_out = prepare.held_out_pair(validation_data)
         subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
+        names = column_names(x)
         stand_in = copy.deepcopy(self).use_generator(torch.Generator())  # whose draws are nobody's
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=True)
+        stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
         validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
         rows = len(data.x)
         batch_size = min(rows, batch_size or rows)
@@ -263,7 +267,7 @@ class Sequential(Module):
             new_optimizer.convert_state()
             runner = runner_for(self, job, engine)
             begin(self, job)
-        self._setup.axes = data.x.ndim
+        self._setup.axes, self._setup.columns = stand_in._setup.axes, stand_in._setup.columns
         return train(self, job, runner)
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
@@ -398,7 +402,7 @@ class Sequential(Module):
         if self.optimizer is not None:
             self.optimizer = self.optimizer.restarted()
         self.epochs_done = 0
-        self._setup.axes = None
+        self._setup.axes = self._setup.columns = None
 
     # ---- files
 
@@ -418,7 +422,7 @@ class Sequential(Module):
           0  Linear(2, 3)  weight (2, 3), bias (3,)  9
         """
         name = None if self.optimizer is None else type(self.optimizer).__name__
-        write(path, "model", {"state": Snapshot(self).tree, "optimizer": name, "axes": self._setup.axes})
+        write(path, "model", {"state": Snapshot(self).tree, "optimizer": name, "axes": self._setup.axes, "columns": self._setup.columns})
 
     @using
     def load(self, path: str | os.PathLike[str]) -> Sequential:
@@ -440,7 +444,7 @@ class Sequential(Module):
         except Exception as error:
             raise FileError(f"{path} does not fit this model: {error}") from error
         snapshot.restore(self)
-        self._setup.axes = content.get("axes")
+        self._setup.axes, self._setup.columns = content.get("axes"), content.get("columns")
         return self
 
 
