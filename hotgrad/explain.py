@@ -194,5 +194,6 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     "; did you mean 'adam'?"
     """
     lowered = {one.lower(): one for one in known}
-    found = difflib.get_close_matches(str(name).lower(), list(lowered), 1)
+    given = str(name).lower()
+    found = difflib.get_close_matches(given, list(lowered), 1) or [one for one in lowered if given and one.startswith(given)]
     return f"; did you mean {lowered[found[0]]!r}?" if found else ""

@@ -9,14 +9,29 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from hotgrad.checks import whole_number
-from hotgrad.errors import SettingError
+from hotgrad.errors import OperandError, SettingError
+from hotgrad.explain import nearest
 from hotgrad.training.history import History, line
 from hotgrad.training.state import Snapshot
+
+
+def check_callbacks(callbacks: Any) -> Sequence[Callable[..., Any]]:
+    """The callbacks as a tuple. Raises OperandError for one that cannot be called as a callback is, such as a class."""
+    found = (callbacks,) if callable(callbacks) or not isinstance(callbacks, Iterable) else tuple(callbacks)
+    for callback in found:
+        if isinstance(callback, type):
+            raise OperandError(
+                f"a callback is an object, and {callback.__name__} is a class: give {callback.__name__}(...), an instance of it"
+            )
+        if not callable(callback):
+            raise OperandError(f"a callback is called as callback(model, history); got {callback!r:.60}")
+    return found
 
 
 class EarlyStopping:
@@ -24,8 +39,8 @@ class EarlyStopping:
 
     `monitor` is a key of the History; accuracies are to grow, everything else is to fall. With `restore_best` the model, its
     optimizer and its generator end as they were after the best epoch, also if training ends for another reason.
-    `best` and `best_epoch` tell which that was. Raises SettingError for a negative or fractional patience, and in `fit` for a
-    monitor that the History does not have.
+    `best` and `best_epoch` tell which that was. Raises SettingError for a negative or fractional patience, and in `fit`, before
+    anything changes, for a monitor that the History will not have.
 
     >>> model = hg.Sequential(hg.Linear(1, 1), loss="mse", optimizer="sgd")
     >>> history = model.fit([[0.0], [1.0]], [[0.0], [0.0]], epochs=50, verbose=0, callbacks=[EarlyStopping("loss", patience=3, min_delta=10)])
@@ -51,9 +66,7 @@ class EarlyStopping:
 
     def __call__(self, model: Any, history: History) -> bool:
         row = history[-1]
-        if self.monitor not in row:
-            remedy = "; give fit validation_data" if self.monitor.startswith("val_") else ""
-            raise SettingError(f"EarlyStopping watches {self.monitor!r}, but the History has only {', '.join(row)}{remedy}")
+        self.check(row)
         value = row[self.monitor]
         sign = -1 if "accuracy" in self.monitor else 1
         if not math.isnan(value) and (self.best is None or sign * (self.best - value) > self.min_delta):
@@ -63,6 +76,17 @@ class EarlyStopping:
         else:
             self.waited += 1
         return self.waited >= max(self.patience, 1)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises SettingError if what it watches is not among these keys of the History."""
+        if self.monitor not in names:
+            like = nearest(self.monitor, names)
+            remedy = (
+                "; give fit validation_data"
+                if str(self.monitor).startswith("val_") and not any(n.startswith("val_") for n in names)
+                else ""
+            )
+            raise SettingError(f"EarlyStopping watches {self.monitor!r}, but the History has only {', '.join(names)}{remedy or like}")
 
     def end(self, model: Any, history: History) -> None:
         """Bring back the best epoch's state."""

@@ -7,6 +7,16 @@ from typing import Any
 from hotgrad.errors import SettingError
 
 
+def row_keys(labelled: bool, validated: bool, validation_labelled: bool) -> list[str]:
+    """The keys that the rows of a `fit` will have: whether its targets are labels, whether there are validation data, and with labels.
+
+    >>> row_keys(True, False, False)
+    ['epoch', 'loss', 'accuracy', 'lr', 'seconds']
+    """
+    given = {"accuracy": labelled, "val_loss": validated, "val_accuracy": validated and validation_labelled}
+    return [name for name in ("epoch", "loss", *given, "lr", "seconds") if given.get(name, True)]
+
+
 class History(list[dict[str, float]]):
     """One dict per epoch, with the keys `epoch loss accuracy val_loss val_accuracy lr seconds` where they mean something.
 

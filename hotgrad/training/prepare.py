@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,15 +32,6 @@ def check_verbose(verbose: Any) -> None:
     if isinstance(verbose, str):
         raise SettingError(f"verbose must be 0, True, a whole number k for a line each k-th epoch, or 'auto'; got {verbose!r}")
     whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
-
-
-def check_callbacks(callbacks: Any) -> Sequence[Callable[..., Any]]:
-    """The callbacks as a tuple. Raises OperandError for one that cannot be called."""
-    found = (callbacks,) if callable(callbacks) else tuple(callbacks)
-    for callback in found:
-        if not callable(callback):
-            raise OperandError(f"a callback is called as callback(model, history); got {callback!r:.60}")
-    return found
 
 
 def home(model: Module) -> tuple[torch.dtype, torch.device]:

@@ -16,6 +16,7 @@ from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
 from hotgrad.files import read, write
 from hotgrad.modules import Module
 from hotgrad.training import prepare
+from hotgrad.training.callbacks import EarlyStopping, check_callbacks
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.choice import check_engine, runner_for
 from hotgrad.training.claims import claim_more, training, using
@@ -24,7 +25,7 @@ from hotgrad.training.fingerprint import Subject
 from hotgrad.training.folds import stratified
 from hotgrad.training.following import check_trained, follow
 from hotgrad.training.frames import column_names
-from hotgrad.training.history import History
+from hotgrad.training.history import History, row_keys
 from hotgrad.training.inputs import by_class, check_lengths, pair, to_tensor
 from hotgrad.training.loop import begin, measured, train
 from hotgrad.training.metrics import chosen
@@ -228,7 +229,7 @@ class Sequential(Module):
         seed = None if seed is None else seed_number("seed", seed)
         engine = check_engine(engine)
         prepare.check_verbose(verbose)
-        callbacks = prepare.check_callbacks(callbacks)
+        callbacks = check_callbacks(callbacks)
         new_loss = self._given_loss(loss)
         new_optimizer = self._given_optimizer(optimizer)
         check_trained(self, new_optimizer)
@@ -242,6 +243,10 @@ class Sequential(Module):
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=True)
         stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
         validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
+        keys = row_keys(data.labels is not None, validation is not None, validation is not None and validation.labels is not None)
+        for callback in callbacks:
+            if isinstance(callback, EarlyStopping):
+                callback.check(keys)
         rows = len(data.x)
         batch_size = min(rows, batch_size or rows)
         if new_optimizer.needs_closure and batch_size < rows:
