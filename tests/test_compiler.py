@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import errno
 import os
@@ -151,6 +152,20 @@ def test_the_compiler_ends_with_the_process_that_started_it(how: signal.Signals,
     assert process.returncode
     if how is signal.SIGINT:
         assert said.rstrip().endswith("KeyboardInterrupt") and list(cache.iterdir()) == []
+
+
+def test_who_waits_for_the_compiler_may_give_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setenv("CC", script(tmp_path / "cc", f"exec 3>{tmp_path / 'pipe'}; touch {tmp_path / 'begun'}; sleep 60"))
+    context = contextvars.copy_context()
+    context.run(module.given_up.set, (tmp_path / "begun").exists)
+    with pytest.raises(CompilerError, match="was interrupted"):
+        context.run(compile_source, SOURCE)
+    assert list(cache.iterdir()) == []
+    os.set_blocking(pipe, True)
+    with open(pipe) as lines:
+        assert lines.read() == ""  # its end comes when no process is left to write
 
 
 def test_a_program_that_took_too_long_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

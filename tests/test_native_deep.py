@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,44 @@ def test_where_a_step_is_cut_changes_no_result(monkeypatch: pytest.MonkeyPatch) 
     model = deep(3)
     model.fit(X, Y, epochs=2, batch_size=16, seed=1, engine="eager")
     compare(state(model), states[0], 1e-4)
+
+
+INTERRUPTED = """
+import os, signal, subprocess, sys, threading, time
+import torch
+import hotgrad as hg
+
+threading.Thread(target=lambda: [open(sys.argv[1]).read(6), os.kill(os.getpid(), signal.SIGINT)], daemon=True).start()
+x, y = torch.randn(20, 2), torch.ones(20, 1)
+model = hg.Sequential(hg.Linear(2, 3), hg.Linear(3, 1), loss="mse", optimizer="adam")
+before = [p.data.clone() for p in model.parameters()]
+try:
+    model.fit(x, y, epochs=300, seed=1, verbose=0, engine="native")
+except KeyboardInterrupt:
+    print("interrupted")
+assert all(torch.equal(p.data, q) for p, q in zip(model.parameters(), before)) and model.epochs_done == 0
+assert torch.equal(torch.ones(2) + 1, torch.full((2,), 2.0))
+w = hg.Variable(1.0, requires_grad=True)
+(w * 2).backward()
+assert w.grad == 2 and len(hg.tape()) == 0
+assert model.fit(x, y, epochs=2, verbose=0, engine="replay").engine == "replay"
+"""
+
+
+def test_a_fit_interrupted_while_it_compiles_leaves_all_as_it_was(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    real = compiler.find_compiler()
+    assert real is not None
+    script = tmp_path / "cc"
+    # `echo` ends once the pipe is read
+    script.write_text(f"""#!/bin/sh
+case "$*" in *--version*|*-dM*) exec {real.path} "$@";; *) echo begun > {tmp_path}/pipe; sleep 60;; esac
+""")
+    script.chmod(0o755)
+    environment = {**os.environ, "CC": str(script), "HOTGRAD_CACHE": str(tmp_path / "cache")}
+    ran = subprocess.run([sys.executable, "-c", INTERRUPTED, str(tmp_path / "pipe")], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout == "interrupted\n", ran.stderr
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.fixture

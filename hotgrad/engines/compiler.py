@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import ctypes
 import errno
 import functools
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,10 @@ OPTIONS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-tra
 NATIVE = ("-march=native", "-mcpu=native")
 # For gcc alone: a sixth less time to compile, and selects stay selects; the code is as fast or faster.
 GCC = ("-fno-gcse", "-fno-thread-jumps")
+
+# Whether the training that waits for a compiler here is to end: asked while it waits, where a Ctrl-C raises nothing.
+given_up: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("given_up", default=lambda: False)
+_PIECE = 0.1  # seconds between two such questions
 
 LIMIT = 600.0  # seconds for one compilation
 MAX_FILES = 500
@@ -337,7 +342,7 @@ def _run(command: Sequence[str], limit: float, watched: bool = False) -> tuple[i
         )
         with process:
             try:
-                output, errors = process.communicate(timeout=limit)
+                output, errors = _communicated(process, limit)
             except BaseException:  # a key press, too
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -346,3 +351,16 @@ def _run(command: Sequence[str], limit: float, watched: bool = False) -> tuple[i
         os.close(alive)
         os.close(ours)
     return process.returncode, output, errors
+
+
+def _communicated(process: subprocess.Popen[str], limit: float) -> tuple[str, str]:
+    end = time.monotonic() + limit
+    while True:
+        left = max(end - time.monotonic(), 0.0)
+        try:
+            return process.communicate(timeout=min(left, _PIECE))
+        except subprocess.TimeoutExpired:
+            if given_up.get()():
+                raise CompilerError("the C compiler was interrupted") from None
+            if left <= _PIECE:
+                raise

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from hotgrad.engines.compiler import given_up
 from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
 from hotgrad.training.callbacks import Progress
 from hotgrad.training.checkpoint import restore_states, states_of
@@ -48,9 +49,11 @@ class Interrupt:
         ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if ours:
             signal.signal(signal.SIGINT, self._handle)
+        token = given_up.set(lambda: self.requested)
         try:
             yield
         finally:
+            given_up.reset(token)
             if ours:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from hotgrad.engines.compiler import given_up
+
 T = TypeVar("T")
 
 # Set in threads that train side by side: the event that ends their trainings.
@@ -47,6 +49,7 @@ def side_by_side(tasks: Sequence[Callable[[], T]], jobs: int, names: Sequence[st
     def run(place: int, stop: threading.Event | None) -> None:
         if stop is not None:
             stopping.set(stop)
+            given_up.set(stop.is_set)
         with part_of_more():
             results[place] = tasks[place]()
 
