@@ -14,6 +14,7 @@ HotgradError
 ├── CaptureError      (RuntimeError)  a function that cannot be captured, or whose capture no longer holds
 ├── EngineError       (RuntimeError)  a program that an engine cannot run
 ├── BusyError         (RuntimeError)  a model that another training has in hand
+├── NestingError      (RecursionError)  modules nested deeper than Python can call
 ├── NoLossError       (ValueError)    training without a loss
 ├── SettingError      (ValueError)    a setting out of range, or a name that nothing has
 ├── DataError         (ValueError)    data that cannot be used: empty, not finite, masked, of other lengths
@@ -78,6 +79,10 @@ class EngineError(HotgradError, RuntimeError):
 
 class BusyError(HotgradError, RuntimeError):
     """A model, or a part of it, is being trained, so that nobody else can use it now."""
+
+
+class NestingError(HotgradError, RecursionError):
+    """Modules are nested deeper than Python can call."""
 
 
 class NoLossError(HotgradError, ValueError):

@@ -6,6 +6,8 @@ there, however nested. So a module's `__init__` need not call the base's, and la
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import DtypeError, OperandError, ShapeError
+from hotgrad.errors import DtypeError, HotgradError, NestingError, OperandError, ShapeError
 from hotgrad.modules.parameters import LazyParameter, fits, pattern, replace, size_lazy
 from hotgrad.recording import forward_pass
 from hotgrad.variable import Parameter, Variable
@@ -48,13 +50,34 @@ class Module:
 
     @forward_pass
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        except RecursionError as error:
+            if isinstance(error, HotgradError):
+                raise
+            raise NestingError(
+                f"{type(self).__name__}.forward: calls nest deeper than Python's limit of {sys.getrecursionlimit()}; each Module within a Module "
+                "takes two or three. Nest less, for example with all layers in one Sequential, or raise sys.setrecursionlimit"
+            ) from error
 
     # ---- what it holds
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
         """This module, named "", and all modules in it by dotted name, each once."""
-        yield from _modules("", self, set())
+        seen = {id(self)}
+        yield "", self
+        open_ = [("", held(self))]  # a stack rather than recursion: nesting may be deep
+        while open_:
+            prefix, inside = open_[-1]
+            for name, value in inside:
+                if isinstance(value, Module) and id(value) not in seen:
+                    seen.add(id(value))
+                    name = joined(prefix, name)
+                    yield name, value
+                    open_.append((name, held(value)))
+                    break
+            else:
+                open_.pop()
 
     def modules(self) -> Iterator[Module]:
         """This module and all modules in it, each once."""
@@ -258,6 +281,19 @@ class Module:
                 setattr(module, name, converted(getattr(module, name)))
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """What copy.deepcopy makes of any object, but one module after the other: it would recurse as deep as they are nested."""
+        copies = []
+        for module in self.modules():
+            if id(module) not in memo and type(module).__deepcopy__ is Module.__deepcopy__:
+                reduced: Any = module.__reduce_ex__(4)
+                make, args, *content = reduced
+                memo[id(module)] = copied = make(*copy.deepcopy(args, memo))
+                copies.append((copied, content))
+        for copied, content in copies:
+            _fill(copied, *(copy.deepcopy(list(part) if isinstance(part, Iterator) else part, memo) for part in content))
+        return memo[id(self)]
+
     # ---- how it looks
 
     def extra_repr(self) -> str:
@@ -319,12 +355,19 @@ def _found(container: Any, prefix: str, around: tuple[Any, ...]) -> Iterator[tup
             yield from _found(value, f"{prefix}{key}.", (*around, value))
 
 
-def _modules(name: str, module: Module, seen: set[int]) -> Iterator[tuple[str, Module]]:
-    seen.add(id(module))
-    yield name, module
-    for inner, value in held(module):
-        if isinstance(value, Module) and id(value) not in seen:
-            yield from _modules(joined(name, inner), value, seen)
+def _fill(thing: Any, state: Any = None, items: Any = None, pairs: Any = None, *rest: Any) -> None:
+    """Give a new object the state that `__reduce_ex__` told, as pickle does."""
+    if state is not None and hasattr(thing, "__setstate__"):
+        thing.__setstate__(state)
+    elif state is not None:
+        attributes, slots = state if isinstance(state, tuple) else (state, None)
+        vars(thing).update(attributes or {})
+        for name, value in (slots or {}).items():
+            setattr(thing, name, value)
+    for item in items or ():
+        thing.append(item)
+    for key, value in pairs or ():
+        thing[key] = value
 
 
 def joined(prefix: str, name: str) -> str:

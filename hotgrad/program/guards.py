@@ -61,8 +61,14 @@ class Watch:
         self.variables: list[Variable] = []
         self.optimizers: list[Optimizer] = []
         self.trusted = True  # whether no code but hotgrad's, torch's and the standard library's is reached
+        self._found: list[tuple[str, Any]] = []  # by the last look, to be looked at
         for root in roots:
             self._visit("", root)
+        ahead: list[tuple[str, Any]] = []  # a stack rather than recursion: nesting may be deep
+        while self._found or ahead:
+            ahead += reversed(self._found)
+            self._found.clear()
+            self._look(*ahead.pop())
 
     def changed(self) -> str:
         """What is no longer as it was, in words; "" if all is."""
@@ -80,7 +86,12 @@ class Watch:
     # ---- looking around
 
     def _visit(self, path: str, thing: Any) -> None:
-        if isinstance(thing, (*_PLAIN, *_SKIPPED)) or thing is _MISSING or id(thing) in self.seen:
+        """Look at `thing` next, with what it holds, before what comes after it."""
+        if not isinstance(thing, (*_PLAIN, *_SKIPPED)) and thing is not _MISSING and id(thing) not in self.seen:
+            self._found.append((path, thing))
+
+    def _look(self, path: str, thing: Any) -> None:
+        if id(thing) in self.seen:
             return
         if len(self.seen) > _LIMIT:
             raise CaptureError(f"the function depends on more than {_LIMIT:,} objects (at {path!r}), which are too many to watch")

@@ -91,15 +91,16 @@ def check_axes(model: Any, x: Tensor, name: str) -> None:
 
 def _axes_of_rows(layer: Any) -> int:
     """How many axes a row must have at least for this layer, or for the first of its layers that can tell; 0 where none can."""
-    if isinstance(layer, LayerNorm):
-        return len(layer.normalized_shape)
-    if isinstance(layer, (Linear, BatchNorm1d, Flatten, Conv2d)):
-        return 3 if isinstance(layer, Conv2d) else 1
-    if isinstance(layer, Residual):
-        return _axes_of_rows(layer.inner)
-    for inner in layer if hasattr(layer, "named_layers") else ():
-        if not isinstance(inner, (ReLU, Tanh, Sigmoid, GELU, Dropout)):
-            return _axes_of_rows(inner)
+    seen: set[int] = set()  # a loop rather than recursion: nesting may be deep, and even circular
+    while id(layer) not in seen:
+        seen.add(id(layer))
+        if isinstance(layer, LayerNorm):
+            return len(layer.normalized_shape)
+        if isinstance(layer, (Linear, BatchNorm1d, Flatten, Conv2d)):
+            return 3 if isinstance(layer, Conv2d) else 1
+        layers = [layer.inner] if isinstance(layer, Residual) else layer if hasattr(layer, "named_layers") else ()
+        tell = [inner for inner in layers if not isinstance(inner, (ReLU, Tanh, Sigmoid, GELU, Dropout))]
+        layer = tell[0] if tell else None
     return 0
 
 
