@@ -20,7 +20,7 @@ from hotgrad.errors import DeclarationError, DeviceError, DtypeError, OperandErr
 from hotgrad.explain import describe, fail
 from hotgrad.methods import WRITERS, Methods
 from hotgrad.primitive import Booleans, Integers, Primitive, on_declare, primitives
-from hotgrad.records import NO_SINK, Constant, Node, Record, Tracing, Unread, next_sequence, state, tensors_in
+from hotgrad.records import MODE, NO_SINK, Constant, Node, Record, Tracing, Unread, next_sequence, state, tensors_in
 from hotgrad.variable import Parameter, Variable, as_tensor, wrap
 
 
@@ -137,7 +137,7 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
     forward, usual = op.forward, op.defaults
     (keep,), keep_out = op.keeps((True,))
     variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record
-    sequence, state_, no_sink = next_sequence, state, NO_SINK
+    sequence, mode, no_sink = next_sequence, MODE.get, NO_SINK
 
     def apply(a: Any, options: Any = None) -> Any:
         kind = type(a)
@@ -149,7 +149,7 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
             return _general(op, (a,), options)
         x = a._data
         try:
-            tape = state_.active
+            tape = mode().active
             data = forward(x) if options is None else forward(x, **options)
             out = new(variable)
             out._data = data
@@ -201,7 +201,7 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
     # what to keep when only a, only b, or both need a gradient
     plans = (None, *(op.keeps(needed) for needed in ((True, False), (False, True), (True, True))))
     variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record
-    sequence, state_, no_sink = next_sequence, state, NO_SINK
+    sequence, mode, no_sink = next_sequence, MODE.get, NO_SINK
     int_, float_ = (int, float) if op.numbers else (None, None)
 
     def apply(a: Any, b: Any) -> Any:
@@ -226,7 +226,7 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
         else:
             return _general(op, (a, b), None)
         try:
-            tape = state_.active
+            tape = mode().active
             data = forward(x, y)
             out = new(variable)
             out._data = data

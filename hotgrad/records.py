@@ -6,22 +6,26 @@ Variable. So an intermediate's data lives only while somebody holds it or a rule
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import gc
 import inspect
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hotgrad.errors import OperandError
+from hotgrad.errors import OperandError, TapeError
 from hotgrad.primitive import Primitive
 
 if TYPE_CHECKING:
     from hotgrad.variable import Variable
+
+T = TypeVar("T")
 
 next_sequence = itertools.count().__next__  # grows over all tapes and threads
 
@@ -166,12 +170,12 @@ class Tape:
     __slots__ = ()
 
     def __enter__(self) -> Tape:
-        state.tapes.append(state.tape)
-        state.switch(self, state.recording)
+        now = state.now
+        _enter(Mode(self, now.recording, now.trace, now, self))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        state.switch(state.tapes.pop(), state.recording)
+        _leave(self, "a Tape scope")
 
     def __len__(self) -> int:
         return len(self._records())
@@ -194,49 +198,152 @@ class Tape:
 
 
 class Tracing(Exception):
-    """Raised by `state.active` while a program is captured on this thread."""
+    """Raised by `Mode.active` while a program is captured."""
 
 
-class _State(threading.local):
-    """What each thread has of its own.
+class Mode:
+    """What holds where ops are called: the tape, whether it records, and the capture going on (`trace`, see `program.trace`), or None.
 
-    `trace`: the capture going on, None outside of one; see `program.trace`. The ops look at `active`: the tape to record on, or
-    None. While a program is captured that attribute does not exist, so that asking for it sends every call to the trace, and the
-    ops need not ask for a trace each time.
+    `active`: the tape to record on, or None. `outer`: the Mode to go back to; `by`: what was entered; `place`: by
+    which block (that of an ExitStack is entered and left by different ones).
     """
 
-    active: Tape | None
+    __slots__ = ("tape", "recording", "trace", "active", "outer", "by", "place")
+
+    def __init__(self, tape: Tape, recording: bool, trace: Any = None, outer: Mode | None = None, by: Any = None) -> None:
+        self.tape, self.recording, self.trace, self.outer, self.by = tape, recording, trace, outer, by
+        self.place = _place(sys._getframe(2))
+        if type(self) is Mode:
+            self.active: Tape | None = tape if recording else None
+        if trace is not None:
+            self.__class__ = TracingMode
+
+
+def _place(frame: Any) -> tuple[int, Any]:
+    return id(frame), frame.f_code
+
+
+class TracingMode(Mode):
+    """The Mode while a program is captured. Asking for `active` sends every call of an op to the trace, so ops need not ask for a trace."""
+
+    __slots__ = ()
+
+    @property
+    def active(self) -> Any:  # type: ignore[override]
+        raise Tracing
+
+
+class _First(Mode):
+    """Stands where no Mode was set yet: in a new thread, and in a task that was started there."""
+
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self.modes: list[bool] = []
-        self.tapes: list[Tape] = []
-        self.trace: Any = None
-        self.switch(Tape(), True)
+        pass
 
-    def switch(self, tape: Tape, recording: bool) -> None:
-        """Make `tape` the current one, and record on it or not."""
-        self.tape, self.recording = tape, recording
-        self.follow(self.trace)
+    @property
+    def active(self) -> Any:  # type: ignore[override]
+        return state.now.active
 
-    def follow(self, trace: Any) -> None:
-        """Send all calls of ops to `trace`, None to record them as usual."""
-        self.trace = trace
-        if trace is None:
-            self.active = self.tape if self.recording else None
-        elif "active" in vars(self):
-            del self.active
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "active":
-            raise Tracing
-        raise AttributeError(name)
+class _Base(threading.local):
+    """The Mode that each thread starts in, on a tape of its own."""
+
+    def __init__(self) -> None:
+        self.mode = Mode(Tape(), True)
+
+
+_BASE = _Base()
+_FIRST = _First()
+# A context variable, so that asyncio tasks have modes of their own. Ops read `MODE.get().active`.
+MODE: contextvars.ContextVar[Mode] = contextvars.ContextVar("hotgrad mode", default=_FIRST)
+
+
+class _State:
+    """The Mode that holds now, and its fields."""
+
+    __slots__ = ()
+
+    @property
+    def now(self) -> Mode:
+        mode = MODE.get()
+        if mode is _FIRST:
+            mode = _BASE.mode
+            MODE.set(mode)
+        return mode
+
+    @property
+    def tape(self) -> Tape:
+        return self.now.tape
+
+    @property
+    def recording(self) -> bool:
+        return self.now.recording
+
+    @property
+    def trace(self) -> Any:
+        mode = MODE.get()
+        return None if mode is _FIRST else mode.trace
 
 
 state = _State()
 
 
+def _enter(mode: Mode) -> None:
+    """Let `mode` hold from here on. Ctrl-C before the block begins, which would not be left then, takes it back."""
+    try:
+        MODE.set(mode)
+    except BaseException:
+        MODE.set(mode.outer)  # type: ignore[arg-type]
+        raise
+
+
+def _leave(by: Any, what: str) -> None:
+    """Go back to the Mode that held when `by` was entered, whatever was entered since and was not left."""
+    place, outer = _place(sys._getframe(2)), None
+    try:
+        outer = _outer(by, what, place)
+        MODE.set(outer)
+    except KeyboardInterrupt:
+        MODE.set(outer or _outer(by, what, place))
+        raise
+
+
+def _outer(by: Any, what: str, place: tuple[int, Any]) -> Mode:
+    found = None
+    mode: Mode | None = state.now
+    while mode is not None and (found is None or found.place != place):
+        if mode.by is by and (found is None or mode.place == place):
+            found = mode
+        mode = mode.outer
+    if found is None or found.outer is None:
+        raise TapeError(f"{what} was left in another task or thread than it was entered in; use a `with` block for each")
+    return found.outer
+
+
+def surely(body: Callable[[], T], *undo: Callable[[], object]) -> T:
+    """What `body()` gives; then the Mode is as before, and each `undo` has run to its end, even if Ctrl-C came in the middle of one.
+
+    So each is run twice, and must not mind.
+    """
+    mode = state.now
+
+    def back() -> None:
+        MODE.set(mode)
+        for step in undo:
+            step()
+
+    try:
+        try:
+            return body()
+        finally:
+            back()
+    finally:
+        back()
+
+
 def tape() -> Tape:
-    """This thread's current tape.
+    """This thread's current tape, or that of the asyncio task.
 
     >>> import hotgrad as hg
     >>> isinstance(hg.tape(), hg.Tape)
@@ -246,33 +353,50 @@ def tape() -> Tape:
 
 
 class RecordingMode:
-    """Switches recording on or off for a block, a function or a generator, on this thread. See `no_grad`, `enable_grad`."""
+    """Switches recording on or off for a block, a function or a generator, in this thread and task. See `no_grad`, `enable_grad`."""
 
     def __init__(self, recording: bool) -> None:
         self._recording = recording
 
     def __enter__(self) -> None:
-        state.modes.append(state.recording)
-        state.switch(state.tape, self._recording)
+        now = state.now
+        _enter(Mode(now.tape, self._recording, now.trace, now, self))
 
     def __exit__(self, *exc: object) -> None:
-        state.switch(state.tape, state.modes.pop())
+        _leave(self, repr(self))
 
     def __call__(self, function: Callable[..., Any] | None = None) -> Any:
         if function is None:
             return self
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        if inspect.isasyncgenfunction(function):
             raise OperandError(
-                f"{self!r} cannot decorate the async function {function.__name__}: other tasks would run in its mode; "
-                "use `with` around the parts that do not await"
+                f"{self!r} cannot decorate the asynchronous generator {function.__name__}: its consumer would run in its mode; "
+                "use `with` around the parts that do not yield"
             )
-        wrapper = self._generator if inspect.isgeneratorfunction(function) else self._plain
+        asynchronous, stepwise = inspect.iscoroutinefunction(function), inspect.isgeneratorfunction(function)
+        wrapper = self._coroutine if asynchronous else self._generator if stepwise else self._plain
         return functools.wraps(function)(wrapper(function))
+
+    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """What the function gives, called in this mode. Unlike a `with` block it cannot be left half by Ctrl-C."""
+
+        def body() -> T:
+            now = state.now
+            MODE.set(Mode(now.tape, self._recording, now.trace, now, self))
+            return function(*args, **kwargs)
+
+        return surely(body)
 
     def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
+            return self.run(function, *args, **kwargs)
+
+        return call
+
+    def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
             with self:
-                return function(*args, **kwargs)
+                return await function(*args, **kwargs)
 
         return call
 
@@ -285,8 +409,7 @@ class RecordingMode:
             try:
                 while True:
                     try:
-                        with self:
-                            item = resume(value)
+                        item = self.run(resume, value)
                     except StopIteration as stop:
                         return stop.value
                     try:
@@ -296,8 +419,7 @@ class RecordingMode:
                     except BaseException as error:
                         resume, value = generator.throw, error
             finally:
-                with self:
-                    generator.close()
+                self.run(generator.close)
 
         return call
 

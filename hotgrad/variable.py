@@ -7,9 +7,10 @@ depends on what the root reaches, it needs no recursion, and the order is the sa
 from __future__ import annotations
 
 import heapq
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from operator import attrgetter
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class Variable(Methods):
 
     # attrgetter, here and for grad: reading these is part of every optimizer step
     data = property(
-        attrgetter("_data"),
+        operator.attrgetter("_data"),
         _assign_data,
         doc="""The tensor itself, not a copy. Writes through it are noticed by a later backward that needs the old values; writes
         through torch's own `Tensor.data` or through numpy memory are not.
@@ -161,7 +162,7 @@ class Variable(Methods):
         self._sink().grad = value
 
     grad = property(
-        attrgetter("_leaf.grad"),
+        operator.attrgetter("_leaf.grad"),
         _assign_grad,
         doc="""The gradient that backwards have accumulated: a tensor of the same shape, dtype and device that shares memory with
         nothing, a Variable after `create_graph=True`, or None.
@@ -201,8 +202,8 @@ class Variable(Methods):
             if old is None:
                 sink.grad = g
             elif create_graph or isinstance(old, Variable):
-                with enable_grad:
-                    sink.grad = old + g if state.trace is None else state.trace.accumulate(old, g, create_graph)
+                add = operator.add if state.trace is None else partial(state.trace.accumulate, create_graph=create_graph)
+                sink.grad = enable_grad.run(add, old, g)
             else:
                 old.add_(g)
 
@@ -420,8 +421,8 @@ def walk(roots: list[tuple[Variable, Any]], wanted: dict[Any, None] | None, reta
         shared.add(root._link)
     leading = None if wanted is None else _leading_to(wanted, pending)
     if on_variables:
-        with enable_grad if create_graph else no_grad, trace.internal() if trace is not None else nullcontext():
-            _walk(pending, shared, wanted, leading, create_graph or retain_graph, Variable)
+        with trace.internal() if trace is not None else nullcontext():
+            (enable_grad if create_graph else no_grad).run(_walk, pending, shared, wanted, leading, create_graph or retain_graph, Variable)
         return pending if trace is None else {n: trace.gradient(g, n in shared, create_graph) for n, g in pending.items()}
     _walk(pending, shared, wanted, leading, retain_graph, Tensor)
     for node in shared:

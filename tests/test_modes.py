@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
 import gc
+import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -149,22 +153,109 @@ def test_a_generator_dropped_half_way_leaves_the_mode_alone() -> None:
         while True:
             yield recording()
 
+    now = state.now
     assert next(endless()) is False
     gc.collect()
-    assert recording() and state.modes == []
+    assert recording() and state.now is now
 
 
-def test_async_functions_are_refused() -> None:
-    async def coroutine() -> None: ...
-
+def test_asynchronous_generators_are_refused() -> None:
     async def asynchronous() -> Any:
         yield 1
 
-    for function in (coroutine, asynchronous):
-        for mode in (hg.no_grad, hg.enable_grad()):
-            with pytest.raises(hg.OperandError, match=f"grad cannot decorate the async function {function.__name__}.*with"):
-                mode(function)
+    for mode in (hg.no_grad, hg.enable_grad()):
+        with pytest.raises(hg.OperandError, match=r"grad cannot decorate the asynchronous generator asynchronous.*with"):
+            mode(asynchronous)
     assert repr(hg.no_grad) == "no_grad" and repr(hg.enable_grad) == "enable_grad"
+
+
+def test_tasks_have_modes_and_tapes_of_their_own() -> None:
+    seen: list[tuple[str, bool, bool]] = []
+    outside = hg.tape()
+
+    def look(name: str) -> None:
+        seen.append((name, recording(), hg.tape() is outside))
+
+    async def off(rounds: int) -> None:
+        for _ in range(rounds):
+            with hg.no_grad:
+                await asyncio.sleep(0)
+                look("off")
+                with hg.enable_grad, hg.Tape():
+                    await asyncio.sleep(0)
+                    look("scope")
+            look("on")
+            await asyncio.sleep(0)
+
+    @hg.no_grad
+    async def decorated(rounds: int) -> None:
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+            look("off")
+
+    async def on(rounds: int) -> None:
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+            look("on")
+
+    async def main() -> None:
+        await asyncio.gather(*(task(5) for task in (off, on, decorated, off, on)))
+
+    asyncio.run(main())
+    wanted = {"off": (False, True), "on": (True, True), "scope": (True, False)}
+    assert len(seen) == 2 * 3 * 5 + 2 * 5 + 5
+    assert [row for row in seen if row[1:] != wanted[row[0]]] == []
+    assert recording() and hg.tape() is outside
+
+
+def test_a_task_starts_in_the_mode_of_who_started_it() -> None:
+    async def look() -> bool:
+        return recording()
+
+    async def main() -> tuple[bool, bool]:
+        with hg.no_grad:
+            task = asyncio.create_task(look())
+        return await task, await look()
+
+    assert asyncio.run(main()) == (False, True)
+
+
+def test_leaving_elsewhere_is_told() -> None:
+    with pytest.raises(hg.TapeError, match=r"no_grad was left in another task"):
+        hg.no_grad.__exit__(None, None, None)
+    context = contextvars.copy_context()
+    context.run(hg.no_grad.__enter__)
+    with pytest.raises(hg.TapeError, match=r"another task"):
+        hg.no_grad.__exit__(None, None, None)
+    assert recording() and not context.run(recording)
+    context.run(hg.no_grad.__exit__, None, None, None)
+    assert context.run(recording)
+
+
+def test_leaving_goes_back_to_what_was_there() -> None:
+    """Also where something entered inside was never left."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hg.no_grad)
+        stack.enter_context(hg.enable_grad)
+        stack.enter_context(hg.no_grad)
+        assert not recording()
+    assert recording()
+    with hg.no_grad:
+        hg.enable_grad.__enter__()
+        hg.Tape().__enter__()
+        hg.no_grad.__enter__()
+    assert recording()
+
+
+def test_threads_have_tapes_of_their_own() -> None:
+    found: list[Any] = []
+    with hg.no_grad:
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: found.append((hg.tape(), recording(), hg.tape())))
+            thread.start()
+            thread.join()
+    assert all(a is c and on for a, on, c in found)
+    assert len({id(hg.tape()), *(id(a) for a, _, _ in found)}) == 3
 
 
 def test_torchs_own_modes_do_not_matter() -> None:

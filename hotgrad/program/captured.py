@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -116,16 +115,19 @@ def _traced_run(
     """One run of `f`, noted; what it returned, as a structure."""
     leaves = [variable._sink() for variable in variables if variable.is_leaf]
     unsteady = Unsteady()
-    with trace.on(watch.trusted):
+
+    def run() -> Any:
         for leaf in leaves:
             trace.keep_grad(leaf)
         inputs = [trace.input(value, example) for value, example in zip(values, examples)]
-        with nullcontext() if watch.trusted else unsteady:
-            result = f(*inputs)
+        result = f(*inputs) if watch.trusted else unsteady.run(lambda: f(*inputs))
         arrays, structure = flatten(result)
         if not arrays:
             raise CaptureError(f"a captured function must return at least one Variable; got {result!r:.60}")
         trace.code.outputs = [(trace.leaf(a) if isinstance(a, Variable) else trace.constant(a)).value for a in arrays]
+        return structure
+
+    structure = trace.run(run, watch.trusted)
     if trace.refused is not None:  # and somebody caught it
         raise trace.refused
     if unsteady.called:

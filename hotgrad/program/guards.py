@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import contextvars
 import functools
 import gc
@@ -19,7 +20,7 @@ import threading
 import types
 from collections.abc import Callable, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,8 +29,10 @@ from hotgrad.errors import CaptureError
 from hotgrad.modules import Module
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim import Optimizer
+from hotgrad.records import surely
 from hotgrad.variable import Variable
 
+T = TypeVar("T")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, range, slice)
 _SKIPPED = (types.BuiltinFunctionType, torch.Generator)
 _ITEMS = (list, tuple, set, frozenset, collections.deque)
@@ -311,29 +314,36 @@ class _Collector:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pauses = 0
+        self._lock = threading.RLock()
+        self._paused_by: list[object] = []
         self._enabled = False
 
-    def pause(self) -> None:
+    def pause(self, by: object) -> None:
         with self._lock:
-            if not self._pauses:
+            if not self._paused_by:
                 self._enabled = gc.isenabled()
-                gc.disable()
-            self._pauses += 1
+            self._paused_by.append(by)
+            gc.disable()
 
-    def resume(self) -> None:
+    def resume(self, by: object) -> None:
+        """Undo what `by` did. Doing it twice does nothing more."""
         with self._lock:
-            self._pauses -= 1
-            if not self._pauses and self._enabled:
+            self._paused_by = [other for other in self._paused_by if other is not by]
+            if not self._paused_by and self._enabled:
                 gc.enable()
+
+    def unlock(self) -> None:
+        """Release what Ctrl-C kept `with` from releasing."""
+        with contextlib.suppress(RuntimeError):  # it is not this thread's
+            while True:
+                self._lock.release()
 
 
 _COLLECTOR = _Collector()
 
 
 class Unsteady:
-    """Notices calls of functions whose results differ from call to call: clocks and random numbers. Use as a context manager.
+    """Notices calls of functions whose results differ from call to call: clocks and random numbers.
 
     `called`: the name of the first one, "" without.
     """
@@ -351,20 +361,26 @@ class Unsteady:
         if module.startswith(_VARYING) and function.__name__ in _CLOCKS_AND_DICE and caller not in ("hotgrad", "torch"):
             self.called = f"{module}.{function.__name__}"
 
-    def __enter__(self) -> Unsteady:
-        self._before = _numpy_state()
-        _COLLECTOR.pause()
-        self._ours = sys.getprofile() is None  # a profiler that the user runs is left alone
-        if self._ours:
-            sys.setprofile(self._look)
-        return self
+    def run(self, body: Callable[[], T]) -> T:
+        """What `body()` gives, watched."""
+        before = _numpy_state()
+        ours = sys.getprofile() is None  # a profiler that the user runs is left alone
 
-    def __exit__(self, *exc: object) -> None:
-        if self._ours:
-            sys.setprofile(None)
-        _COLLECTOR.resume()
-        if _numpy_state() != self._before:
+        def watched() -> T:
+            _COLLECTOR.pause(self)
+            if ours:
+                sys.setprofile(self._look)
+            return body()
+
+        def end() -> None:
+            if ours:
+                sys.setprofile(None)
+            _COLLECTOR.resume(self)
+
+        result = surely(watched, end, _COLLECTOR.unlock)
+        if _numpy_state() != before:
             self.called = "numpy.random"
+        return result
 
 
 def _numpy_state() -> Any:

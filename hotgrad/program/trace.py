@@ -8,13 +8,13 @@ which would differ at each run. torch functions called on plain tensors are refu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from hotgrad.arrays import is_numpy, number_in
 from hotgrad.errors import CaptureError, DtypeError, OperandError
@@ -24,9 +24,11 @@ from hotgrad.modules.parameters import LazyParameter
 from hotgrad.primitive import Primitive, primitives
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.recording import as_operands
-from hotgrad.records import MADE, NO_SINK, NO_SINKS, Record, Sink, Tape, next_sequence, state, tensors_in
+from hotgrad.records import MADE, MODE, NO_SINK, NO_SINKS, Mode, Record, Sink, Tape, next_sequence, state, surely, tensors_in
 from hotgrad.scalars import Scalar
 from hotgrad.variable import Variable, as_tensor
+
+T = TypeVar("T")
 
 
 class Traced(Variable):
@@ -135,8 +137,13 @@ class _NoTorch(TorchFunctionMode):
         super().__init__()
         self.trace = trace
 
+    def leave(self) -> None:
+        """Take it off torch's stack of modes, if Ctrl-C kept `with` from doing so."""
+        while any(mode is self for mode in _get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.trace.inside and not any(isinstance(arg, Variable) for arg in args):
+        if state.trace is self.trace and not self.trace.inside and not any(isinstance(arg, Variable) for arg in args):
             name = func.__self__.__name__ if func.__name__ in ("__get__", "__set__") else func.__name__
             if name not in _STATIC:
                 frame: Any = sys._getframe(1)
@@ -179,25 +186,32 @@ class Trace:
 
     # ---- running
 
-    @contextmanager
-    def on(self, trusted: bool = False) -> Iterator[None]:
-        """Trace what runs inside on this thread. Gradients of leaves return to what they were.
+    def run(self, body: Callable[[], T], trusted: bool = False) -> T:
+        """What `body()` gives, traced. Then gradients of leaves are what they were, whatever happened.
 
         Trusted code, hotgrad's own, is not watched for torch calls on plain tensors, which takes most of the time otherwise.
         """
-        if state.trace is not None:
+        now = state.now
+        if now.trace is not None:
             raise CaptureError("a capture is going on already on this thread; captures do not nest")
-        try:
-            with Tape(), nullcontext() if trusted else _NoTorch(self):
-                state.follow(self)
-                yield
-        finally:
-            state.follow(None)
-            for sink, grad in self.grads:
-                sink.grad = grad
-            for traced in self.made:
+        watching = _NoTorch(self)
+
+        def traced() -> T:
+            MODE.set(Mode(Tape(), now.recording, self, now))
+            with nullcontext() if trusted else watching:
+                return body()
+
+        return surely(traced, watching.leave, self._end)
+
+    def _end(self) -> None:
+        for sink, grad in self.grads:
+            sink.grad = grad
+        for traced in self.made:
+            try:  # noqa: SIM105 - there are thousands
                 del traced._data, traced._link, traced._leaf
-            self.made.clear()
+            except AttributeError:  # it was, when Ctrl-C came
+                pass
+        self.made.clear()
 
     @contextmanager
     def internal(self) -> Iterator[None]:

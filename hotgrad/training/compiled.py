@@ -16,6 +16,7 @@ from hotgrad.engines.compiler import LIMIT
 from hotgrad.errors import EngineError
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training.agreement import check_agreement
+from hotgrad.training.evaluation import keeping_modes
 from hotgrad.training.metrics import chosen
 from hotgrad.training.predictor import Predictor
 from hotgrad.training.steps import Epoch, Job, training_step
@@ -87,16 +88,15 @@ class Compiled:
         if known is not None and not known.changed() and self.losses[rows] is model.loss:
             known.begin()
             return known
-        modes = [(module, module.training) for module in model.modules()]
-        model.train()
-        try:
+
+        def capture() -> Captured:
+            model.train()
             step = self._step(model, job.data.weights is not None)
             x, *others = (source[:rows] for source in job.data.sources())
-            found = self.programs[rows] = captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
-            self.losses[rows] = model.loss
-        finally:
-            for module, training in modes:
-                module.training = training
+            return captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
+
+        found = self.programs[rows] = keeping_modes(model, capture)
+        self.losses[rows] = model.loss
         found.begin()
         if self.name:
             self._renew(rows, found)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,32 +12,28 @@ from torch import Tensor
 from hotgrad.errors import OperandError
 from hotgrad.modules import Module
 from hotgrad.recording import forward_pass
-from hotgrad.records import no_grad
+from hotgrad.records import no_grad, surely
 from hotgrad.training.claims import modules_of
 from hotgrad.training.inputs import check_rows
 from hotgrad.training.metrics import chosen, columns_of, labels_of, r2
 from hotgrad.variable import Variable, wrap
+
+T = TypeVar("T")
 
 # Where no batch_size is given: at most so many rows, and so many elements of input, per forward pass.
 ROWS = 4096
 ELEMENTS = 2**22
 
 
-@contextlib.contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Eval mode and no recording inside; each module gets its own mode back."""
+def keeping_modes(model: Module, body: Callable[[], T]) -> T:
+    """What `body()` gives; then each module is in its own mode again, train or eval, whatever happened."""
     modes = [(module, module.training) for module in modules_of(model)]
-    if type(model).eval is Module.eval and type(model).train is Module.train:
-        for module, _ in modes:
-            module.training = False
-    else:
-        model.eval()
-    try:
-        with no_grad:
-            yield
-    finally:
+
+    def back() -> None:
         for module, training in modes:
             module.training = training
+
+    return surely(body, back)
 
 
 def forward(model: Module, x: Tensor, batch_size: int | None = None, run: Callable[[Tensor], Any] | None = None) -> Tensor:
@@ -47,7 +42,13 @@ def forward(model: Module, x: Tensor, batch_size: int | None = None, run: Callab
     `run` computes a piece in place of the model. Raises OperandError unless the model gives a Variable or tensor, ShapeError unless that has one row per row of `x`.
     """
     outputs = []
-    with evaluating(model):
+
+    def quietly() -> None:
+        if type(model).eval is Module.eval and type(model).train is Module.train:
+            for module in modules_of(model):
+                module.training = False
+        else:
+            model.eval()
         for piece in torch.split(x, batch_size or max(1, min(ROWS, ELEMENTS // x[0].numel()))):
             output = model(wrap(piece, None)) if run is None else run(piece)
             if not isinstance(output, (Variable, Tensor)):
@@ -55,13 +56,14 @@ def forward(model: Module, x: Tensor, batch_size: int | None = None, run: Callab
             data = output.data.detach() if isinstance(output, Variable) else output
             check_rows(data, len(piece), "the model's output")
             outputs.append(data)
+
+    keeping_modes(model, lambda: no_grad.run(quietly))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def scalar_loss(loss: Callable[..., Any], output: Tensor, y: Tensor, weights: Tensor | None = None) -> float:
     """The loss of given outputs, as a float, unrecorded."""
-    with no_grad:
-        return float(row_loss(loss, weights is not None)(wrap(output, None), y, weights))
+    return float(no_grad.run(row_loss(loss, weights is not None), wrap(output, None), y, weights))
 
 
 def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor, Tensor | None], Variable]:

@@ -76,7 +76,6 @@ def train(model: Any, job: Job, runner: Any) -> History:
     interrupt = Interrupt()
     progress = Progress(job.verbose, job.epochs, len(history))
     moment = _Moment(model, history, callbacks)
-    modes = [(module, module.training) for module in model.modules()]
     # whether something looks at the model after each epoch
     attended = bool(callbacks) or checkpoint is not None or job.validation is not None or model.optimizer.watches_epochs()
     careful = False
@@ -115,8 +114,6 @@ def train(model: Any, job: Job, runner: Any) -> History:
         progress.close()
         if runner.name != "eager":
             model.zero_grad()  # so that none is taken for that of the last step
-        for module, training in modes:
-            module.training = training
     if checkpoint is not None:
         checkpoint.write(moment.snapshot, history, moment.states)
     for callback in callbacks:

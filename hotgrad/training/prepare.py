@@ -156,7 +156,8 @@ def data_for(
         check_resolved(y, y.to(output.dtype), f"{name}y")  # integers, which the loss takes with floats
     weights = row_weights(sample_weight, class_weight, y, labels, max(columns, 2), output.dtype)
     call = row_loss(loss, weights is not None)
-    with no_grad, _about(f"{name}y, of shape {tuple(y.shape)} and {y.dtype}"):
+
+    def look_at_targets() -> None:
         for targets in torch.split(y, max(1, ELEMENTS // output[:1].numel())):
             ones = torch.ones(len(targets), dtype=output.dtype, device=output.device)
             value = call(wrap(output[:1].expand(len(targets), *output.shape[1:]), None), targets, ones)
@@ -166,6 +167,9 @@ def data_for(
                 raise ShapeError(f"the loss must give a scalar; got shape {tuple(value.shape)}. Average it, for example with mean()")
         if isinstance(loss, Loss):
             loss.check(output, y)
+
+    with _about(f"{name}y, of shape {tuple(y.shape)} and {y.dtype}"):
+        no_grad.run(look_at_targets)
     return Data(x, y, labels, weights)
 
 

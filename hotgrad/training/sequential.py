@@ -20,7 +20,7 @@ from hotgrad.training.callbacks import EarlyStopping, check_callbacks
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.choice import check_engine, runner_for
 from hotgrad.training.claims import claim_more, training, using
-from hotgrad.training.evaluation import forward, score
+from hotgrad.training.evaluation import forward, keeping_modes, score
 from hotgrad.training.fingerprint import Subject
 from hotgrad.training.folds import stratified
 from hotgrad.training.following import check_trained, follow
@@ -273,7 +273,7 @@ class Sequential(Module):
             runner = runner_for(self, job, engine)
             begin(self, job)
         self._setup.axes, self._setup.columns = stand_in._setup.axes, stand_in._setup.columns
-        return train(self, job, runner)
+        return keeping_modes(self, lambda: train(self, job, runner))
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
         found = self.loss if loss is None else loss_of(loss)
