@@ -175,7 +175,7 @@ class Tape:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _leave(self, "a Tape scope")
+        _leave(self)
 
     def __len__(self) -> int:
         return len(self._records())
@@ -298,25 +298,26 @@ def _enter(mode: Mode) -> None:
         raise
 
 
-def _leave(by: Any, what: str) -> None:
+def _leave(by: Any) -> None:
     """Go back to the Mode that held when `by` was entered, whatever was entered since and was not left."""
-    place, outer = _place(sys._getframe(2)), None
+    frame, outer = sys._getframe(2), None
     try:
-        outer = _outer(by, what, place)
+        outer = _outer(by, frame)
         MODE.set(outer)
     except KeyboardInterrupt:
-        MODE.set(outer or _outer(by, what, place))
+        MODE.set(outer or _outer(by, frame))
         raise
 
 
-def _outer(by: Any, what: str, place: tuple[int, Any]) -> Mode:
-    found = None
+def _outer(by: Any, frame: Any) -> Mode:
+    place, found = _place(frame), None
     mode: Mode | None = state.now
     while mode is not None and (found is None or found.place != place):
         if mode.by is by and (found is None or mode.place == place):
             found = mode
         mode = mode.outer
     if found is None or found.outer is None:
+        what = "a Tape scope" if isinstance(by, Tape) else repr(by)
         raise TapeError(f"{what} was left in another task or thread than it was entered in; use a `with` block for each")
     return found.outer
 
@@ -363,7 +364,7 @@ class RecordingMode:
         _enter(Mode(now.tape, self._recording, now.trace, now, self))
 
     def __exit__(self, *exc: object) -> None:
-        _leave(self, repr(self))
+        _leave(self)
 
     def __call__(self, function: Callable[..., Any] | None = None) -> Any:
         if function is None:

@@ -25,15 +25,15 @@ ROWS = 4096
 ELEMENTS = 2**22
 
 
-def keeping_modes(model: Module, body: Callable[[], T]) -> T:
-    """What `body()` gives; then each module is in its own mode again, train or eval, whatever happened."""
+def keeping_modes(model: Module, body: Callable[[], T], *undo: Callable[[], object]) -> T:
+    """What `body()` gives; then each module is in its own mode again, train or eval, and `undo` is done, whatever happened; see `surely`."""
     modes = [(module, module.training) for module in modules_of(model)]
 
     def back() -> None:
         for module, training in modes:
             module.training = training
 
-    return surely(body, back)
+    return surely(body, back, *undo)
 
 
 def forward(model: Module, x: Tensor, batch_size: int | None = None, run: Callable[[Tensor], Any] | None = None) -> Tensor:

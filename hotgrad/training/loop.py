@@ -58,6 +58,22 @@ class Interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def signal_back() -> Callable[[], None]:
+    """What brings Python's handling of Ctrl-C back to what it is now, if an Interrupt was kept from doing so."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def back() -> None:
+        now = signal.getsignal(signal.SIGINT)
+        if (
+            threading.current_thread() is threading.main_thread()
+            and now is not before
+            and isinstance(getattr(now, "__self__", None), Interrupt)
+        ):
+            signal.signal(signal.SIGINT, before)
+
+    return back
+
+
 def begin(model: Any, job: Job) -> None:
     """Tell the callbacks that training begins, and bring everything to where the checkpoint stands."""
     optimizer = model.optimizer

@@ -27,7 +27,7 @@ from hotgrad.training.following import check_trained, follow
 from hotgrad.training.frames import column_names
 from hotgrad.training.history import History, row_keys
 from hotgrad.training.inputs import by_class, check_lengths, pair, to_tensor
-from hotgrad.training.loop import begin, measured, train
+from hotgrad.training.loop import begin, measured, signal_back, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
 from hotgrad.training.predictor import Predictor
@@ -273,7 +273,7 @@ class Sequential(Module):
             runner = runner_for(self, job, engine)
             begin(self, job)
         self._setup.axes, self._setup.columns = stand_in._setup.axes, stand_in._setup.columns
-        return keeping_modes(self, lambda: train(self, job, runner))
+        return keeping_modes(self, lambda: train(self, job, runner), signal_back())
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
         found = self.loss if loss is None else loss_of(loss)
