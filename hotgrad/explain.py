@@ -74,8 +74,8 @@ def out_of_range(op: str, index: int, axis: int, size: int) -> RangeError:
 
 
 def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any], error: Exception) -> Exception:
-    """The error to raise in place of `error`, which op's forward raised. Our own errors gain the op's name; an error whose
-    cause is not in the operands (no memory, a bug) comes back as it is.
+    """The error to raise in place of `error`, which op's forward raised. Our own errors gain the op's name, torch's become ours
+    where the cause is in the operands. No memory comes back as it is, and so do unknown errors of a user's op.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return error
@@ -101,6 +101,9 @@ def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any],
             return ShapeError(
                 f"{call}; these shapes do not broadcast: aligned at the right, sizes must be equal or 1. Use reshape or unsqueeze"
             )
+    watched = next((name for name, value in options.items() if isinstance(getattr(value, "_data", None), Tensor)), None)
+    if watched is not None:
+        return OperandError(f"{call}; the option {watched!r} must be a plain value; got a Variable. Give its v.item() or v.data")
     said = str(error).split("\n")[0].strip()
     if isinstance(error, IndexError):
         return AxisError(f"{call}; {said}")
@@ -111,9 +114,15 @@ def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any],
         return OperandError(f"{call}; {said}")
     if isinstance(error, ValueError):
         return SettingError(f"{call}; {said}")
-    if isinstance(error, RuntimeError) and any(word in lowered for word in ("size", "shape", "dimension")):
+    if isinstance(error, RuntimeError) and any(word in lowered for word in ("size", "shape", "dimension", "allocate memory")):
         return ShapeError(f"{call}; {said}")
-    return error
+    if not op.__module__.startswith("hotgrad."):  # what a user's forward raises is the user's
+        return error
+    if isinstance(error, OverflowError):
+        return SettingError(f"{call}; {said}")
+    if any(word in lowered for word in ("integer", "bool", "complex", "type")):
+        return DtypeError(f"{call}; {said}")
+    return OperandError(f"{call}; {said}")
 
 
 def _explain_matmul(call: str, a: tuple[int, ...], b: tuple[int, ...], error: Exception) -> Exception:
@@ -149,7 +158,9 @@ def operand_name(record: Record, parent: Any) -> str:
 
 
 def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
-    """Raise the error for a rule that used what it did not declare, or does not exist; any other comes out as it is."""
+    """Raise the error for a rule that used what it did not declare, does not exist, or is one of ours and cannot do what is asked;
+    any other comes out as it is.
+    """
     op, parents = record.op, record.parents or ()
     if isinstance(rule, partial):  # of the one `vjp`
         index: int = rule.args[0]
@@ -174,7 +185,11 @@ def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
         raise RuleError(
             f"{op.name}: the rule for {operand} failed ({error}); if it uses 'out', add that to its entry in `reads`, now {reads!r}"
         ) from error
-    raise error
+    if isinstance(error, (HotgradError, torch.OutOfMemoryError)) or not op.__module__.startswith("hotgrad."):
+        raise error
+    parent: Any = parents[index]
+    of = f"{str(parent.dtype).removeprefix('torch.')}{tuple(parent.shape)}"
+    raise RuleError(f"{op.name}: the rule for {operand} of {of} cannot be computed: {str(error).splitlines()[0]}") from error
 
 
 def written(record: Record, value: Tensor) -> TapeError:

@@ -16,12 +16,22 @@ import torch
 from torch import Tensor
 
 from hotgrad.arrays import is_numpy, number_in
-from hotgrad.errors import DeclarationError, DeviceError, DtypeError, OperandError, ShapeError, TapeError
+from hotgrad.errors import DeclarationError, DeviceError, DtypeError, HotgradError, OperandError, ShapeError, TapeError
 from hotgrad.explain import describe, fail
 from hotgrad.methods import WRITERS, Methods
 from hotgrad.primitive import Booleans, Integers, Primitive, on_declare, primitives
 from hotgrad.records import MODE, NO_SINK, Constant, Node, Record, Tracing, Unread, next_sequence, state, tensors_in
 from hotgrad.variable import Parameter, Variable, as_tensor, wrap
+
+STRIDED = torch.strided
+
+
+def _tensor(op: type[Primitive], value: Any) -> Tensor:
+    """`value` as a tensor. Raises the HotgradError that names the op."""
+    try:
+        return as_tensor(value)
+    except HotgradError as error:
+        raise type(error)(f"{op.name}: {error}") from None
 
 
 def _operand(op: type[Primitive], value: Any) -> Any:
@@ -31,13 +41,13 @@ def _operand(op: type[Primitive], value: Any) -> Any:
             raise OperandError(
                 f"{op.name}: an operand of shape {tuple(value.shape)} requires a torch gradient; wrap it in a Variable, or detach() it"
             )
-        return as_tensor(value)
+        return _tensor(op, value)
     if isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, complex):
         raise DtypeError(f"{op.name}: complex numbers are not supported; got {value!r}")
     if is_numpy(value):
-        return as_tensor(value) if value.shape else _operand(op, number_in(value))
+        return _tensor(op, value) if value.shape else _operand(op, number_in(value))
     if isinstance(value, Node):
         raise Unread(value)
     remedy = ". Make one tensor or Variable of it first, with hg.stack([v0, v1]) of Variables" if isinstance(value, (list, tuple)) else ""
@@ -112,7 +122,7 @@ def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, 
             link = operand._link
             operand = operand._data
             recorded = recorded or link is not None
-        elif type(operand) is not Tensor or operand.requires_grad:
+        elif type(operand) is not Tensor or operand.requires_grad or operand.layout is not STRIDED:
             operand = _operand(op, operand)
             numbers = numbers or not isinstance(operand, Tensor)
         values.append(operand)
@@ -143,7 +153,10 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
         kind = type(a)
         if kind is not variable and kind is not parameter:
             if kind is Tensor and options is None:  # what gradient rules do
-                raw = forward(a)
+                try:
+                    raw = forward(a)
+                except Exception as error:
+                    fail(op, (a,), options, error)
                 if not raw.requires_grad:
                     return raw
             return _general(op, (a,), options)
@@ -208,7 +221,10 @@ def _binary(op: type[Primitive]) -> Callable[..., Any]:
         kind = type(a)
         if kind is not variable and kind is not parameter:
             if kind is Tensor and type(b) is Tensor:  # what gradient rules do
-                raw = forward(a, b)
+                try:
+                    raw = forward(a, b)
+                except Exception as error:
+                    fail(op, (a, b), None, error)
                 if not raw.requires_grad:
                     return raw
             return _general(op, (a, b), None)

@@ -484,7 +484,7 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
                 continue
             try:
                 gi = rule(g, out, *operands) if options is None else rule(g, out, *operands, **options)
-            except (AttributeError, TypeError) as error:
+            except Exception as error:
                 rule_failed(record, rule, error)
             own = fresh
             shape = parent.shape

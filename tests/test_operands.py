@@ -155,6 +155,57 @@ def test_an_operand_of_torchs_graph_is_refused() -> None:
     assert len(hg.tape()) == 0
 
 
+REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: Variable([1, 2]) ** -1, TypeError, r"Pow: got a = int64\(2,\), b = -1; .*negative integer powers"),
+    (lambda: Variable([True]).relu(), TypeError, r"ReLU: got a = bool\(1,\); "),
+    (lambda: Variable([1, 2]).norm(), TypeError, r"Norm: got a = int64\(2,\), p=2\.0"),
+    (lambda: leaf([1.0, 2.0]).pad((1,)), TypeError, r"Pad: got .* pad=\(1,\).*even"),
+    (lambda: leaf([1.0, 2.0]).unfold(0, 1, -1), TypeError, r"Unfold: got .* step=-1; step is -1 but must be > 0"),
+    (lambda: hg.einsum("i-j->", leaf([1.0, 2.0])), TypeError, r"Einsum: got operands\[0\] = float32\(2,\), equation='i-j->'"),
+    (lambda: hg.einsum("i->ii", leaf([1.0, 2.0])), TypeError, "Einsum: got"),
+    (lambda: leaf([1.0]).softplus(beta=None), TypeError, "Softplus: got .* beta must be a number; got None"),
+    (lambda: leaf([1.0]).softplus(1.0, "a"), TypeError, "Softplus: got .* threshold must be a number; got 'a'"),
+    (lambda: leaf([1.0, 2.0]).var(correction=None), TypeError, "Var: got .* correction must be a number; got None"),
+    (lambda: leaf([1.0, 2.0]).std(correction="a"), TypeError, "Std: got .* correction must be a number; got 'a'"),
+    (lambda: leaf([1.0, 2.0]).flip(dims=None), TypeError, "Flip: got .* dims must be an axis"),
+    (lambda: leaf([1.0]).to(dtype=float), TypeError, "Cast: got .* dtype must be a torch.dtype; got <class 'float'>"),
+    (lambda: hg.mul(10**400, 1), ValueError, "Mul: got a = 10"),
+    (lambda: leaf([1.0]) * 10**400, ValueError, "Mul: got a = float32"),
+    (lambda: leaf([1.0]) * torch.ones(1).to_sparse(), TypeError, "Mul: only dense tensors"),
+    (lambda: leaf([1.0]) * np.array(["a"]), TypeError, "Mul: expected a tensor"),
+    (lambda: leaf([1.0, 2.0]).sum(Variable(0)), TypeError, "Sum: got .*(integer|plain value)"),
+    (lambda: hg.cat([leaf([1.0])], Variable(0)), TypeError, "Cat: got .* option 'dim' must be a plain value; got a Variable"),
+    (lambda: hg.relu(torch.tensor([True])), TypeError, r"ReLU: got a = bool\(1,\)"),
+    (lambda: hg.gather(leaf([1.0]), torch.tensor([0], device="meta"), dim=0), ValueError, "Gather: got .* different devices"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(REFUSALS)))
+def test_what_torch_refuses_names_the_op_and_its_operands(case: int) -> None:
+    call, kind, message = REFUSALS[case]
+    with pytest.raises(hg.HotgradError, match=message) as caught:
+        call()
+    assert isinstance(caught.value, kind) and len(hg.tape()) == 0
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["backward inside", "backward outside"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_torchs_values_and_gradients(dtype: torch.dtype, inside: bool) -> None:
+    w, v = leaf([[0.5, -1.0], [2.0, 0.25]]), leaf([[1.0, 0.5], [0.25, 2.0]])
+    a, b = (t.data.clone().requires_grad_() for t in (w, v))
+    for x, y in ((w, v), (a, b)):
+        with torch.autocast("cpu", dtype=dtype):
+            z = ((x @ y).tanh() @ y[0]).sum()
+            if inside:
+                z.backward()
+        assert z.dtype is dtype
+        if not inside:
+            z.backward()
+    for ours, theirs in ((w, a), (v, b)):
+        assert ours.grad.dtype is torch.float32
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0.02, atol=0.01)
+
+
 def test_numpy_never_makes_an_object_array() -> None:
     x, constant = leaf([1.0, 2.0]), Variable([1.0, 2.0])
     array: Any = np.ones(2)

@@ -120,6 +120,15 @@ def test_pow_of_a_number_zero_and_negative_exponents() -> None:
     assert not slopes(lambda y: 0.0**y, [-1.0]).isfinite().any()
 
 
+def test_powers_of_integers_have_the_precision_of_the_result() -> None:
+    y = leaf([0.5, -1.5])
+    (torch.tensor([3, 7]) ** y).backward(torch.ones(2, dtype=torch.float64))
+    same(y.grad, [3**0.5 * math.log(3), 7**-1.5 * math.log(7)])
+    x = leaf([1.5, 0.3])
+    (x ** torch.tensor([3, -2])).backward(torch.ones(2, dtype=torch.float64))
+    same(x.grad, [3 * 1.5**2, -2 * 0.3**-3])
+
+
 def rpow(exponent: float, base: Any) -> Any:
     return base**exponent
 
@@ -669,6 +678,7 @@ EINSUM = [
     ("...ij,...jk->...ik", (4, 2, 3), (1, 3, 2)), ("i...->...", (3, 2)), ("...->...", (2, 3)), ("...i->i...", (2, 3)), ("ij,ij,ij->i", (2, 3), (2, 3), (2, 3)),
     ("ij,jk,kl->il", (2, 3), (3, 4), (4, 2)), ("ij,ik->jk", (2, 1), (2, 3)), ("ij,ij->ij", (2, 1), (2, 3)), ("ij,ij->ij", (1, 3), (2, 3)), ("ii,i->i", (3, 3), (3,)),
     ("ii,jj->ij", (2, 2), (3, 3)), ("ab,cd->", (2, 3), (3, 2)), ("i,i", (0,), (0,)), ("ij,jk->ik", (2, 0), (0, 3)), (" i j , j -> i ", (2, 3), (3,)), ("...,...->...", (2, 1), (1, 3)),
+    ("ij,jk->ik", (2, 3), (1, 2)), ("ij,jk->ik", (2, 1), (3, 2)), ("ij,j,jk->", (2, 3), (1,), (1, 2)), ("ii,ij->j", (3, 3), (1, 2)),
     ("aB,Bc->ac", (2, 3), (3, 2)), ("i...i->...", (3, 2, 3)),
 ]  # fmt: skip
 

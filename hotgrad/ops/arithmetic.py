@@ -147,6 +147,7 @@ def _pow_base(g: Any, out: Any, a: Any, b: Any) -> Any:
         if b == 2:
             return g * (a + a)  # one kernel fewer
         return 0.0 if b == 0 else g * (b * a ** (b - 1))
+    b = b if b.dtype is g.dtype else b.to(g.dtype)
     unbounded = g - 1 / a
     nothing = Where.apply(b == 0, unbounded - unbounded != 0, False)  # else the product is 0, and right in its derivatives
     return Where.apply(nothing, 0.0, g * (b * a ** (Where.apply(nothing, 1.0, b) - 1)))
@@ -156,6 +157,7 @@ def _pow_exponent(g: Any, out: Any, a: Any, b: Any) -> Any:
     """d/db a^b = a^b log(a), but 0 at a = 0 for b >= 0, and at a = inf for b < 0."""
     if isinstance(a, (int, float)):
         a = torch.tensor(a, dtype=b.dtype, device=b.device)
+    a = a if a.dtype is g.dtype else a.to(g.dtype)  # the logarithm of integers, in the precision of the result
     nothing = Where.apply(a == 0, b >= 0, Where.apply(a == math.inf, b < 0, False))
     return Where.apply(nothing, 0.0, g * (out * Where.apply(nothing, 1.0, a).log()))
 
@@ -307,6 +309,8 @@ class Cast(Primitive):
 
     @staticmethod
     def forward(a: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Any:
+        if not isinstance(dtype, (torch.dtype, type(None))):
+            raise OperandError(f"dtype must be a torch.dtype; got {dtype!r:.60}")
         if dtype is not None and dtype.is_complex:
             raise OperandError("complex data is not supported")
         return a.to(device=device, dtype=dtype)

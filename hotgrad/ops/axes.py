@@ -18,12 +18,19 @@ def normal_axis(axis: Any, ndim: int) -> int:
     return int(axis % max(ndim, 1))
 
 
+def number(name: str, value: Any) -> float:
+    """`value` if it is a Python number. Raises OperandError."""
+    if not isinstance(value, (int, float)):
+        raise OperandError(f"{name} must be a number; got {value!r:.60}")
+    return value
+
+
 def normal_axes(dim: Any, ndim: int) -> tuple[int, ...]:
     """`dim` (None or () for all, an integer, or several) as a tuple of axes counted from the front; of a scalar it is ().
 
     Raises AxisError for an axis out of range or given twice.
     """
-    if dim is None or dim == ():  # torch's meaning of ()
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):  # torch's meaning of ()
         return tuple(range(ndim))
     axes = tuple(normal_axis(axis, ndim) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,)))
     if len(set(axes)) != len(axes):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.ops.arithmetic import Where
+from hotgrad.ops.axes import number
 from hotgrad.primitive import Interval, Primitive, zero
 
 
@@ -296,7 +297,7 @@ class Softplus(Primitive):
 
     @staticmethod
     def forward(a, *, beta=1.0, threshold=20.0):  # type: ignore[no-untyped-def]
-        return torch.ops.aten.softplus(a, beta, threshold)
+        return torch.ops.aten.softplus(a, number("beta", beta), number("threshold", threshold))
 
     into = staticmethod(lambda out, a, beta, threshold: partial(_softplus_into, a, beta, threshold, out=out))
     vjps = (lambda g, out, a, beta, threshold: Where.apply(a * beta > threshold, g, g * (a * beta).sigmoid()),)

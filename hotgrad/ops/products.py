@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from hotgrad.errors import OperandError
 from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.shaping import compact
 from hotgrad.primitive import Primitive
 
 
 def _matmul_left(g: Any, out: Any, a: Any, b: Any) -> Any:
+    if b.dtype is not g.dtype:  # the product was computed in another dtype, under torch.autocast
+        b = b.to(g.dtype)
     if a.ndim > 1 and b.ndim > 1:
         return torch.matmul(g, b.mT)  # `@` itself costs a tenth more
     if b.ndim == 1:
@@ -23,6 +26,8 @@ def _matmul_left(g: Any, out: Any, a: Any, b: Any) -> Any:
 
 
 def _matmul_right(g: Any, out: Any, a: Any, b: Any) -> Any:
+    if a.dtype is not g.dtype:
+        a = a.to(g.dtype)
     if a.ndim > 1 and b.ndim > 1:
         if a.numel() >= 2**13 and 2 <= g.shape[-1] < 12 and a.ndim == g.ndim == 2 and a.shape[-1] >= 32:
             return torch.matmul(g.mT, a).mT  # a left operand of few rows takes MKL a tenth of the time of a right one of few columns
@@ -107,8 +112,8 @@ class AddMM(Primitive):
 
     vjps = (
         lambda g, out, bias, a, b: g,
-        lambda g, out, bias, a, b: torch.matmul(g, b.mT),
-        lambda g, out, bias, a, b: torch.matmul(a.mT, g),
+        lambda g, out, bias, a, b: _matmul_left(g, out, a, b),
+        lambda g, out, bias, a, b: _matmul_right(g, out, a, b),
     )
     reads = ("", "b", "a")
 
@@ -151,7 +156,12 @@ class Einsum(Primitive):
     """
 
     native = "einsum"
-    forward = staticmethod(lambda *operands, equation: torch.einsum(equation, *operands))
+
+    @staticmethod
+    def forward(*operands: Any, equation: str) -> Any:
+        if not isinstance(equation, str):
+            raise OperandError(f"the equation must be a string; got {equation!r:.60}")
+        return torch.einsum(equation, *operands)
 
     @staticmethod
     def operands() -> Any:
@@ -199,6 +209,10 @@ class Einsum(Primitive):
                 terms.append(letter)
                 factors.append(torch.ones(target.shape[own.index(letter)], dtype=g.dtype, device=target.device))
         result = Einsum.apply(*factors, equation=",".join(terms) + "->" + "".join(letters))
+        sizes = [target.shape[own.index(letter)] for letter in letters]
+        shape = tuple(got if size == 1 else size for got, size in zip(result.shape, sizes))
+        if shape != tuple(result.shape):  # an axis that the others have with size 1 only
+            result = result.expand(shape)
         return result if len(letters) == len(own) else _on_diagonal(result, own, tuple(target.shape))
 
     reads = ("operands",)

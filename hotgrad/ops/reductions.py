@@ -14,7 +14,7 @@ import torch
 
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Where, signed
-from hotgrad.ops.axes import normal_axes, normal_axis
+from hotgrad.ops.axes import normal_axes, normal_axis, number
 from hotgrad.ops.shaping import Cat, Stack, compact
 from hotgrad.primitive import Primitive
 
@@ -113,7 +113,7 @@ class Var(Primitive):
 
     @staticmethod
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
-        return torch.var(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
+        return torch.var(a, normal_axes(dim, a.ndim), correction=number("correction", correction), keepdim=keepdim)
 
     into = staticmethod(
         lambda out, a, dim, correction, keepdim: partial(
@@ -139,7 +139,7 @@ class Std(Primitive):
 
     @staticmethod
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
-        return torch.std(a, normal_axes(dim, a.ndim), correction=correction, keepdim=keepdim)
+        return torch.std(a, normal_axes(dim, a.ndim), correction=number("correction", correction), keepdim=keepdim)
 
     into = staticmethod(
         lambda out, a, dim, correction, keepdim: partial(

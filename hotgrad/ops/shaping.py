@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.arrays import is_numpy
-from hotgrad.errors import AxisError, OperandError, ShapeError
+from hotgrad.errors import AxisError, DeviceError, OperandError, ShapeError
 from hotgrad.explain import out_of_range
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.primitive import Primitive
@@ -139,7 +139,13 @@ class Flip(Primitive):
 
     native = "flip"
     collects = True
-    forward = staticmethod(lambda a, *, dims: a.flip(() if dims == () else normal_axes(dims, a.ndim)))
+
+    @staticmethod
+    def forward(a: Any, *, dims: Any) -> Any:
+        if dims is None:
+            raise OperandError("dims must be an axis or a tuple of axes; got None")
+        return a.flip(() if dims == () else normal_axes(dims, a.ndim))
+
     operands = staticmethod(
         lambda: [
             ((shape,), {"dims": dims})
@@ -359,7 +365,7 @@ class Cat(Primitive):
     @staticmethod
     def vjp_of(*tensors: Any, dim: int) -> Any:
         ndim = max(t.ndim for t in tensors)
-        axis = normal_axis(dim, ndim)
+        axis = dim % ndim
         sizes = [t.shape[axis] if t.ndim == ndim else 0 for t in tensors]  # torch lets a tensor of shape (0,) join any others
         ends = list(accumulate(sizes))
         before = (slice(None),) * axis
@@ -403,6 +409,8 @@ def _check_gather(a: Any, index: Any, dim: int) -> None:
     """Raise what is wrong with the operands of a gather."""
     if not isinstance(index, Tensor) or index.dtype.is_floating_point or index.dtype is torch.bool:
         raise OperandError(f"index must be an integer tensor; got {getattr(index, 'dtype', index)}")
+    if index.device != a.device:
+        raise DeviceError(f"they are on different devices ({a.device}, {index.device}). Move them to one with to(device)")
     axis = normal_axis(dim, a.ndim)
     if index.ndim != a.ndim or any(i != axis and n > m for i, (n, m) in enumerate(zip(index.shape, a.shape))):
         raise ShapeError("index must have as many axes as a, and along those other than dim no more elements")
@@ -458,7 +466,7 @@ class Gather(Primitive):
 
     @staticmethod
     def forward(a: Any, index: Any, *, dim: int) -> Tensor:
-        if not a.is_cpu:  # an index out of range would end the process there
+        if not (a.is_cpu and index.is_cpu):  # an index out of range would end the process there
             _check_gather(a, index, dim)
         try:
             return torch.gather(a, dim, index if index.dtype is torch.int64 else index.long())

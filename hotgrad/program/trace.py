@@ -255,7 +255,7 @@ class Trace:
 
     def gradient(self, g: Traced, shared: bool, create_graph: bool) -> Traced:
         """As backward leaves a gradient: dense, since some kernels sum in another order otherwise, in memory of its own, and no Variable."""
-        if shared and not g._data.is_contiguous():
+        if not isinstance(g, Traced) or (shared and not g._data.is_contiguous()):  # a rule may give a constant: zero
             g = self.apply(primitives()["Copy"], (g,), None)
         if create_graph:
             return g
