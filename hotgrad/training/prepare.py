@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.frames import column_names
 from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, pair, row_weights, to_tensor
 from hotgrad.training.metrics import columns_of, labels_of
+from hotgrad.training.state import twin
 from hotgrad.training.steps import Data
 from hotgrad.variable import Variable, wrap
 
@@ -107,7 +107,7 @@ def _axes_of_rows(layer: Any) -> int:
 def _takes_numbers_as_rows(model: Any, x: Tensor) -> bool:
     """Whether a model whose layers do not tell gives one row for the first of the numbers in `x` (n,)."""
     try:
-        forward(copy.deepcopy(model), x[:1])
+        forward(twin(model), x[:1])
     except Exception:  # whatever it is, x is no column of rows
         return False
     return True

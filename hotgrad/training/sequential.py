@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ from hotgrad.training.loop import begin, measured, signal_back, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
 from hotgrad.training.predictor import Predictor
-from hotgrad.training.state import Snapshot, checked
+from hotgrad.training.state import Snapshot, checked, twin
 from hotgrad.training.steps import Data, Job
 from hotgrad.training.threads import side_by_side
 
@@ -239,7 +238,7 @@ class Sequential(Module):
         subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         names = column_names(x)
-        stand_in = copy.deepcopy(self).use_generator(torch.Generator())  # whose draws are nobody's
+        stand_in = twin(self).use_generator(torch.Generator())  # whose draws are nobody's
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=True)
         stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
         validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
@@ -373,7 +372,7 @@ class Sequential(Module):
         x, y, brought = pair(x, y)
         settings.setdefault("batch_size", brought)
         settings.setdefault("verbose", 0)
-        stand_in = copy.deepcopy(self).use_generator(torch.Generator())
+        stand_in = twin(self).use_generator(torch.Generator())
         weights = by_class(settings.get("class_weight"))
         data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights, resolved=True)
         if isinstance(weights, dict) and data.labels is not None:  # by place, so that a fold may lack a class
@@ -390,7 +389,7 @@ class Sequential(Module):
 
         folds = []
         for kept, held_out in stratified(len(data.x), n_splits, data.labels, generator):
-            model, own = copy.deepcopy((self, optimizer))
+            model, own = twin(self, optimizer)
             model.reset(int(torch.randint(2**63 - 1, (), generator=generator)))
             folds.append(fold(model, own.restarted(), kept, held_out))
         scores = side_by_side(folds, jobs, [f"fold {number}" for number in range(1, n_splits + 1)])
@@ -445,7 +444,7 @@ class Sequential(Module):
             )
         try:
             snapshot = Snapshot(checked(content["state"]))
-            snapshot.restore(copy.deepcopy(self))
+            snapshot.restore(twin(self))
         except Exception as error:
             raise FileError(f"{path} does not fit this model: {error}") from error
         snapshot.restore(self)
