@@ -11,10 +11,11 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -428,10 +429,10 @@ def test_what_is_no_path() -> None:
 
 
 @posix
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as unix:
-        os.chdir(tmp_path)
+        monkeypatch.chdir(tmp_path)  # for the path of a socket may not be long
         unix.bind("socket")
         for path, says in ((tmp_path / "pipe", "pipe"), (tmp_path, "directory"), ("/dev/zero", "device"), (tmp_path / "socket", "socket")):
             with pytest.raises(FileError, match=says):
@@ -463,21 +464,26 @@ assert not trained
 """
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that other users reach: pytest closes its own ones to them whenever it starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
 @posix
-def test_folders_and_files_that_may_not_be_written(tmp_path: Path) -> None:
-    for folder in [tmp_path, *tmp_path.parents]:
-        if folder.owner() == "root" and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
+def test_folders_and_files_that_may_not_be_written(public: Path) -> None:
     for name in ("closed", "open"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "closed" / "there").write_text("mine")
-    (tmp_path / "closed" / "there").chmod(0o666)
-    (tmp_path / "open" / "readonly").write_text("mine")
-    (tmp_path / "open" / "readonly").chmod(0o444)
-    (tmp_path / "closed").chmod(0o555)
-    (tmp_path / "open").chmod(0o777)
-    done = subprocess.run([sys.executable, "-c", UNWRITABLE, str(tmp_path)], capture_output=True, text=True, check=False)
-    (tmp_path / "closed").chmod(0o755)
+        (public / name).mkdir()
+    (public / "closed" / "there").write_text("mine")
+    (public / "closed" / "there").chmod(0o666)
+    (public / "open" / "readonly").write_text("mine")
+    (public / "open" / "readonly").chmod(0o444)
+    (public / "closed").chmod(0o555)
+    (public / "open").chmod(0o777)
+    done = subprocess.run([sys.executable, "-c", UNWRITABLE, str(public)], capture_output=True, text=True, check=False)
+    (public / "closed").chmod(0o755)
     assert done.returncode == 0, done.stderr
     assert "/closed/c cannot be written: Permission denied; nothing is left of it" in done.stdout
     assert "/closed/there cannot be written: Permission denied; the file that is there stays as it was" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -333,6 +334,25 @@ def test_globals_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaled, "__code__", (lambda o, t, k: hg.functional.cross_entropy(o, t)).__code__)
     with pytest.raises(FileError, match="loss: the code of scaled is another"):
         net().fit(X, Y, loss=by_global, seed=0, verbose=0, checkpoint=tmp_path / "c")
+
+
+def test_what_stands_in_other_modules_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's module of settings by what is read of it; an installed package by name, but its objects that are called by what they hold."""
+    settings, inner, package = types.ModuleType("settings"), types.ModuleType("settings.inner"), types.ModuleType("zpackage")
+    settings.inner, inner.k, inner.started = inner, 0.1, 1.0  # type: ignore[attr-defined]
+    for module in (settings, inner, package):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    package.__file__ = fingerprint._INSTALLED[0] + "/zpackage.py"
+    exec("class Focal:\n    def __init__(self, k): self.k = k\n    def __call__(self, o, t): return o.mean() * self.k", vars(package))
+    monkeypatch.setitem(globals(), "settings", settings)
+
+    loss = types.FunctionType(compile("lambda o, t: scaled(o, t, settings.inner.k)", "", "eval").co_consts[0], globals())
+    fingerprint._own.cache_clear()
+    for k, says in ((0.1, ""), (5.0, "was 0.1, is 5.0")):
+        inner.k, inner.started = k, k + 1  # type: ignore[attr-defined]
+        for name, made in (("mine", loss), ("installed", package.Focal(k))):
+            with pytest.raises(FileError, match=says) if says else contextlib.nullcontext():
+                net().fit(X, Y, 1, loss=made, seed=0, verbose=0, engine="eager", checkpoint=tmp_path / name)
 
 
 def test_a_loss_may_use_the_model_itself(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ class Checkpoint:
             raise FileError(
                 f"the checkpoint {path} belongs to another run; remove it or give another path to start anew. Differences:\n  "
                 + "\n  ".join(wrong)
+                + "\nWhat a callback's state_dict names is its state, and is not compared."
+                * any(line.startswith("callbacks: ") for line in wrong)
             )
         if python == PYTHON:
             self.fingerprint, self._moved = self._stored["fingerprint"], self._stored["moved"]

@@ -285,6 +285,10 @@ class _Walk:
                 self.visit(path, thing.__wrapped__)
             elif callable(thing) and hasattr(thing, "__qualname__"):  # of an extension module
                 self.entries[path] = f"{getattr(thing, '__module__', None)}.{thing.__qualname__}"
+            elif kind.__module__ == "operator":
+                self.entries[path] = repr(thing)
+            elif callable(thing) and hasattr(thing, "__dict__") and kind.__module__.split(".")[0] not in sys.stdlib_module_names:
+                self._attributes(path, thing, frozenset(skipped), everything=True)  # whose code counts by name
             else:
                 self._not_compared(path, thing)
             return
@@ -308,11 +312,10 @@ class _Walk:
         taken = set(skipped)
         for base in kind.__mro__:
             if not _own(base.__module__):
-                if base.__module__.split(".")[0] == "hotgrad":  # whose methods read the attributes of the subclass, too
-                    for value in vars(base).values():
-                        for inner in _behind(value):
-                            if isinstance(inner, types.FunctionType):
-                                self.names.update(_mentioned(inner.__code__) - _DYNAMIC)
+                for value in vars(base).values():  # whose methods read attributes, too
+                    for inner in _behind(value):
+                        if isinstance(inner, types.FunctionType):
+                            self.names.update(_mentioned(inner.__code__) - _DYNAMIC)
                 continue
             for name, value in vars(base).items():
                 inner = _behind(value)
@@ -349,11 +352,21 @@ class _Walk:
             value = function.__globals__[name]
             if not isinstance(value, types.ModuleType):
                 self.visit(_joined(path, name), value)
-            elif _own(value.__name__):
-                for inner in sorted(mentioned.intersection(vars(value))):
-                    self.visit(_joined(path, f"{name}.{inner}"), vars(value)[inner])
+            else:
+                self._module(_joined(path, name), value, mentioned, 0)
         for name, value in vars(function).items():
             if name in self.names and name != "__wrapped__":
+                self.visit(_joined(path, name), value)
+
+    def _module(self, path: str, module: types.ModuleType, mentioned: set[str], depth: int) -> None:
+        """What code reads of the user's modules, and of those in them."""
+        if not _own(module.__name__) or depth > 5:
+            return
+        for name in sorted(mentioned.intersection(vars(module))):
+            value = vars(module)[name]
+            if isinstance(value, types.ModuleType):
+                self._module(_joined(path, name), value, mentioned, depth + 1)
+            elif not name.startswith("__"):
                 self.visit(_joined(path, name), value)
 
     def _items(self, path: str, items: Any, name: Callable[[Any], str]) -> None:
