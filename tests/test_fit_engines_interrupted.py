@@ -6,14 +6,19 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fitting import DEFAULT, ENGINES, EXACT, ROUNDING, compare, fit, made, state
 
 import hotgrad as hg
+from hotgrad import records
+from hotgrad.engines.compiler import find_compiler
 from hotgrad.training.compiled import Compiled
+from hotgrad.training.threads import part_of_more
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 
@@ -141,3 +146,70 @@ def test_a_checkpoint_after_a_failure(engine: str, tmp_path: Path) -> None:
     fit(resumed, engine, epochs=5, seed=3, checkpoint=file, callbacks=[fail])
     fit(whole, engine, epochs=5, seed=3)
     compare(state(resumed), state(whole))
+
+
+@pytest.mark.parametrize("engine", ["replay", "auto"])
+def test_ctrl_c_while_capturing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain fit returns an empty History; what is built on it raises. The model is as before, and can be trained."""
+    monkeypatch.setattr("hotgrad.training.choice.FEW", 0)
+    pressed = 0
+
+    def layer(x: Any) -> Any:
+        nonlocal pressed
+        if records.state.trace is not None and not pressed:
+            pressed += 1
+            signal.raise_signal(signal.SIGINT)
+        return x * 1
+
+    for part in (False, True):
+        model = hg.Sequential(hg.Linear(3, 4), layer, hg.Linear(4, 2), loss="cross_entropy", optimizer="adam")
+        before, random, pressed = model.state_dict(), torch.get_rng_state(), 0
+        before = {name: t.clone() for name, t in before.items()}
+        with part_of_more() if part else nullcontext(), pytest.raises(KeyboardInterrupt) if part else nullcontext():
+            history = fit(model, engine, epochs=300)
+            assert len(history) == 0 and "interrupted" in history.engine_note
+        assert pressed == 1 and records.state.trace is None
+        assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+        assert not model.optimizer.groups and model.generator is None and torch.equal(random, torch.get_rng_state())
+        assert len(fit(model, engine, epochs=2, seed=0)) == 2
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    compiler = tmp_path / "cc"
+    body = f"exec 3>{tmp_path / 'pipe'}; kill -INT {os.getpid()}; sleep 60"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *--version*) echo "fake 1.0";; *-dM*) exec cc "$@";; *) {body};; esac\n')
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    find_compiler.cache_clear()
+    try:
+        model = made()
+        before = state(model)
+        assert len(fit(model, "native", epochs=30)) == 0
+        compare(state(model), before)
+    finally:
+        find_compiler.cache_clear()
+    os.set_blocking(pipe, True)
+    with open(pipe) as lines:
+        assert lines.read() == ""  # its end comes when no process is left to write
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay"])
+def test_ctrl_c_in_a_training_that_a_callback_runs(engine: str) -> None:
+    """Ends that one and the one around it."""
+    model, inner = made(), made()
+    lengths = []
+
+    def press(inner: Any, history: Any) -> None:
+        if len(history) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    def train(model: Any, history: Any) -> None:
+        lengths.append(len(fit(inner, engine, epochs=50, seed=1, callbacks=[press])))
+
+    assert len(fit(model, engine, epochs=50, seed=1, callbacks=[train])) == 1
+    assert lengths == [2] and inner.epochs_done == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -33,11 +33,15 @@ class Interrupt:
     def __init__(self) -> None:
         self._signalled = False
         self._event = stopping.get()
+        # of a training whose callback runs this one
+        around = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        self._around = around if isinstance(around, Interrupt) and threading.current_thread() is threading.main_thread() else None
 
     @property
     def requested(self) -> bool:
         """Whether training is to end."""
-        return self._signalled or (self._event is not None and self._event.is_set())
+        around = self._around is not None and self._around.requested
+        return self._signalled or around or (self._event is not None and self._event.is_set())
 
     def _handle(self, number: int, frame: Any) -> None:
         self._signalled = True

@@ -32,7 +32,7 @@ from hotgrad.training.names import loss_of, optimizer_of
 from hotgrad.training.predictor import Predictor
 from hotgrad.training.state import Snapshot, checked, twin
 from hotgrad.training.steps import Data, Job
-from hotgrad.training.threads import side_by_side
+from hotgrad.training.threads import part, side_by_side
 
 _SAVED = {"state": dict, "optimizer": (str, type(None)), "axes": (int, type(None)), "columns": (list, type(None))}
 
@@ -211,7 +211,8 @@ class Sequential(Module):
 
         A second `fit` goes on where the first ended. Parameters that the model has got meanwhile are trained too, unless the optimizer
         was given its parameters: then SettingError names those it lacks, frozen ones aside. Ctrl-C ends between two steps and returns
-        the History so far. Whatever ends it, the model stands as after the last completed epoch.
+        the History so far, an empty one if it comes while the step is captured or compiled. Whatever ends it, the model stands as after
+        the last completed epoch.
 
         It has the model alone: another thread that fits or uses it meanwhile gets a BusyError, as does a callback that calls `fit` of it.
         Callbacks may call all else; a loss that one sets trains from then on, another optimizer is a SettingError.
@@ -263,14 +264,20 @@ class Sequential(Module):
             file = Checkpoint(checkpoint, subject, prepare.given(stand_in, data, validation, settings))
             engine = file.preferred(engine)
         job = Job(data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file)
-        with self._setup.kept(self, new_optimizer):
-            self.use_generator(self._seeded(seed))
-            forward(self, data.x[:2])  # sizes lazy layers
-            self.loss, self.optimizer = new_loss, new_optimizer
-            follow(self, list(self.parameters()))
-            new_optimizer.convert_state()
-            runner = runner_for(self, job, engine)
-            begin(self, job)
+        try:
+            with self._setup.kept(self, new_optimizer):
+                self.use_generator(self._seeded(seed))
+                forward(self, data.x[:2])  # sizes lazy layers
+                self.loss, self.optimizer = new_loss, new_optimizer
+                follow(self, list(self.parameters()))
+                new_optimizer.convert_state()
+                runner = runner_for(self, job, engine)
+                begin(self, job)
+        except KeyboardInterrupt:  # while capturing or compiling
+            if part.get() or job.history:
+                raise
+            job.history.engine_note = "interrupted before the first step"
+            return job.history
         self._setup.axes, self._setup.columns = stand_in._setup.axes, stand_in._setup.columns
         return keeping_modes(self, lambda: train(self, job, runner), signal_back())
 
