@@ -203,7 +203,7 @@ class Measuring:
             return {"seconds": turn(self.ready, self.count) / self.count}
         self.ready = CASES[case]()
         self.ready.work(1)
-        length = min(LONG if case.startswith("fit") and case.endswith(("native", "auto")) else TURN, budget)
+        length = min(LONG if case.startswith("fit") and not case.endswith("eager") else TURN, budget)
         self.count = count or enough(self.ready, length)
         took = turn(self.ready, self.count)
         gc.collect()
