@@ -105,7 +105,7 @@ MADE: Sink = Sink.__new__(Sink)
 for _none in (NO_SINK, MADE):
     _none.grad = _none.name = None
     _none.retain = False
-NO_SINKS = (NO_SINK, MADE)
+NO_SINKS = frozenset((NO_SINK, MADE))  # not a tuple, in which others are looked for with Node's `==`
 
 
 class Record(Node):
