@@ -68,14 +68,15 @@ refuse("random", {
     "gmtime": lambda x: x * time.gmtime().tm_year,
     "uuid": lambda x: x * (uuid.uuid4().int % 1000),
 })  # fmt: skip
-refuse("torch inside", {
+CONSTANTS: dict[str, F] = {
     "ones": lambda x: x * torch.ones(3),
     "tensor": lambda x: x * torch.tensor([1.0, 2.0, 3.0]),
     "arange": lambda x: x * torch.arange(3),
     "as_tensor": lambda x: x * torch.as_tensor([1.0, 2.0, 3.0]),
     "full of a global": lambda x: x * torch.full((3,), K),
     "nn.functional": lambda x: x * torch.nn.functional.softplus(torch.ones(3)),
-})  # fmt: skip
+}
+depend("torch inside", {name: (lambda: None, lambda _, x, f=f: f(x), nothing) for name, f in CONSTANTS.items()})  # type: ignore[misc]
 INNER = hg.capture(lambda y: y * 2, XS[0])
 refuse("nested", {
     "a capture": lambda x: x * hg.capture(lambda y: y * 2, XS[0])(XS[0]),

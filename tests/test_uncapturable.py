@@ -47,10 +47,10 @@ def test_a_traced_variable_afterwards() -> None:
     kept: list[Any] = []
     with pytest.raises(hg.CaptureError):
         hg.capture(lambda x: (kept.append(x * 2), x)[1], XS[0])
-    for use in (lambda v: v * 2, lambda v: v.data, float, str, lambda v: v.sum(), lambda v: v.shape, lambda v: v.backward()):
+    for use in (lambda v: v * 2, lambda v: v.data, float, lambda v: v.sum(), lambda v: v.shape, lambda v: v.backward()):
         with pytest.raises(hg.CaptureError, match=r"over|read while"):
             use(kept[0])
-    assert "over" in repr(kept[0])
+    assert "over" in repr(kept[0]) and "over" in str(kept[0])
 
 
 def test_a_refusal_leaves_nothing_behind() -> None:

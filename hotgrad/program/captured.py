@@ -131,9 +131,7 @@ def _traced_run(
     if trace.refused is not None:  # and somebody caught it
         raise trace.refused
     if unsteady.called:
-        raise CaptureError(
-            f"the function called {unsteady.called}(), which gives something else at each run; make it an argument, or use Dropout"
-        )
+        raise CaptureError(f"the function {unsteady.called}, which gives something else at each run; make it an argument, or use Dropout")
     changed = watch.changed()
     if changed:
         raise CaptureError(f"the function changes what it depends on ({changed}), so its second run would differ from its first")

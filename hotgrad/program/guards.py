@@ -8,9 +8,11 @@ of tensors need no watching, but for constants, whose versions are compared.
 from __future__ import annotations
 
 import array
+import builtins
 import collections
 import contextlib
 import contextvars
+import dis
 import functools
 import gc
 import math
@@ -83,6 +85,8 @@ class Watch:
                 return f"{path or 'it'!r} had {len(then)} items and has {len(now)}"
             for i, (a, b) in enumerate(zip(then, now)):
                 if a is not b and not _equal(a, b):
+                    if isinstance(a, _Contents):
+                        return f"{name(i)!r} {a.said}"
                     return f"{name(i)!r} was {a!r:.60} and is {b!r:.60}" if isinstance(a, _PLAIN) else f"{name(i)!r} is another object"
         return ""
 
@@ -120,11 +124,15 @@ class Watch:
         elif isinstance(thing, (dict, *_ITEMS)):
             self._items(path, thing)
         elif isinstance(thing, _BYTES):
-            self._watch(path, lambda: [bytes(thing)], lambda i: path)
+            self._watch(path, lambda: [_Written(thing)], lambda i: path)
         elif type(thing).__module__.split(".")[0] == "numpy":
             self._numpy(path, thing)
         elif isinstance(thing, random.Random):
-            self._watch(path, lambda: [str(hash(thing.getstate()))], lambda i: f"{path}'s state")
+            if isinstance(thing, random.SystemRandom):
+                raise CaptureError(
+                    f"the function uses {path!r}, which draws random numbers from the operating system; make them an argument"
+                )
+            self._watch(path, lambda: [_Drawn(str(hash(thing.getstate())).encode())], lambda i: path)
         elif hasattr(thing, "__next__") or isinstance(thing, contextvars.ContextVar):
             raise CaptureError(
                 f"the function uses {path!r}, a {type(thing).__name__}, which cannot be watched; make what it gives an argument"
@@ -211,8 +219,9 @@ class Watch:
         for name, value in zip(free, self._watch(path, lambda: [_content(cell) for cell in cells], lambda i: prefix + free[i])):
             self._visit(name, value)
         names = sorted(_names(function.__code__))
-        for name in _UNWATCHABLE.intersection(names):
-            raise CaptureError(f"the function {function.__name__!r} uses {name!r}, so that what it depends on cannot be watched")
+        for name in _UNWATCHABLE.keys() & names:
+            if name not in vars(builtins) or name in _globals(function.__code__):  # `model.eval()` is something else
+                raise CaptureError(f"the function {function.__name__!r} {_UNWATCHABLE[name].format(name)}")
         everywhere = function.__globals__
         for name, value in zip(names, self._watch(path, lambda: [everywhere.get(n, _MISSING) for n in names], lambda i: prefix + names[i])):
             self._visit(name, value)
@@ -229,9 +238,11 @@ class Watch:
                 raise CaptureError(
                     f"the function uses the numpy array {path!r}, whose {thing.nbytes:,} bytes are too many to watch; use a tensor"
                 )
-            self._watch(path, lambda: [thing.tobytes()], lambda i: path)
+            self._watch(path, lambda: [_Written(thing.tobytes())], lambda i: path)
         elif hasattr(thing, "bit_generator"):
-            self._watch(path, lambda: [str(thing.bit_generator.state)], lambda i: f"{path}'s state")
+            self._watch(path, lambda: [_Drawn(str(thing.bit_generator.state).encode())], lambda i: path)
+        elif hasattr(thing, "get_state"):
+            self._watch(path, lambda: [_Drawn(str(thing.get_state()).encode())], lambda i: path)
 
 
 def _fixed(optimizer: Optimizer) -> list[Any]:
@@ -245,7 +256,17 @@ def _fixed(optimizer: Optimizer) -> list[Any]:
 
 
 # What code may not name: what it reads, or when, would not be seen.
-_UNWATCHABLE = frozenset("globals locals eval exec Thread ThreadPoolExecutor default_rng RandomState SystemRandom urandom".split())
+_UNWATCHABLE = {
+    **dict.fromkeys(
+        ("globals", "locals", "eval", "exec"),
+        "calls {}(), by which it may depend on anything; name what it uses, so that it can be watched",
+    ),
+    **dict.fromkeys(("Thread", "ThreadPoolExecutor"), "starts threads ({}), which cannot be watched; start them outside of it"),
+    **dict.fromkeys(
+        ("default_rng", "RandomState", "SystemRandom", "urandom"),
+        "makes a source of random numbers ({}), which would give the same at each run of the program; make the numbers an argument, or use Dropout",
+    ),
+}
 _UNWATCHED_IN_CLASSES = frozenset("__dict__ __weakref__ __doc__ __module__ __annotations__ __slots__ __abstractmethods__ _abc_impl".split())
 
 
@@ -278,6 +299,12 @@ def _names(code: types.CodeType) -> set[str]:
     return {*code.co_names, *(name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const))}
 
 
+def _globals(code: types.CodeType) -> set[str]:
+    """Those names that are no attributes."""
+    loaded = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return loaded.union(*(_globals(const) for const in code.co_consts if isinstance(const, types.CodeType)))
+
+
 def _foreign(module: str | None) -> bool:
     """Whether this is code that programs take as it is."""
     top = (module or "").split(".")[0]
@@ -305,6 +332,20 @@ _CLOCKS_AND_DICE = frozenset(
     """time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns localtime gmtime strftime ctime
     now utcnow today random getrandbits rand randn uniform normal integers choice standard_normal permutation shuffle""".split()
 )
+
+
+class _Contents(bytes):
+    """What stood in memory that the function reads; `said`: how a change is told."""
+
+    said = ""
+
+
+class _Written(_Contents):
+    said = "has other contents"
+
+
+class _Drawn(_Contents):
+    said = "was drawn from, or seeded"
 
 
 class _Collector:
@@ -359,7 +400,7 @@ class Unsteady:
         module = getattr(function, "__module__", None) or (owner.__name__ if isinstance(owner, types.ModuleType) else kind.__module__)
         caller = frame.f_globals.get("__name__", "").split(".")[0]
         if module.startswith(_VARYING) and function.__name__ in _CLOCKS_AND_DICE and caller not in ("hotgrad", "torch"):
-            self.called = f"{module}.{function.__name__}"
+            self.called = f"called {module}.{function.__name__}()"
 
     def run(self, body: Callable[[], T]) -> T:
         """What `body()` gives, watched."""
@@ -379,7 +420,7 @@ class Unsteady:
 
         result = surely(watched, end, _COLLECTOR.unlock)
         if _numpy_state() != before:
-            self.called = "numpy.random"
+            self.called = "drew from numpy's global random numbers"
         return result
 
 

@@ -7,22 +7,20 @@ which would differ at each run. torch functions called on plain tensors are refu
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from hotgrad.arrays import is_numpy, number_in
 from hotgrad.errors import CaptureError, DtypeError, OperandError
-from hotgrad.explain import fail, users_frame
-from hotgrad.methods import WRITERS
+from hotgrad.explain import fail
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.primitive import Primitive, primitives
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
+from hotgrad.program.torch_calls import TorchCalls, where
 from hotgrad.recording import as_operands
 from hotgrad.records import MADE, MODE, NO_SINK, NO_SINKS, Mode, Record, Sink, Tape, next_sequence, state, surely, tensors_in
 from hotgrad.scalars import Scalar
@@ -42,15 +40,27 @@ class Traced(Variable):
     value: Value
     plain: bool
 
+    def _text(self, spec: str = "") -> str:
+        """For messages, so that an error that names it comes out. A function that formats it and ends well is refused then."""
+        try:
+            told = f"{str(self._data.dtype).removeprefix('torch.')}{tuple(self._data.shape)}"
+        except CaptureError:
+            return "<a Variable of a capture that is over>"
+        if state.trace is not None:
+            state.trace.remember(f"a value was printed or formatted while capturing{where()}; print what the program returns")
+        return f"<a Variable {told}, whose values differ at each run>"
+
+    __str__ = __repr__ = __format__ = _text
+
     def _unreadable(self, *args: Any, **kwargs: Any) -> Any:
-        message = f"a value was read while capturing{_where()}: it differs at each run of the program. Branch with hg.where, "
+        message = f"a value was read while capturing{where()}: it differs at each run of the program. Branch with hg.where, "
         message += "print what the program returns, or leave this out of what is captured"
         if state.trace is None:
             raise CaptureError(message)
         state.trace.refuse(message)
 
     data = property(_unreadable, _unreadable)
-    item = tolist = numpy = __array__ = __float__ = __int__ = __bool__ = __index__ = __format__ = __str__ = _unreadable
+    item = tolist = numpy = __array__ = __float__ = __int__ = __bool__ = __index__ = _unreadable
     __copy__ = __deepcopy__ = __reduce__ = _unreadable
 
     def detach(self) -> Variable:
@@ -67,14 +77,7 @@ class Traced(Variable):
         # its slots are emptied when the capture ends
         if name in ("_data", "_link", "_leaf"):
             raise CaptureError("this Variable was made while capturing a program, which is over; return it from the captured function")
-        raise _NoAttribute(f"a Variable has no attribute {name!r}; while capturing, what was a tensor may be a Variable{_where()}")
-
-    def __repr__(self) -> str:
-        try:
-            object.__getattribute__(self, "_data")
-        except AttributeError:
-            return "<a Variable of a capture that is over>"
-        return str(self._unreadable())
+        raise _NoAttribute(f"a Variable has no attribute {name!r}; while capturing, what was a tensor may be a Variable{where()}")
 
 
 def _address(tensor: Tensor) -> int:
@@ -93,7 +96,7 @@ class _Earlier:
         if state.trace is None:
             raise _NoAttribute("this gradient stood for one while capturing a program, which is over")
         trace: Trace = state.trace
-        trace.refuse(f"a gradient from before the capture was used{_where()}; call zero_grad() in the captured function first")
+        trace.refuse(f"a gradient from before the capture was used{where()}; call zero_grad() in the captured function first")
 
     def _refuse(self, *others: Any) -> NoReturn:
         self.__getattr__("value")
@@ -111,53 +114,6 @@ def _traced(data: Tensor, value: Value, link: Record | Sink | None = None, plain
     if state.trace is not None:
         state.trace.made.append(out)
     return out
-
-
-def _where() -> str:
-    """The line of the user's that runs now: " (file.py, line 3)"."""
-    frame, _ = users_frame()
-    return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
-
-
-# What may be asked of a plain tensor: nothing of it depends on values.
-_STATIC = frozenset(
-    "shape dtype device ndim layout is_cpu is_cuda is_mps requires_grad is_leaf dim size numel stride is_contiguous __len__ is_floating_point "
-    "is_complex element_size nelement itemsize nbytes is_sparse is_quantized names _version is_inference is_meta can_cast promote_types result_type".split()
-)
-
-
-# Modules whose torch calls on the way are part of capturing, or make constants out of Python numbers.
-_INSIDE = ("hotgrad.program", "hotgrad.variable", "hotgrad.arrays", "hotgrad.explain", "hotgrad.optim")
-
-
-class _NoTorch(TorchFunctionMode):
-    """Refuses torch functions on plain tensors that code outside of hotgrad calls."""
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
-        self.trace = trace
-
-    def leave(self) -> None:
-        """Take it off torch's stack of modes, if Ctrl-C kept `with` from doing so."""
-        while any(mode is self for mode in _get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if state.trace is self.trace and not self.trace.inside and not any(isinstance(arg, Variable) for arg in args):
-            name = func.__self__.__name__ if func.__name__ in ("__get__", "__set__") else func.__name__
-            if name not in _STATIC:
-                frame: Any = sys._getframe(1)
-                while frame.f_globals.get("__name__", "").split(".")[0] == "torch" and frame.f_back is not None:
-                    frame = frame.f_back
-                module = frame.f_globals.get("__name__", "")
-                if not module.startswith(_INSIDE):
-                    if name in WRITERS and len(args) == 2 and not kwargs:
-                        return WRITERS[name](*args)
-                    self.trace.refuse(
-                        f"torch's {name!r} was called on plain tensors while capturing{_where()}: its result would stay the same at each "
-                        "run. Make the tensor outside of the function, or compute with Variables"
-                    )
-        return func(*args, **(kwargs or {}))
 
 
 class Trace:
@@ -194,7 +150,7 @@ class Trace:
         now = state.now
         if now.trace is not None:
             raise CaptureError("a capture is going on already on this thread; captures do not nest")
-        watching = _NoTorch(self)
+        watching = TorchCalls(self)
 
         def traced() -> T:
             MODE.set(Mode(Tape(), now.recording, self, now))
@@ -224,9 +180,13 @@ class Trace:
 
     def refuse(self, message: str) -> NoReturn:
         """Raise CaptureError, and remember it: the capture fails even if the function catches it."""
+        raise self.remember(message)
+
+    def remember(self, message: str) -> CaptureError:
+        """The error with which the capture will fail once the function has ended."""
         error = CaptureError(message)
         self.refused = self.refused or error
-        raise error
+        return error
 
     # ---- what comes from outside
 
@@ -303,13 +263,13 @@ class Trace:
             own = found is not variable and found.value.kind == "state"
             if self.written and not own and _address(found._data) in self.written:
                 self.refuse(
-                    f"a Variable of shape {tuple(found.shape)} was used{_where()} after memory that it shares was written to, as by +=; "
+                    f"a Variable of shape {tuple(found.shape)} was used{where()} after memory that it shares was written to, as by +=; "
                     "make it a value of its own, with clone() or an op that computes, or use it before"
                 )
             return found
         if not variable.is_leaf:
             raise CaptureError(
-                f"a Variable computed outside of the captured function{_where()} (op {variable.previous_op.name}) was used in it; "  # type: ignore[union-attr]
+                f"a Variable computed outside of the captured function{where()} (op {variable.previous_op.name}) was used in it; "  # type: ignore[union-attr]
                 "compute it inside, or detach() it"
             )
         if variable._leaf in NO_SINKS:
@@ -353,7 +313,7 @@ class Trace:
         if old.numel() and _address(old._data) in self.outside:
             what = "an argument of the function" if old.value.kind == "input" else "part of a Variable or tensor from outside"
             self.refuse(
-                f"{what} would be written to in place{_where()}; compute a new value, as in v = v + w, or write to the whole Variable"
+                f"{what} would be written to in place{where()}; compute a new value, as in v = v + w, or write to the whole Variable"
             )
         self._forget(old._data)
         self.current[id(target)] = self._cast(new, old)
