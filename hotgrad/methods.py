@@ -28,7 +28,7 @@ _INSTEAD = {
     "binary_cross_entropy_with_logits": "hg.functional.bce_with_logits", "cross_entropy_loss": "hg.functional.cross_entropy",
     "cross_entropy": "hg.functional.cross_entropy", "linear": "x @ weight + bias", "gelu": "hg.functional.gelu", "silu": "v * v.sigmoid()",
     "layer_norm": "hg.functional.layer_norm", "batch_norm": "hg.functional.batch_norm", "conv2d": "hg.functional.conv2d",
-    "dropout": "hg.functional.dropout", "zeros_like": "torch.zeros(v.shape)", "ones_like": "torch.ones(v.shape)", "logsigmoid": "-(-v).softplus()",
+    "dropout": "hg.functional.dropout", "logsigmoid": "-(-v).softplus()",
 }  # fmt: skip
 
 

@@ -296,6 +296,8 @@ class Variable(Methods):
         name = func.__name__
         if name in WRITERS and len(args) == 2 and not kwargs:
             return WRITERS[name](*args)
+        if name in ("zeros_like", "ones_like", "full_like") and args and isinstance(args[0], Variable):
+            return func(args[0]._data, *args[1:], **(kwargs or {}))  # no values are asked for, and none recorded
         if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             # no TypeError: of `t += v` Python would make `t = t + v`
             raise TapeError(f"torch's {name!r} cannot write a Variable into a tensor; compute a new value, as in t = t + v")

@@ -338,7 +338,7 @@ def test_joining_variables_by_a_constructor_names_stack(requires_grad: bool) -> 
 
 REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("floor", torch.floor), ("argmax", torch.argmax), ("isnan", torch.isnan), ("linear", lambda x: torch.nn.functional.linear(X, x)),
-    ("gelu", torch.nn.functional.gelu), ("zeros_like", torch.zeros_like), ("allclose", lambda x: torch.allclose(x, X)), ("bmm", lambda x: torch.bmm(x, x)),
+    ("gelu", torch.nn.functional.gelu), ("rand_like", torch.rand_like), ("allclose", lambda x: torch.allclose(x, X)), ("bmm", lambda x: torch.bmm(x, x)),
     ("exp", lambda x: torch.exp(x, out=torch.zeros(2, 2))), ("exp", lambda x: torch.exp(X, out=x)), ("add", lambda x: torch.add(x, x, alpha=2)),
     ("div", lambda x: torch.div(x, x, rounding_mode="floor")), ("Sum", lambda x: torch.sum(x, dtype=torch.float32)), ("max", lambda x: torch.max(x, 0)),
     ("relu", lambda x: torch.nn.functional.relu(x, inplace=True)), ("Softmax", lambda x: torch.softmax(x, 0, torch.float32)),

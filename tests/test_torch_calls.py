@@ -68,6 +68,8 @@ CONSTANTS: dict[str, Callable[[Any], Any]] = {
     "as_tensor": lambda x: x * torch.as_tensor([1.0, 2.0, 3.0]),
     "zeros_like": lambda x: x + torch.zeros_like(OUTSIDE),
     "full_like": lambda x: x + torch.full_like(OUTSIDE, 2.0),
+    "zeros_like of a Variable": lambda x: torch.cat([x, torch.zeros_like(x)]),
+    "full_like of a Variable": lambda x: x * torch.full_like(x[0], 2.0).cumsum(0),
     "new_zeros": lambda x: x + OUTSIDE.new_ones(3),
     "ones_like of a constant": lambda x: x + torch.ones_like(torch.zeros(3)),
     "methods": lambda x: x * torch.ones(3).cumsum(0).flip(0).to(torch.float64).float()[None],

@@ -61,8 +61,13 @@ class TorchCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if state.trace is not self.trace or self.trace.inside or _any_variable((args, kwargs)):
+        if state.trace is not self.trace or self.trace.inside:
             return func(*args, **kwargs)
+        if _any_variable((args, kwargs)):
+            result = func(*args, **kwargs)
+            if func.__name__ in _LIKE:
+                self._keep(result)
+            return result
         name = func.__self__.__name__ if func.__name__ in ("__get__", "__set__") else func.__name__
         if name in _STATIC or _calling_module().startswith(_INSIDE):
             return func(*args, **kwargs)
