@@ -258,7 +258,7 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda m: None,
     "lr": lambda m: setattr(m.optimizer, "lr", m.optimizer.lr * 0.5),
     "schedule": lambda m: setattr(m.optimizer, "lr", optim.StepLR(0.05, 3, 0.5, per="step")),
-    "rate of a group": lambda m: setattr(m.optimizer.groups[-1], "rate", 0.003),
+    "rate of a group": lambda m: [setattr(group, "rate", 0.003) for group in m.optimizer.groups[-1:]] and None,
     "momentum": _momentum,
     "clip": lambda m: None if m.optimizer.needs_closure else setattr(m.optimizer, "clip_norm", 0.05),
     "freeze": lambda m: m[0].freeze(),
@@ -280,7 +280,7 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "generator": lambda m: m.use_generator(torch.Generator().manual_seed(77)),
     "eval": lambda m: m.eval(),
     "predict": lambda m: m.predict(torch.ones(2, 3)),
-    "gradients": lambda m: m(torch.ones(3, 3)).sum().backward(),
+    "gradients": lambda m: m(torch.ones(3, 3, dtype=next(iter(m.parameters())).dtype)).sum().backward(),
     "optimizer's state": lambda m: m.optimizer.load_state_dict(copy.deepcopy(m.optimizer.state_dict())),
     "end": lambda m: True,
     "raise": _raise,
@@ -424,7 +424,11 @@ def train(case: Case, engine: str, folder: Path | None = None, nudge: int = 0) -
         path = None if folder is None else folder / f"{engine} {len(list(folder.iterdir()))}"
         for number, each in enumerate(case.fits):
             if number:
-                model = BETWEEN[case.between](model) if case.between == "copy" else (BETWEEN[case.between](model), model)[1]
+                try:
+                    found = BETWEEN[case.between](model)
+                    model = found if case.between == "copy" else model
+                except hg.HotgradError as error:  # lazy layers are not sized where the first fit failed
+                    outcome.add("between", type(error).__name__)
             if case.stop_after is not None:
                 _fit(outcome, "stopped", case, replace(each, epochs=case.stop_after), model, engine, path, nudge)
                 model = case.model()
@@ -481,7 +485,7 @@ def _fit(outcome: Outcome, name: str, case: Case, each: Fit, model: Any, engine:
 
 @st.composite
 def fits(draw: st.DrawFn, case: dict[str, Any], first: bool) -> Fit:
-    epochs = draw(st.sampled_from([6, 2, 3, 9, 1, 25]))
+    epochs = draw(st.sampled_from([6, 3, 9, 25, 12, 1, 2]))
     calm = draw(st.booleans())  # nothing looks in between, so that epochs may be noted together
     weighted = case["loss"] != "own" and draw(st.booleans())
     labelled = case["target"] in ("labels", "binary", "signs") and case["rows"] > 1
@@ -525,12 +529,12 @@ def cases(draw: st.DrawFn, optimizer: str | None = None, native: bool = False) -
         "batch": batch,
         "full": draw(st.integers(1, 4)),
         "last": draw(st.integers(0, batch - 1)),
-        "rate": draw(st.sampled_from(["constant", *sorted(RATES)[: -1 if draw(st.integers(0, 9)) else None]])),
+        "rate": draw(st.sampled_from(sorted(RATES)[: -1 if draw(st.integers(0, 9)) else None])),
         "clip": draw(st.sampled_from([None, None, 0.1])) if optimizer != "strong wolfe" else None,
         "parameters": draw(st.sampled_from(["none", "all"] if closure else ["none", "all", "groups"])),
-        "calls": draw(st.sampled_from(["long", "real", "short"])),
+        "calls": draw(st.sampled_from(["long", "real", "long", "real", "short"])),
         "block": draw(st.sampled_from([64, 1, 2])),
-        "stop_after": draw(st.sampled_from([None, None, None, 1, 2, 4])),
+        "stop_after": draw(st.sampled_from([1, 2, 4])) if draw(st.integers(0, 4)) == 4 else None,
     }
     if optimizer in ("sgd", "adam", "adamw", "rmsprop") and draw(st.integers(0, 4)) == 0:
         found["parameters"], found["rate"], found["clip"] = "name", "constant", None
