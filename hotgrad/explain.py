@@ -186,7 +186,10 @@ def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
             f"{op.name}: the rule for {operand} failed ({error}); if it uses 'out', add that to its entry in `reads`, now {reads!r}"
         ) from error
     if isinstance(error, (HotgradError, torch.OutOfMemoryError)) or not op.__module__.startswith("hotgrad."):
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # whose traceback holds this frame, see `fail`
     parent: Any = parents[index]
     of = f"{str(parent.dtype).removeprefix('torch.')}{tuple(parent.shape)}"
     raise RuleError(f"{op.name}: the rule for {operand} of {of} cannot be computed: {str(error).splitlines()[0]}") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import hotgrad as hg
 from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.native import native_result
+from hotgrad.engines.native import native_form
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
 
@@ -96,9 +96,10 @@ def test_an_op_whose_forward_is_not_elementwise_is_tried_on_the_shapes_of_the_pr
         hg.capture(lambda x: op.apply(x), torch.rand(2, 3)).to("native")
 
 
-def test_native_result() -> None:
+def test_a_native_form_by_itself() -> None:
     op = declared("{a} * 3 + {shift}", lambda a, *, shift=1.0: a * 2 + shift)
-    assert native_result(op, [torch.tensor([1.0, 2.0])], {}).tolist() == [4.0, 7.0]
-    assert native_result(op, [torch.tensor(1.0, dtype=torch.float64)], {"shift": 0.5}).item() == 3.5
+    for operand, options, result in ((torch.tensor([1.0, 2.0]), {}, [4.0, 7.0]), (torch.tensor(1.0).double(), {"shift": 0.5}, 3.5)):
+        form, engine = native_form(op, [operand], options)
+        assert form.run(engine).tolist() == result
     with pytest.raises(hg.EngineError, match="no native form"):
-        native_result(declared("", lambda a: a * 2), [torch.ones(2)], {})
+        native_form(declared("", lambda a: a * 2), [torch.ones(2)], {})
