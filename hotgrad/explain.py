@@ -118,7 +118,7 @@ def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any],
         return ShapeError(f"{call}; {said}")
     if not op.__module__.startswith("hotgrad."):  # what a user's forward raises is the user's
         return error
-    if isinstance(error, OverflowError):
+    if isinstance(error, OverflowError) or "overflow" in lowered:
         return SettingError(f"{call}; {said}")
     if any(word in lowered for word in ("integer", "bool", "complex", "type")):
         return DtypeError(f"{call}; {said}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from hotgrad.errors import AxisError, OperandError
 
 
 def normal_axis(axis: Any, ndim: int) -> int:
     """`axis` counted from the front. Raises AxisError out of range, OperandError if it is no integer."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+    if isinstance(axis, (bool, Tensor)) or not hasattr(axis, "__index__"):  # torch 2.6 takes an axis in a tensor for something else
         raise OperandError(f"an axis must be an integer; got {axis!r}")
     axis = axis.__index__()
     if not -max(ndim, 1) <= axis < max(ndim, 1):
