@@ -108,3 +108,20 @@ def test_copies_keep_what_is_shared_circular_or_of_a_copier_of_its_own():
     assert copy.deepcopy([model, model[0]])[0][0] is not model[0]
     pair = copy.deepcopy([model, model[0]])
     assert pair[0][0] is pair[1]
+
+
+def test_layers_in_lists_in_lists():
+    class Lists(hg.Module):
+        pass
+
+    module = Lists()
+    module.layer = hg.Linear(2, 2)
+    module.around = [module.layer, {"again": module.layer}]
+    for _ in range(2000):
+        module.around = [module.around]
+    module.around[0].append(module.around)  # and in a ring
+    assert [name for name, _ in module.named_parameters()] == ["layer.weight", "layer.bias"]
+    del module.layer
+    assert [name.removeprefix("around") for name, _ in module.named_parameters()] == [
+        2000 * ".0" + ".0" + end for end in (".weight", ".bias")
+    ]

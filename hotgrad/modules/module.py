@@ -344,15 +344,19 @@ class Module:
 
 def held(owner: Module) -> Iterator[tuple[str, Parameter | Module]]:
     """The Parameters and Modules in a module's attributes, and in lists, tuples and dicts there, by dotted name."""
-    return _found(vars(owner), "", ())
-
-
-def _found(container: Any, prefix: str, around: tuple[Any, ...]) -> Iterator[tuple[str, Parameter | Module]]:
-    for key, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
-        if isinstance(value, (Parameter, Module)):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, (list, tuple, dict)) and not any(value is outer for outer in around):
-            yield from _found(value, f"{prefix}{key}.", (*around, value))
+    # the containers that are being looked through, the innermost last
+    open_: list[tuple[str, Any, Iterator[Any]]] = [("", vars(owner), iter(list(vars(owner).items())))]
+    while open_:
+        prefix, _, items = open_[-1]
+        for key, value in items:
+            if isinstance(value, (Parameter, Module)):
+                yield f"{prefix}{key}", value
+            elif isinstance(value, (list, tuple, dict)) and not any(value is outer for _, outer, _ in open_):
+                inner: Any = value.items() if isinstance(value, dict) else enumerate(value)
+                open_.append((f"{prefix}{key}.", value, iter(list(inner))))
+                break
+        else:
+            open_.pop()
 
 
 def _fill(thing: Any, state: Any = None, items: Any = None, pairs: Any = None, *rest: Any) -> None:
