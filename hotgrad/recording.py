@@ -65,7 +65,7 @@ def as_operands(op: type[Primitive], values: Sequence[Any]) -> list[Any]:
     tensors = [value for value in values if isinstance(value, Tensor)]
     if not tensors:
         return [torch.as_tensor(value) for value in values]
-    if op.numbers:
+    if op.numbers or len(tensors) == len(values):
         return list(values)
 
     def tensor(number: Any, domain: Any) -> Tensor:
