@@ -344,7 +344,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("div", lambda x: torch.div(x, x, rounding_mode="floor")), ("Sum", lambda x: torch.sum(x, dtype=torch.float32)), ("max", lambda x: torch.max(x, 0)),
     ("relu", lambda x: torch.nn.functional.relu(x, inplace=True)), ("Softmax", lambda x: torch.softmax(x, 0, torch.float32)),
     ("special_erf", torch.special.erf), ("linalg_inv", torch.linalg.inv), ("Clip", lambda x: torch.clip(X, x[0, 0])), ("Where", torch.where),
-    ("Unfold", lambda x: torch.nn.functional.unfold(x, 2)), ("full", lambda x: torch.full((2,), x[0, 0])), ("masked_fill", lambda x: X.masked_fill(X > 1, x[0, 0])),
+    ("Unfold", lambda x: torch.nn.functional.unfold(x, 2)), ("masked_fill", lambda x: X.masked_fill(X > 1, x[0, 0])),
 ]  # fmt: skip
 
 
