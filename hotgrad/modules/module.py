@@ -64,20 +64,20 @@ class Module:
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
         """This module, named "", and all modules in it by dotted name, each once."""
-        seen = {id(self)}
-        yield "", self
-        open_ = [("", held(self))]  # a stack rather than recursion: nesting may be deep
-        while open_:
-            prefix, inside = open_[-1]
-            for name, value in inside:
-                if isinstance(value, Module) and id(value) not in seen:
-                    seen.add(id(value))
-                    name = joined(prefix, name)
-                    yield name, value
-                    open_.append((name, held(value)))
-                    break
-            else:
-                open_.pop()
+        return ((name, module) for name, module, _ in self._walk())
+
+    def _walk(self) -> Iterator[tuple[str, Module, list[tuple[str, Parameter | Module]]]]:
+        """What `named_modules` gives, and what each holds."""
+        seen: set[int] = set()
+        ahead: list[tuple[str, Module]] = [("", self)]  # a stack rather than recursion: nesting may be deep
+        while ahead:
+            prefix, module = ahead.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            items = held(module)
+            yield prefix, module, items
+            ahead += [(joined(prefix, name), value) for name, value in reversed(items) if isinstance(value, Module)]
 
     def modules(self) -> Iterator[Module]:
         """This module and all modules in it, each once."""
@@ -98,8 +98,8 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All Parameters by dotted name, frozen ones included, each once."""
         seen: set[int] = set()
-        for prefix, module in self.named_modules():
-            for name, value in held(module):
+        for prefix, _, items in self._walk():
+            for name, value in items:
                 if isinstance(value, Parameter) and id(value) not in seen:
                     seen.add(id(value))
                     yield joined(prefix, name), value
@@ -288,10 +288,13 @@ class Module:
             if id(module) not in memo and type(module).__deepcopy__ is Module.__deepcopy__:
                 reduced: Any = module.__reduce_ex__(4)
                 make, args, *content = reduced
-                memo[id(module)] = copied = make(*copy.deepcopy(args, memo))
+                memo[id(module)] = copied = make(*args) if args == (type(module),) else make(*copy.deepcopy(args, memo))
                 copies.append((copied, content))
         for copied, content in copies:
-            _fill(copied, *(copy.deepcopy(list(part) if isinstance(part, Iterator) else part, memo) for part in content))
+            _fill(
+                copied,
+                *[None if part is None else copy.deepcopy(list(part) if isinstance(part, Iterator) else part, memo) for part in content],
+            )
         return memo[id(self)]
 
     # ---- how it looks
@@ -306,9 +309,9 @@ class Module:
     def _rows(self) -> list[tuple[str, str, str, str]]:
         """One row per module in it: its name, what it is, the shapes of its own parameters, their count."""
         rows, seen = [], set()
-        for path, module in self.named_modules():
+        for path, module, items in self._walk():
             shapes, count = [], 0
-            for name, value in held(module):
+            for name, value in items:
                 if isinstance(value, Parameter):
                     shapes.append(
                         f"{name} {pattern(value)}{'' if value.requires_grad else ' frozen'}{' shared' if id(value) in seen else ''}"
@@ -342,21 +345,29 @@ class Module:
         return f"<table><caption>{escape(type(self).__name__)}: {self._total()}</caption><tr>{head}</tr>{body}</table>"
 
 
-def held(owner: Module) -> Iterator[tuple[str, Parameter | Module]]:
+# Most of what attributes hold; to pass these by makes the walk through a model half as long.
+_ATOMS = frozenset((int, float, str, bool, type(None), Tensor, torch.Generator))
+
+
+def held(owner: Module) -> list[tuple[str, Parameter | Module]]:
     """The Parameters and Modules in a module's attributes, and in lists, tuples and dicts there, by dotted name."""
+    found: list[tuple[str, Parameter | Module]] = []
     # the containers that are being looked through, the innermost last
     open_: list[tuple[str, Any, Iterator[Any]]] = [("", vars(owner), iter(list(vars(owner).items())))]
     while open_:
         prefix, _, items = open_[-1]
         for key, value in items:
+            if type(value) in _ATOMS:
+                continue
             if isinstance(value, (Parameter, Module)):
-                yield f"{prefix}{key}", value
-            elif isinstance(value, (list, tuple, dict)) and not any(value is outer for _, outer, _ in open_):
+                found.append((f"{prefix}{key}", value))
+            elif isinstance(value, (list, tuple, dict)) and value and not any(value is outer for _, outer, _ in open_):
                 inner: Any = value.items() if isinstance(value, dict) else enumerate(value)
                 open_.append((f"{prefix}{key}.", value, iter(list(inner))))
                 break
         else:
             open_.pop()
+    return found
 
 
 def _fill(thing: Any, state: Any = None, items: Any = None, pairs: Any = None, *rest: Any) -> None:
