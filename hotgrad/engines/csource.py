@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -186,17 +185,25 @@ def _function(
     if len(pieces) == 1:
         yield from _written(name, parameters, [*head, *pieces[0]])
         return
-    arguments = ", ".join(re.sub(r".*\W", "", parameter) for parameter in [*parameters, *more])
+    arguments = ", ".join(_name(parameter) for parameter in [*parameters, *more])
     for number, piece in enumerate(pieces):
         yield from _written(f"{name}{number}", [*parameters, *more], piece)
         yield ""
     yield from _written(name, parameters, [*head, *(f"{name}{number}({arguments});" for number in range(len(pieces)))])
 
 
+def _name(parameter: str) -> str:
+    """
+    >>> _name("void *const *states")
+    'states'
+    """
+    return parameter.split()[-1].lstrip("*")
+
+
 def _written(name: str, parameters: Sequence[str], body: Sequence[str]) -> Iterator[str]:
     yield f"SEPARATE static void {name}({', '.join(parameters)})"
     yield "{"
-    yield "  " + ", ".join("(void)" + re.sub(r".*\W", "", parameter) for parameter in parameters) + ";"
+    yield "  " + ", ".join("(void)" + _name(parameter) for parameter in parameters) + ";"
     yield from ("  " + line for line in body)
     yield "}"
 

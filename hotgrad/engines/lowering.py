@@ -5,7 +5,7 @@ buffers whose lives do not overlap share memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -88,12 +88,12 @@ class Lowering:
         """Append a kernel."""
         position = len(self.kernels)
         self.kernels.append(kernel)
-        self._note_reads(kernel, position)
+        self._note_reads(kernel, kernel.reads, position)
         for place in kernel.writes:
             place.buffer.written = position
 
-    def _note_reads(self, kernel: Kernel, position: int) -> None:
-        for place in kernel.reads:
+    def _note_reads(self, kernel: Kernel, places: Iterable[Place], position: int) -> None:
+        for place in places:
             self._readers.setdefault(place.buffer, set()).add(position)
             if isinstance(kernel, Elementwise):
                 self._loops.setdefault((place, kernel.shape), {})[position] = None
@@ -135,8 +135,8 @@ class Lowering:
         group.writes.append(place)
         group.note += self.note(instruction)
         place.buffer.written = position
+        self._note_reads(group, operands.values(), position)
         self._absorb(group, position)
-        self._note_reads(group, position)
 
     def _group(self, shape: tuple[int, ...], operands: Sequence[Place]) -> int | None:
         """The position of a loop that can compute this too: of the same shape, and after all kernels that write its operands."""
@@ -173,6 +173,7 @@ class Lowering:
             group.operands |= kernel.operands
             group.results = kernel.results | group.results
             group.reads += kernel.reads
+            self._note_reads(group, kernel.reads, position)
             group.writes += kernel.writes
             group.note[:0] = kernel.note
             for p in kernel.writes:

@@ -220,7 +220,7 @@ def _source(tensor: Tensor, value: Value, ordered: bool) -> Tensor:
     if not fits or tensor.dtype is not value.dtype or not tensor.is_cpu:
         wanted = f"{described(value)}, of any length," if ordered else described(value)
         raise ShapeError(f"an input must be {wanted} on the CPU; got {tensor.dtype}{tuple(shape)} on {tensor.device}")
-    return _dense(tensor)
+    return _dense(tensor) if tensor.is_neg() else tensor.contiguous()
 
 
 def _state(state: State) -> Tensor:
@@ -235,7 +235,7 @@ def _state(state: State) -> Tensor:
 
 def _dense(tensor: Tensor) -> Tensor:
     """The tensor as C reads it: row after row, and with its signs, which torch may keep in a bit beside the memory."""
-    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+    return tensor.resolve_neg().contiguous()
 
 
 def _check_order(order: Tensor, steps: int, inputs: Sequence[Value], sources: Sequence[Tensor]) -> None:
