@@ -198,7 +198,17 @@ class Module:
     # ---- state
 
     def _state(self) -> dict[str, Tensor | Parameter]:
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        parameters: dict[str, Tensor | Parameter] = {}
+        buffers: dict[str, Tensor | Parameter] = {}
+        seen: set[int] = set()
+        for prefix, module, items in self._walk():
+            for name, value in items:
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    parameters[joined(prefix, name)] = value
+            for name in module._buffers:
+                buffers[joined(prefix, name)] = getattr(module, name)
+        return {**parameters, **buffers}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, as tensors that share the model's memory; clone them to keep them.
