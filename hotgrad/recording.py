@@ -109,8 +109,9 @@ def _record(op: type[Primitive], links: list[Any], values: list[Any], options: d
 
 def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
     """Call `op` on operands of any kind. Raw in, raw out: without a Variable among them the result is a plain tensor."""
-    if state.trace is not None:
-        return state.trace.apply(op, operands, options)
+    trace = state.trace
+    if trace is not None:
+        return trace.apply(op, operands, options)
     values: list[Any] = []
     links: list[Any] = []
     raw, numbers = True, False

@@ -61,16 +61,19 @@ class TorchCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if state.trace is not self.trace or self.trace.inside:
+        if self.trace.inside:
             return func(*args, **kwargs)
-        if _any_variable((args, kwargs)):
+        name = func.__name__
+        if name == "__get__" or name == "__set__":
+            name = func.__self__.__name__
+        # a mode that Ctrl-C kept on torch's stack finds another trace or none
+        if name in _STATIC or _calling_module().startswith(_INSIDE) or state.trace is not self.trace:
+            return func(*args, **kwargs)
+        if any(isinstance(arg, Variable) for arg in args) or _any_variable((args, kwargs)):
             result = func(*args, **kwargs)
-            if func.__name__ in _LIKE:
+            if name in _LIKE:
                 self._keep(result)
             return result
-        name = func.__self__.__name__ if func.__name__ in ("__get__", "__set__") else func.__name__
-        if name in _STATIC or _calling_module().startswith(_INSIDE):
-            return func(*args, **kwargs)
         known = id(args[0]) in self.trace.current if args else False
         if name in WRITERS and len(args) == 2 and not kwargs and (known or id(args[0]) not in self.made):
             return WRITERS[name](*args)

@@ -64,14 +64,15 @@ class Traced(Variable):
     __copy__ = __deepcopy__ = __reduce__ = _unreadable
 
     def detach(self) -> Variable:
-        out = _traced(self._data, self.value)
+        out: Traced = state.trace.new(self._data, self.value)
         out._leaf = MADE
         return out
 
     @property
     def _version(self) -> int:
         """1 once something was written to its memory, 0 before: what records guard against."""
-        return int(state.trace is not None and state.trace.overwritten(self))
+        trace = state.trace
+        return int(trace is not None and trace.overwritten(self))
 
     def __getattr__(self, name: str) -> Any:
         # its slots are emptied when the capture ends
@@ -108,14 +109,6 @@ class _Earlier:
 _EARLIER: Any = _Earlier()
 
 
-def _traced(data: Tensor, value: Value, link: Record | Sink | None = None, plain: bool = False) -> Traced:
-    out = Traced.__new__(Traced)
-    out._data, out._link, out._leaf, out.value, out.plain = data, link, MADE if plain else NO_SINK, value, plain
-    if state.trace is not None:
-        state.trace.made.append(out)
-    return out
-
-
 class Trace:
     """One run of a function, noted as `code`."""
 
@@ -130,7 +123,7 @@ class Trace:
         self.refused: CaptureError | None = None
         self.hooks: list[Any] = []  # what computes the scalars of each run, and hears of its end; see Optimizer
         self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside, or one written to, stands for now
-        self.outside: set[int] = set()  # memory that is there without the program, by address
+        self.outside: list[Tensor] = []  # memory that is there without the program
         self.written: set[int] = set()  # memory that has other contents by now; what stands there was computed elsewhere
         self.kept: list[Any] = []  # so that no id is used twice
         self.versions: list[tuple[Tensor, int]] = []
@@ -188,14 +181,21 @@ class Trace:
         self.refused = self.refused or error
         return error
 
+    def new(self, data: Tensor, value: Value, link: Record | Sink | None = None, plain: bool = False) -> Traced:
+        """A Traced Variable of `data` at this place in the program and in the graph."""
+        out = Traced.__new__(Traced)
+        out._data, out._link, out._leaf, out.value, out.plain = data, link, MADE if plain else NO_SINK, value, plain
+        self.made.append(out)
+        return out
+
     # ---- what comes from outside
 
     def input(self, tensor: Tensor, like: Any) -> Traced:
         """An input of the program, with `tensor` as its example; the function is called with tensors or Variables like `like`."""
         value = Value.like("input", tensor)
         self.code.inputs.append(value)
-        self.outside.add(_address(tensor))
-        traced = _traced(tensor, value, None, not isinstance(like, Variable))
+        self.outside.append(tensor)
+        traced = self.new(tensor, value, None, not isinstance(like, Variable))
         requires_grad = isinstance(like, Variable) and like.requires_grad
         if requires_grad:
             traced._link = traced._leaf = Sink(tensor)
@@ -220,7 +220,7 @@ class Trace:
         if create_graph:
             return g
         with self.internal():
-            return _traced(g._data.clone() if shared else g._data, g.value, g._link, plain=True)
+            return self.new(g._data.clone() if shared else g._data, g.value, g._link, plain=True)
 
     def accumulate(self, old: Traced, g: Traced, create_graph: bool) -> Traced:
         """The sum of a gradient that is there and one that a backward adds, in the memory of the first if it is no Variable."""
@@ -236,13 +236,13 @@ class Trace:
             example = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
         value = Value.like("draw", example)
         self.code.draws.append(Draw(value, generator))
-        return _traced(example, value)
+        return self.new(example, value)
 
     def constant(self, tensor: Tensor) -> Traced:
         """A tensor from outside, or made by hotgrad on the way: a state if it is a buffer, else a constant."""
         if id(tensor) in self.owners:
             now = self.leaf(self.owners[id(tensor)])
-            return _traced(now._data, now.value, None, plain=True)
+            return self.new(now._data, now.value, None, plain=True)
         found = self.current.get(id(tensor))
         if found is None:
             if id(tensor) in self.buffers:
@@ -251,8 +251,8 @@ class Trace:
             self.code.constants[value] = tensor
             self.versions.append((tensor, tensor._version))
             self.kept.append(tensor)
-            self.outside.add(_address(tensor))
-            found = self.current[id(tensor)] = _traced(tensor, value, None, True)
+            self.outside.append(tensor)
+            found = self.current[id(tensor)] = self.new(tensor, value, None, True)
         return found
 
     def leaf(self, variable: Variable) -> Traced:
@@ -260,8 +260,7 @@ class Trace:
         found = self.current.get(id(variable), variable)
         if isinstance(found, Traced):
             # a state not written to yet may be a slice beside one that was; those that overlap are refused in the end
-            own = found is not variable and found.value.kind == "state"
-            if self.written and not own and _address(found._data) in self.written:
+            if self.written and (found is variable or found.value.kind != "state") and _address(found._data) in self.written:
                 self.refuse(
                     f"a Variable of shape {tuple(found.shape)} was used{where()} after memory that it shares was written to, as by +=; "
                     "make it a value of its own, with clone() or an op that computes, or use it before"
@@ -288,8 +287,8 @@ class Trace:
         value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
         self.code.states.append(State(value, holder))
         self.kept.append(holder)
-        self.outside.add(_address(data))
-        found = self.current[id(holder)] = _traced(data, value, link, isinstance(holder, Tensor))
+        self.outside.append(data)
+        found = self.current[id(holder)] = self.new(data, value, link, isinstance(holder, Tensor))
         return found
 
     def memory(self, slot: Any, name: str) -> Traced:
@@ -310,7 +309,7 @@ class Trace:
             self._write_outside(target, new)
             return
         old = self.leaf(target)
-        if old.numel() and _address(old._data) in self.outside:
+        if old.numel() and any(_address(tensor) == _address(old._data) for tensor in self.outside):
             what = "an argument of the function" if old.value.kind == "input" else "part of a Variable or tensor from outside"
             self.refuse(
                 f"{what} would be written to in place{where()}; compute a new value, as in v = v + w, or write to the whole Variable"
@@ -334,7 +333,9 @@ class Trace:
 
     def overwritten(self, traced: Traced) -> bool:
         """Whether other values stand by now where this one was in memory."""
-        return (id(traced) in self.current and self.current[id(traced)] is not traced) or _address(traced._data) in self.written
+        if not self.written:
+            return False
+        return self.current.get(id(traced), traced) is not traced or _address(traced._data) in self.written
 
     def _cast(self, new: Traced, old: Traced) -> Traced:
         if new.dtype != old.dtype:
@@ -360,17 +361,30 @@ class Trace:
             )
         next(s for s in self.code.states if s.holder is holder).update = new.value
         self._forget(old._data)
-        self.outside.add(_address(new._data))
-        self.current[id(holder)] = _traced(new._data, new.value, old._link if isinstance(holder, Variable) else None, old.plain)
+        self.outside.append(new._data)
+        self.current[id(holder)] = self.new(new._data, new.value, old._link if isinstance(holder, Variable) else None, old.plain)
 
     # ---- ops
 
     def apply(self, op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
         """Note a call of `op`; its result is a Traced Variable."""
-        plain = op.plain or not any(isinstance(o, Variable) and not (isinstance(o, Traced) and o.plain) for o in operands)
-        given = [self._operand(op, operand) for operand in operands]
-        tensors = [g._data if isinstance(g, Traced) else g.example if isinstance(g, Scalar) else g for g in given]
-        if not op.numbers or not any(isinstance(g, Traced) for g in given):
+        given: list[Any] = []
+        tensors: list[Any] = []
+        links: list[Any] = []
+        plain, numbers, recorded = True, False, False
+        for operand in operands:
+            g = self.leaf(operand) if isinstance(operand, Variable) else self._operand(op, operand)
+            given.append(g)
+            if type(g) is Traced:
+                tensors.append(g._data)
+                links.append(g._link)
+                recorded = recorded or g._link is not None
+                plain = plain and (operand.plain if type(operand) is Traced else not isinstance(operand, Variable))
+            else:
+                tensors.append(g.example if type(g) is Scalar else g)
+                links.append(None)
+                numbers = True
+        if numbers and (not op.numbers or not any(type(g) is Traced for g in given)):
             self._refuse_scalars(op, given)
             with self.internal():
                 tensors = as_operands(op, tensors)
@@ -389,18 +403,16 @@ class Trace:
             self.inside -= 1
         value = Value.like("result", out)
         options = {name: tuple(option) if type(option) is torch.Size else option for name, option in (options or {}).items()}
-        values = tuple(g.value if isinstance(g, (Traced, Scalar)) else g for g in given)
+        values = tuple([g.value if type(g) is Traced or type(g) is Scalar else g for g in given])
         self.code.instructions.append(Instruction(op, values, options, value))
-        links = tuple(g._link if isinstance(g, Traced) else None for g in given)
-        recorded = any(link is not None for link in links) and state.recording and op.differentiable and out.dtype.is_floating_point
-        if recorded and not op.plain:
-            return _traced(out, value, self._record(op, given, links, options or None, out, value))
-        return _traced(out, value, None, plain)
+        if recorded and not op.plain and op.differentiable and out.dtype.is_floating_point:
+            now = state.now
+            if now.recording:
+                return self.new(out, value, self._record(op, given, tuple(links), options or None, out, value, now.tape))
+        return self.new(out, value, None, plain or op.plain)
 
     def _operand(self, op: type[Primitive], operand: Any) -> Any:
-        """An operand as a Traced Variable, a Scalar or a number."""
-        if isinstance(operand, Variable):
-            return self.leaf(operand)
+        """An operand that is no Variable as a Traced one, a Scalar or a number."""
         if isinstance(operand, Tensor):
             if operand.requires_grad:
                 raise OperandError(f"{op.name}: an operand requires a torch gradient; wrap it in a Variable, or detach() it")
@@ -420,15 +432,18 @@ class Trace:
                 "`numbers = True` if the op is yours and its forward takes Python numbers"
             )
 
-    def _record(self, op: Any, given: Sequence[Any], links: tuple[Any, ...], options: Any, out: Tensor, value: Value) -> Record:
+    def _record(self, op: Any, given: Sequence[Any], links: tuple[Any, ...], options: Any, out: Tensor, value: Value, tape: Tape) -> Record:
         """A record whose rules will run on Traced Variables."""
         record = Record()
-        keep, _ = op.keeps(tuple(link is not None for link in links))
-        guarded = [g for g, kept in zip(given, keep) if kept and isinstance(g, Traced)]
+        keep, _ = op.keeps(tuple([link is not None for link in links]))
+        guards: list[Any] = []
+        for g, kept in zip(given, keep):
+            if kept and type(g) is Traced:
+                guards += (g, 0)
         record.op, record.parents, record.options, record.operands = op, links, options, tuple(given)
-        record.guards = tuple(part for g in guarded for part in (g, 0)) or None
+        record.guards = tuple(guards) or None
         record.shape, record.dtype, record.device, record.sink = out.shape, out.dtype, out.device, NO_SINK
-        record.out = _traced(out, value, record)  # type: ignore[assignment]
+        record.out = self.new(out, value, record)  # type: ignore[assignment]
         record.sequence = next_sequence()
-        record.tape = state.tape
+        record.tape = tape
         return record
