@@ -40,6 +40,17 @@ def seed_number(name: str, value: Any) -> int:
     return number
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool. Raises SettingError unless it is True or False, Python's or numpy's: "no" and 0 are neither.
+
+    >>> flag("shuffle", False)
+    False
+    """
+    if type(value).__name__ not in ("bool", "bool_"):  # as numpy calls its own
+        raise SettingError(f"{name} must be True or False; got {value!r:.60}")
+    return bool(value)
+
+
 def finite_number(name: str, value: Any, low: float = 0.0, high: float = math.inf, *, above: bool = False) -> float:
     """`value` if it is a finite number from `low`, or `above` it, to `high`. Raises SettingError for anything else.
 

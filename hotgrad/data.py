@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import seed_number, whole_number
+from hotgrad.checks import flag, seed_number, whole_number
 from hotgrad.errors import DataError, DtypeError, ShapeError
 from hotgrad.variable import Variable, as_tensor
 
@@ -98,7 +98,7 @@ def batches(
     """The rows of all `tensors` together, `batch_size` at a time; the last batch may be smaller.
 
     `shuffle`: in an order drawn from `generator`, None for torch's global one. Raises DataError for lengths that differ,
-    SettingError for a batch_size that is no whole number of at least 1.
+    SettingError for a batch_size that is no whole number of at least 1, or a shuffle that is no bool.
 
     >>> [len(x) for x, y in hg.data.batches(torch.zeros(5, 2), torch.zeros(5), batch_size=2)]
     [2, 2, 1]
@@ -108,7 +108,7 @@ def batches(
     lengths = [len(tensor) for tensor in tensors]
     if len(set(lengths)) != 1:
         raise DataError(f"batches takes tensors with equally many rows; got {lengths}")
-    return _batches(tensors, batch_size, shuffle, generator)
+    return _batches(tensors, batch_size, flag("shuffle", shuffle), generator)
 
 
 def _batches(tensors: tuple[Tensor, ...], size: int, shuffle: bool, generator: torch.Generator | None) -> Iterator[tuple[Tensor, ...]]:

@@ -62,8 +62,7 @@ def write(path: str | os.PathLike[str], kind: str, content: dict[str, Any], over
 
     At any moment `path` is either the old file or the new one. The mode of an old file is kept. `over`: the file that is to be
     there, NO_FILE for none; any, if it is left out. Raises FileError for content that cannot be kept and if another file is there,
-    or if it cannot be written (then an OSError's `errno` is its own), FileNotFoundError if its folder is missing. Whatever is raised,
-    the old file stays.
+    or if it cannot be written, as without its folder (then an OSError's `errno` is its own). Whatever is raised, the old file stays.
     """
     whole = plain({"format": FORMAT, "version": VERSION, "kind": kind, **content}, f"what is to be written to {path}")
     whole.pop("digest", None)  # of what was read
@@ -124,8 +123,10 @@ def _place(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path, BinaryIO]
                 temporary.unlink()
     except FileError:
         raise
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} cannot be written: its folder does not exist") from None
+    except FileNotFoundError as error:
+        missing = FileError(f"{path} cannot be written: its folder does not exist; make it first")
+        missing.errno = error.errno
+        raise missing from error
     except (OSError, ValueError) as error:  # ValueError: of a name with a zero in it
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = (getattr(error, "strerror", None) or str(error)) + (", free some" if full else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import random
@@ -162,8 +163,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         model.save(path)
     assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["model"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(hg.FileError) as caught:
         model.save(tmp_path / "nowhere" / "model")
+    assert isinstance(caught.value, OSError) and caught.value.errno == errno.ENOENT
 
 
 class Bomb:
@@ -288,8 +290,9 @@ def test_nothing_is_written_before_an_epoch_is_done(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         run(tmp_path / "c", 9, callbacks=[raising_after(1)])
     assert not list(tmp_path.iterdir())
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(hg.FileError, match="nowhere") as caught:
         run(tmp_path / "nowhere" / "c", 2)
+    assert caught.value.errno == errno.ENOENT
 
 
 @pytest.mark.parametrize("first", [2, 5, 8, 20])

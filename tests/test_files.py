@@ -520,7 +520,7 @@ def test_modes_and_links_stay(tmp_path: Path) -> None:
 def test_a_link_into_no_folder(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "file")
     for write in (trained, network().save):
-        with pytest.raises(FileNotFoundError, match="link cannot be written: its folder does not exist"):
+        with pytest.raises(hg.FileError, match="link cannot be written: its folder does not exist"):
             write(tmp_path / "link")
 
 

@@ -194,6 +194,10 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a loss that is no scalar": ({"loss": lambda o, t: o - t}, hg.errors.ShapeError, "scalar"),
     "a loss that is no Variable": ({"loss": lambda o, t: 1.0}, hg.errors.OperandError, "float"),
     "an optimizer class": ({"optimizer": SGD}, hg.errors.OperandError, "optimizer"),
+    "shuffle no": ({"shuffle": "no"}, hg.errors.SettingError, "shuffle must be True or False; got 'no'"),
+    "shuffle None": ({"shuffle": None}, hg.errors.SettingError, "shuffle .* got None"),
+    "shuffle 0": ({"shuffle": 0}, hg.errors.SettingError, "shuffle .* got 0"),
+    "shuffle in a tensor": ({"shuffle": torch.tensor(True)}, hg.errors.SettingError, "shuffle .* got tensor"),
     "verbose": ({"verbose": "loud"}, hg.errors.SettingError, "verbose .* 'loud'"),
     "verbose -1": ({"verbose": -1}, hg.errors.SettingError, "verbose .* -1"),
     "a callback": ({"callbacks": [3]}, hg.errors.OperandError, "callback"),
@@ -442,3 +446,8 @@ def test_the_global_generator_is_left_alone() -> None:
     model.fit(torch.zeros(4, 3), torch.zeros(4, 2), seed=1, verbose=0)
     model.evaluate(torch.zeros(4, 3), torch.zeros(4, 2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_shuffle_takes_numpys_bools() -> None:
+    falses = (False, pytest.importorskip("numpy").bool_(False))
+    assert len({model().fit(X, Y, 2, 3, shuffle=value, verbose=0)[-1]["epoch"] for value in falses}) == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hotgrad.checks import whole_number
+from hotgrad.checks import flag, whole_number
 from hotgrad.errors import OperandError, SettingError
 from hotgrad.explain import nearest
 from hotgrad.training.history import History, line
@@ -54,7 +54,7 @@ class EarlyStopping:
         if not min_delta >= 0:
             raise SettingError(f"min_delta must not be negative; got {min_delta!r}")
         self.min_delta = min_delta
-        self.restore_best = restore_best
+        self.restore_best = flag("restore_best", restore_best)
         self.begin(None)
 
     def begin(self, model: Any) -> None:

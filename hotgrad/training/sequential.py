@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import seed_number, whole_number
+from hotgrad.checks import flag, seed_number, whole_number
 from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
 from hotgrad.files import read, write
 from hotgrad.modules import Module
@@ -228,6 +228,7 @@ class Sequential(Module):
         epochs = whole_number("epochs", epochs)
         seed = None if seed is None else seed_number("seed", seed)
         engine = check_engine(engine)
+        shuffle = flag("shuffle", shuffle)
         prepare.check_verbose(verbose)
         callbacks = check_callbacks(callbacks)
         new_loss = self._given_loss(loss)
@@ -258,7 +259,7 @@ class Sequential(Module):
         if subject is not None and checkpoint is not None:
             settings = {
                 "batch size": batch_size,
-                "shuffle": bool(shuffle),
+                "shuffle": shuffle,
                 "seed": seed,
             }
             file = Checkpoint(checkpoint, subject, prepare.given(stand_in, data, validation, settings))
@@ -422,7 +423,7 @@ class Sequential(Module):
         """Write parameters, buffers, the optimizer's state, the number of epochs done and the generator's state to `path`.
 
         The file appears whole or not at all; an old one keeps its mode, a link goes on pointing to it. Raises TapeError while a lazy
-        layer is not sized, FileError, which is an OSError, if it cannot be written, FileNotFoundError without its folder.
+        layer is not sized, FileError, which is an OSError, if it cannot be written, as where its folder is missing.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
