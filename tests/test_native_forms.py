@@ -32,6 +32,19 @@ RIGHT = [
     ("exp({a}) - 1", lambda a: torch.expm1(a), {}),  # less exact, but not another function
     ("floor({a} * 3)", lambda a: torch.floor(a * 3), {}),
     ("atan2({a}, {b})", lambda a, b: torch.atan2(a, b), {}),
+    ("exp({a})", lambda a: a.exp(), {}),
+    ("log1p({a})", lambda a: a.log1p(), {}),  # NaN below -1, by both
+    ("{a} / (1 + exp(-{a}))", lambda a: torch.nn.functional.silu(a), {}),
+    ("1 / (1 + exp(-{a}))", lambda a: torch.sigmoid(a), {}),
+    ("{a} > 20 ? {a} : log1p(exp({a}))", lambda a: torch.nn.functional.softplus(a), {}),
+    ("{a} * tanh(log1p(exp({a})))", lambda a: torch.nn.functional.mish(a), {}),
+    ("{a} > 0 ? {a} : exp({a}) - 1", lambda a: torch.nn.functional.elu(a), {}),
+    ("{a} / (1 + fabs({a}))", lambda a: torch.nn.functional.softsign(a), {}),
+    ("sqrt({a} * {a} + 1) - {a}", lambda a: 1 / ((a * a + 1).sqrt() + a), {"domain": (hg.Interval(0.0, 1e6),)}),
+    ("sin({a})", lambda a: a.sin(), {}),
+    ("1 / {a}", lambda a: a.reciprocal(), {}),
+    ("{a} * {a} * {b}", lambda a, b: a * (a * b), {}),
+    ("{a} / {b}", lambda a, b: a / b, {}),
     ("sum", lambda a: a.sum(), {}),
 ]  # fmt: skip
 WRONG = [
@@ -42,6 +55,18 @@ WRONG = [
     ("{a} < 0 ? 0 : {a}", lambda a: torch.where(a < 1.5, 0.0, a), {}),
     ("sqrt({a})", lambda a: a.sqrt() + 1e-3 * (a > 3), {"domain": (hg.Interval(0.0, 4.0),)}),
     ("{b} - {a}", lambda a, b: a - b, {}),
+    ("({a} > 20 ? 0 : {a})", lambda a: a * 1, {}),
+    ("({a} < -600 ? 0 : {a})", lambda a: a * 1, {}),
+    ("({a} > 5e5 ? 0 : {a})", lambda a: a * 1, {}),
+    ("({a} > 1e20 ? 1e20 : {a})", lambda a: a * 1, {}),
+    ("(fabs({a}) > 0 && fabs({a}) < 2e-8 ? 1 : {a} * 2)", lambda a: a * 2, {}),
+    ("({a} == 3 ? 4 : {a})", lambda a: a * 1, {}),
+    ("log(1 + exp({a}))", lambda a: torch.nn.functional.softplus(a), {}),  # infinite where forward is not
+    ("exp({a} > 80 ? 80 : {a})", lambda a: a.exp(), {}),  # finite where forward is not
+    ("({a} > 50 ? 0 : {a})", lambda a: a * 1, {"domain": (hg.Interval(40.0, 60.0),)}),
+    ("({a} > 1020 ? 0 : {a})", lambda a: a * 1, {"domain": (hg.Interval(1000.0),)}),
+    ("{a} + ({b} > 20 ? 20 : {b})", lambda a, b: a + b, {}),
+    ("({a} > 20 && {b} > 20 ? 0 : {a} + {b})", lambda a, b: a + b, {}),
     ("{a} * {slope}", lambda a, *, slope=0.5: a / slope, {}),
     ("sum", lambda a: a.mean(), {}),
     ("amax", lambda a: a.amin(), {}),
@@ -76,6 +101,32 @@ def test_the_message_names_the_input_and_both_values() -> None:
     op = declared("{a} * 3", lambda a: a * 2)
     with pytest.raises(hg.EngineError, match=r"for a = 1\.0 element \(2,\) of the result is 3 natively, and 2 by forward"):
         hg.capture(lambda x: op.apply(x), torch.rand(4)).to("native")
+
+
+def test_a_form_is_tried_on_more_than_the_one_element_of_its_program() -> None:
+    op = declared("({a} > 20 ? 0 : {a})", lambda a: a * 1)
+    with pytest.raises(hg.EngineError, match="is not what forward computes"):
+        hg.capture(lambda x: op.apply(x), torch.tensor(1.0)).to("native")
+    op = declared("{a} * ({b} > 20 ? 0 : {b})", lambda a, b: a * b, operands=2)
+    with pytest.raises(hg.EngineError, match="is not what forward computes"):
+        hg.capture(lambda x, y: op.apply(x, y), torch.ones(3), torch.tensor(1.0)).to("native")
+
+
+def test_integers_are_tried_beyond_small_ones() -> None:
+    op = declared("({b} > 20 ? 0 : {a})", lambda a, b: a * 1, operands=2)
+    with pytest.raises(hg.EngineError, match="is not what forward computes"):
+        hg.capture(lambda x, y: op.apply(x, y), torch.ones(3), torch.ones(3, dtype=torch.int64)).to("native")
+
+
+def test_a_forward_that_refuses_large_values_is_compared_on_small_ones() -> None:
+    def below(a: Tensor) -> Tensor:
+        if bool((a.abs() > 12).any()):
+            raise ValueError("too large")
+        return a * 2
+
+    op = declared("{a} == 10 ? 1 : {a} * 2", below)
+    with pytest.raises(hg.EngineError, match="is not what forward computes"):
+        hg.capture(lambda x: op.apply(x), torch.ones(3)).to("native")
 
 
 def test_what_forward_refuses_is_left_to_the_program() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,14 @@ from hotgrad.engines.layout import NativeError
 from hotgrad.primitive import Booleans, Domain, Integers, Interval, Primitive
 from hotgrad.program.instructions import Code, Instruction, Value
 
-COUNT = 128  # elements that an expression is tried on
+COUNT = 128  # elements of ordinary size that an expression is tried on
 _SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 10.0, -10.0, 1e-3, -1e-3)
+# Where forms have their limits: exp() overflows at 88.7 and at 709.8.
+_LARGE = (3, 5, 7, 15, 20, 20.5, 25, 30, 40, 50, 64, 75, 88, 88.5, 90, 100, 150, 200, 300, 500, 700, 709, 710, 800, 1e3, 1e4, 1e5, 1e6, 1e8)
+_WIDE = (1.5, 2.5, *_LARGE, 1e10, 1e30, *(1 / x for x in _LARGE), 1e-10, 1e-30, 1e-40, 1e-310)  # the last are subnormal
+_BLOCK = 2 * len(_WIDE)
+_ALL = COUNT + 4 * _BLOCK
+_MODERATE = 1e4  # of this size at most where all operands are wide: a * a * b need not overflow where a * (a * b) does not
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
@@ -36,7 +43,9 @@ class Form:
     @classmethod
     def of(cls, op: type[Primitive], operands: Sequence[Any], options: dict[str, Any]) -> Form:
         """The call of `op` on these tensors and numbers. What `forward` raises comes out."""
-        expected = op.forward(*operands, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, where a forward in numpy overflows
+            expected = op.forward(*operands, **options)
         code = Code()
         values = [Value.like("input", operand) if isinstance(operand, Tensor) else operand for operand in operands]
         code.inputs = [value for value in values if isinstance(value, Value)]
@@ -113,25 +122,39 @@ def forms_of(codes: Iterable[Code]) -> list[Form]:
 
 def _drawn(instruction: Instruction) -> Form | None:
     """None where `forward` refuses what is drawn."""
-    op = instruction.op
-    shapes = [[o.shape if isinstance(o, Value) else () for o in instruction.operands]]
-    if is_expression(op.native):  # which computes element by element
-        shapes.insert(0, [(COUNT,) if shape else () for shape in shapes[0]])
-    for given in shapes:
-        generator = torch.Generator().manual_seed(0)
-        operands = []
-        for i, (operand, shape) in enumerate(zip(instruction.operands, given)):
-            domain = op.domain[min(i, len(op.domain) - 1)] if op.domain else Interval()
-            if not isinstance(operand, Value):
-                operands.append(operand)
-            else:
-                drawn = _values(domain, operand.dtype, math.prod(shape), i, generator).reshape(shape)
-                operands.append(drawn.item() if operand.kind == "scalar" else drawn)
+    for given in _operands(instruction):
         try:
-            return Form.of(op, operands, instruction.options)
+            return Form.of(instruction.op, given, instruction.options)
         except Exception:  # of the user's code: the program itself has run it on its own shapes
             continue
     return None
+
+
+def _operands(instruction: Instruction) -> Iterator[list[Any]]:
+    """Operands to try `forward` on, those that say most first."""
+    op = instruction.op
+    values = [o for o in instruction.operands if isinstance(o, Value)]
+    if is_expression(op.native):  # which computes element by element
+        if len({value.dtype for value in values}) == 1:  # else 0-d operands decide less about the result's dtype than others
+            yield _draw(instruction, [() if value.kind == "scalar" else (_ALL,) for value in values])
+        yield _draw(instruction, [(_ALL,) if value.shape else () for value in values])
+        yield _draw(instruction, [(COUNT,) if value.shape else () for value in values])
+    yield _draw(instruction, [value.shape for value in values])
+
+
+def _draw(instruction: Instruction, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    op, generator, left = instruction.op, torch.Generator().manual_seed(0), iter(shapes)
+    operands: list[Any] = []
+    for i, operand in enumerate(instruction.operands):
+        domain = op.domain[min(i, len(op.domain) - 1)] if op.domain else Interval()
+        if isinstance(operand, Value):
+            shape = next(left)
+            drawn = _values(domain, operand.dtype, math.prod(shape), i, generator).reshape(shape)
+            if shape == (_ALL,) and is_expression(op.native):
+                _widen(drawn, domain, i, generator)
+            operand = drawn.item() if operand.kind == "scalar" else drawn
+        operands.append(operand)
+    return operands
 
 
 def _values(domain: Domain, dtype: torch.dtype, count: int, seed: int, generator: torch.Generator) -> Tensor:
@@ -152,6 +175,24 @@ def _values(domain: Domain, dtype: torch.dtype, count: int, seed: int, generator
             random = low + random.abs() if math.isfinite(low) else high - random.abs()
     values = torch.cat([torch.tensor(special, dtype=torch.float64), random])[:count]
     return values.to(dtype)
+
+
+def _widen(drawn: Tensor, domain: Domain, place: int, generator: torch.Generator) -> None:
+    """Put small and large values into one block, where other operands stay as they are, and into the last, where all are wide."""
+    if isinstance(domain, Booleans) or drawn.dtype is torch.bool:
+        return
+    low, high = domain
+    wide = {x: None for w in _WIDE for v in (w, -w) for x in (v, low + v, high + v) if low <= x <= high and math.isfinite(x)}
+    if isinstance(domain, Integers) or not drawn.is_floating_point():
+        most = _MODERATE if drawn.is_floating_point() else min(_MODERATE, torch.iinfo(drawn.dtype).max)
+        wide = {x: None for x in wide if x == int(x) and abs(x) <= most}
+    for block, values in ((place % 3, [*wide]), (3, [x for x in wide if abs(x) <= _MODERATE])):
+        new = torch.tensor(values[:: math.ceil(len(values) / _BLOCK) or 1], dtype=torch.float64).to(drawn.dtype)
+        new = new[new.isfinite()]
+        if block == 3:  # each with another one of the other operands
+            new = new[torch.randperm(len(new), generator=generator)]
+        start = COUNT + block * _BLOCK
+        drawn[start : start + len(new)] = new
 
 
 def _moved(tensor: Tensor, sign: int) -> Tensor:
