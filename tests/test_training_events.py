@@ -274,3 +274,49 @@ def test_fit_in_another_thread() -> None:
     alone = noisy()
     alone.fit(X, Y, epochs=3, batch_size=8, seed=0, verbose=0)
     assert all(same(weights(alone), weights(model)) for model in models)
+
+
+# ------------------------------------------------------------------------------------------ recording, and what is frozen
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay", "native", "auto"])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_fit_trains_inside_no_grad(optimizer: str, engine: str) -> None:
+    x, y = blobs()
+    plain, quiet = net("cross_entropy", optimizer), net("cross_entropy", optimizer)
+    modes = []
+    expected = plain.fit(x, y, epochs=3, seed=0, verbose=0, engine=engine)
+    with hg.no_grad():
+        history = quiet.fit(x, y, epochs=3, seed=0, verbose=0, engine=engine, callbacks=[lambda m, h: modes.append(m[0].weight.sum())])
+        assert not quiet[0].weight.sum().requires_grad, "the mode is restored"
+    assert all(mode.requires_grad for mode in modes)
+    assert history.column("loss") == expected.column("loss")
+    assert same(weights(plain), weights(quiet))
+
+
+def test_what_is_built_on_fit_trains_inside_no_grad() -> None:
+    x, y = blobs()
+    expected = net("cross_entropy").cross_validate(x, y, epochs=2, seed=0)
+    many = hg.fit_many(lambda: net("cross_entropy"), x, y, epochs=2, seeds=2, jobs=2)
+    with hg.no_grad():
+        assert net("cross_entropy").cross_validate(x, y, epochs=2, seed=0) == expected
+        again = hg.fit_many(lambda: net("cross_entropy"), x, y, epochs=2, seeds=2, jobs=2)
+    assert [history.column("loss") for _, history in many] == [history.column("loss") for _, history in again]
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay", "native", "auto"])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_callback_that_freezes_all(optimizer: str, engine: str) -> None:
+    x, y = blobs()
+
+    def freezing(model: Sequential, history: History) -> bool:
+        if len(history) == 2:
+            model.freeze()
+        return ends and len(history) == 2
+
+    ends, model = False, net("cross_entropy", optimizer)
+    with pytest.raises(hg.SettingError, match="nothing to train: of the model's 4 Parameters none requires a gradient"):
+        model.fit(x, y, epochs=4, seed=0, verbose=0, engine=engine, callbacks=[freezing])
+    assert model.epochs_done == 2
+    ends, model = True, net("cross_entropy", optimizer)
+    assert len(model.fit(x, y, epochs=4, seed=0, verbose=0, engine=engine, callbacks=[freezing])) == 2, "at the end it may"

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from hotgrad.errors import BusyError
 from hotgrad.modules import Dropout, Module
+from hotgrad.records import enable_grad
 from hotgrad.variable import Parameter
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,7 +104,7 @@ def modules_of(model: Module) -> list[Module]:
 
 
 def training(method: F) -> F:
-    """For a method that trains a model: it has it alone. Raises BusyError while another training does."""
+    """For a method that trains a model: it has it alone, and records, whatever holds outside. Raises BusyError while another training does."""
 
     @functools.wraps(method)
     def alone(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,7 +114,7 @@ def training(method: F) -> F:
             raise BusyError("this model is being trained, and its callbacks, layers and loss cannot call fit of it; give fit more epochs")
         try:
             _claim(use, _trained(model))
-            return method(model, *args, **kwargs)
+            return enable_grad.run(method, model, *args, **kwargs)
         finally:
             _release(use)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
@@ -13,11 +14,18 @@ from hotgrad.training.evaluation import forward
 from hotgrad.variable import Parameter
 
 
+def check_any(parameters: Sequence[Parameter]) -> None:
+    """Raises SettingError if none of all the Parameters of a model is to be trained."""
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise SettingError(
+            f"there is nothing to train: of the model's {len(parameters)} Parameters none requires a gradient; unfreeze() some"
+        )
+
+
 def check_trained(model: Any, optimizer: Any) -> None:
     """Raises SettingError if there is nothing to train, if the optimizer's parameters are not the model's, or share memory."""
     named = list(model.named_parameters())
-    if not any(parameter.requires_grad for _, parameter in named):
-        raise SettingError(f"there is nothing to train: of the model's {len(named)} Parameters none requires a gradient; unfreeze() some")
+    check_any([parameter for _, parameter in named])
     check_apart([*named, *model.named_buffers()])
     kind = type(optimizer).__name__
     own, known = {id(parameter) for _, parameter in named}, {id(parameter) for parameter in optimizer.parameters}

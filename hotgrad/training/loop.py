@@ -17,7 +17,7 @@ from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
 from hotgrad.training.callbacks import Progress
 from hotgrad.training.checkpoint import restore_states, states_of
 from hotgrad.training.evaluation import accuracy, forward, scalar_loss
-from hotgrad.training.following import keep_up
+from hotgrad.training.following import check_any, keep_up
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot
 from hotgrad.training.steps import Data, Job
@@ -175,6 +175,7 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int,
     """So many epochs and their rows of the History; None if they were interrupted. Raises NonFiniteLossError."""
     began = time.perf_counter()
     rows, optimizer = len(job.data.x), model.optimizer
+    check_any(parameters)  # which a callback may have frozen
     model.train()
     if job.callbacks:  # which may have trained other models that share modules with this one
         model.use_generator(model.generator)

@@ -215,7 +215,8 @@ class Sequential(Module):
         the last completed epoch.
 
         It has the model alone: another thread that fits or uses it meanwhile gets a BusyError, as does a callback that calls `fit` of it.
-        Callbacks may call all else; a loss that one sets trains from then on, another optimizer is a SettingError.
+        Callbacks may call all else; a loss that one sets trains from then on, another optimizer is a SettingError, and so is nothing
+        left to train, if it freezes all. Inside `no_grad` it trains all the same, and callbacks run with recording on.
 
         Everything is checked first, and nothing changes on bad input: DataError (empty, lengths, NaN), ShapeError, DtypeError,
         SettingError, NoLossError, FileError. NonFiniteLossError if the loss becomes NaN or infinite.
