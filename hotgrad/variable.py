@@ -266,7 +266,9 @@ class Variable(Methods):
     def __repr__(self) -> str:
         name = f", name={self.name!r}" if self.name else ""
         origin = f", op={self.previous_op.name}" if self.previous_op else ", requires_grad=True" if self.requires_grad else ""
-        return f"{type(self).__name__}({str(self._values()).removeprefix('tensor(').removesuffix(')')}{origin}{name})"
+        kind = type(self).__name__
+        values = str(self._values()).removeprefix("tensor(").removesuffix(")").replace("\n       ", "\n " + " " * len(kind))  # aligned
+        return f"{kind}({values}{origin}{name})"
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)

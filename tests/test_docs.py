@@ -60,7 +60,7 @@ def examples() -> Iterator[Any]:
 
 def _run(test: doctest.DocTest) -> None:
     said: list[str] = []
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(test, out=said.append)
     assert runner.tries and not runner.failures, "".join(said)
 
