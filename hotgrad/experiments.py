@@ -63,9 +63,9 @@ def disc(
     epochs: int, loss: str, runs: int, baselines: bool, plot: str | None, seed: int, momentum: float, cosine: bool, jobs: int = 1
 ) -> None:
     """The reference experiment: 1,000 + 1,000 points in the unit square, label 1 inside the disc of radius 1/sqrt(2 pi)."""
-    if runs > 1 and (baselines or plot):
+    if runs > 1 and (baselines or plot is not None):
         raise SettingError("--runs is for accuracies alone; leave out --baselines and --plot")
-    if plot:
+    if plot is not None:
         _check_plot(plot)
     torch.set_num_threads(1)  # fastest at this size
     head = "2-25-25-25-2, ReLU x3" + (", Tanh; MSE on -1/+1" if loss == "mse" else "; cross-entropy on labels")
@@ -104,7 +104,7 @@ def disc(
                 list(_baselines(x, labels, test_x, test_labels, loss, epochs, seed, momentum, cosine)),
             )
         )
-    if plot:
+    if plot is not None:
         _plot(plot, history, model, test_x, test_labels)
         print(f"\ndecision regions and curves: {plot}")
 
@@ -211,8 +211,8 @@ def _figure_class() -> Any:
 
 def _check_plot(path: str) -> None:
     """Raises SettingError or OSError, rather before the training than after it, unless a picture can be written there."""
-    figure, kind = _figure_class()(), Path(path).suffix[1:]
     check_place(path)
+    figure, kind = _figure_class()(), Path(path).suffix[1:]
     try:
         figure.savefig(io.BytesIO(), format=kind.lower() or "none")
     except Exception as error:  # matplotlib's, of any kind
@@ -222,9 +222,13 @@ def _check_plot(path: str) -> None:
         ) from error
 
 
-def check_place(path: str) -> None:
-    """Raises OSError unless a file can be written to `path`."""
+def check_place(path: str, table: str | None = None) -> None:
+    """Raises OSError unless a file can be written to `path`, and SettingError for a path that names no file, or that is the `table`."""
+    if not path or path.endswith(("/", os.sep)) or "\0" in path:
+        raise SettingError(f"{path!r} is no name of a file; give one to write to")
     place = Path(path)
+    if table is not None and place.exists() and os.path.samefile(place, table):
+        raise SettingError(f"{path} is the table itself, which would be lost; give another path with --save")
     if place.exists() and not (place.is_file() and os.access(place, os.W_OK)):
         raise PermissionError(f"{path} cannot be written: it is a folder, no plain file, or protected")
     if not place.parent.is_dir():
@@ -284,9 +288,9 @@ def digits(epochs: int, seed: int) -> None:
 def own_table(path: str, target: str, epochs: int, seed: int, save: str | None, encoding: str | None = None) -> None:
     """A table of one's own: classification or regression by the target's type, three quarters for training, scores, a saved model."""
     torch.set_num_threads(1)
-    save = save or str(Path(path).with_suffix(".hotgrad"))
     columns = read_csv(path, encoding)
-    check_place(save)
+    save = str(Path(path).with_suffix(".hotgrad")) if save is None else save
+    check_place(save, path)
     if target not in columns:
         raise SettingError(f"{path} has no column {target!r}; it has {', '.join(columns)}")
     x, names = features({name: values for name, values in columns.items() if name != target})

@@ -203,13 +203,37 @@ def test_places_are_tried_before_the_training(tmp_path: Path, capsys: Capture, m
         ("x", "without an ending"),
         ("no/x.png", "no folder"),
         ("folder.png", "is a folder"),
+        ("x.png/", "no name of a file"),
     ):
-        assert main(["disc", "--epochs", "1", "--plot", str(tmp_path / place)]) == 2
+        assert main(["disc", "--epochs", "1", "--plot", f"{tmp_path}/{place}"]) == 2
         assert re.search(says, capsys.readouterr().err)
-    for place, says in (("no/model", "no folder"), ("folder.png", "is a folder"), ("table.csv/model", "no folder")):
-        assert main(["csv", table_, "--target", "y", "--save", str(tmp_path / place)]) == 2
+    for place, says in (("no/model", "no folder"), ("folder.png", "is a folder"), ("table.csv/model", "no folder"), ("new/", "no name")):
+        assert main(["csv", table_, "--target", "y", "--save", f"{tmp_path}/{place}"]) == 2
         assert re.search(says, capsys.readouterr().err)
+    for nothing in (["disc", "--plot", ""], ["disc", "--runs", "2", "--plot", ""], ["csv", table_, "--target", "y", "--save", ""]):
+        assert main(nothing) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "table.csv"]
+
+
+def test_a_table_is_not_replaced_by_its_model(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sequential, "fit", None)
+    plain, model = write(tmp_path / "table.csv", table("number")), write(tmp_path / "table2.hotgrad", table("number"))
+    (tmp_path / "soft").symlink_to("table.csv")
+    (tmp_path / "hard").hardlink_to(plain)
+    (tmp_path / "table.hotgrad").symlink_to("table.csv")
+    (tmp_path / "there.csv").symlink_to("table2.hotgrad")
+    before = Path(plain).read_bytes(), Path(model).read_bytes()
+    cases = [[plain, "--save", str(tmp_path / name)] for name in ("table.csv", "soft", "hard", "../" + tmp_path.name + "/table.csv")]
+    for case in (*cases, [str(tmp_path / "soft"), "--save", plain], [plain], [model], [str(tmp_path / "there.csv"), "--save", model]):
+        assert main(["csv", *case, "--target", "y"]) == 2
+        assert "is the table itself" in capsys.readouterr().err
+    assert (Path(plain).read_bytes(), Path(model).read_bytes()) == before
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/", ""])
+def test_a_folder_is_no_table(folder: str, capsys: Capture) -> None:
+    assert main(["csv", folder, "--target", "y"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("seed", ["18446744073709551616", "-1", "x", "1.5"])
