@@ -318,7 +318,9 @@ def _outer(by: Any, frame: Any) -> Mode:
         mode = mode.outer
     if found is None or found.outer is None:
         what = "a Tape scope" if isinstance(by, Tape) else repr(by)
-        raise TapeError(f"{what} was left in another task or thread than it was entered in; use a `with` block for each")
+        raise TapeError(
+            f"{what} was left in another task or thread than it was entered in, or after what it was entered in; use a `with` block for each"
+        )
     return found.outer
 
 

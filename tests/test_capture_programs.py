@@ -182,9 +182,7 @@ def test_collections_while_another_capture_ends() -> None:
     thread = threading.Thread(target=work)
     gc.callbacks.append(callback)
     try:
-        with Unsteady():
-            thread.start()
-            inside.wait(60)
+        Unsteady().run(lambda: (thread.start(), inside.wait(60)))
         over.set()
         thread.join()
     finally:

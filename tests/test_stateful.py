@@ -247,6 +247,7 @@ class Machine(RuleBasedStateMachine):
         self.all_tapes = list(self.scopes)
         self.scopes[0].__enter__()
         self.modes: list[Any] = []
+        self.entered: list[str] = []  # "tape" and "mode", in order
 
         def forward(a: Any) -> Any:
             return a * 1.0
@@ -261,10 +262,9 @@ class Machine(RuleBasedStateMachine):
         self.leaf([0.5, -0.25], True)
 
     def teardown(self) -> None:
-        for mode in self.modes:
-            mode.__exit__(None, None, None)
-        for scope in reversed(self.scopes):
-            scope.__exit__(None, None, None)
+        while self.entered:
+            (self.modes if self.entered.pop() == "mode" else self.scopes).pop().__exit__(None, None, None)
+        self.scopes.pop().__exit__(None, None, None)
         gc.collect()
         gc.freeze()  # what hypothesis keeps need not be looked through in the next run
 
@@ -461,12 +461,14 @@ class Machine(RuleBasedStateMachine):
         scope = hg.Tape()
         assert scope.__enter__() is hg.tape()
         self.scopes.append(scope)
+        self.entered.append("tape")
         self.naive.tapes.append(len(self.all_tapes))
         self.all_tapes.append(scope)
 
-    @precondition(lambda self: len(self.scopes) > 1)
+    @precondition(lambda self: self.entered[-1:] == ["tape"])  # as `with` blocks are left: the last one first
     @rule()
     def close_tape(self) -> None:
+        self.entered.pop()
         self.scopes.pop().__exit__(None, None, None)
         self.naive.tapes.pop()
         assert hg.tape() is self.scopes[-1]
@@ -477,11 +479,13 @@ class Machine(RuleBasedStateMachine):
         mode = hg.enable_grad if on else hg.no_grad
         mode.__enter__()
         self.modes.append(mode)
+        self.entered.append("mode")
         self.naive.recording.append(on)
 
-    @precondition(lambda self: self.modes)
+    @precondition(lambda self: self.entered[-1:] == ["mode"])
     @rule()
     def leave_mode(self) -> None:
+        self.entered.pop()
         self.modes.pop().__exit__(None, None, None)
         self.naive.recording.pop()
 
