@@ -67,6 +67,14 @@ def finite_number(name: str, value: Any, low: float = 0.0, high: float = math.in
     return value  # type: ignore[no-any-return]
 
 
+def span(tensor: Tensor) -> tuple[str, int, int]:
+    """The kind of device that `tensor` is on, and the range of bytes there that its elements lie in; an empty one if it has none."""
+    if not tensor.numel() or tensor.is_meta:
+        return tensor.device.type, 0, 0
+    start, size = tensor.data_ptr(), tensor.element_size()
+    return tensor.device.type, start, start + size * (sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride())) + 1)
+
+
 def overlapping(tensors: Iterable[tuple[str, Tensor, bool]]) -> tuple[str, str] | None:
     """The names of two tensors, of which one is written to, that have an element in common; the same name twice for one that
     overlaps itself. `tensors`: name, tensor, and whether it is written to.
@@ -78,13 +86,12 @@ def overlapping(tensors: Iterable[tuple[str, Tensor, bool]]) -> tuple[str, str] 
     """
     spans = []
     for name, tensor, written in tensors:
-        if tensor.numel() and not tensor.is_meta:
-            start, size = tensor.data_ptr(), tensor.element_size()
-            length = sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride())) + 1
-            if written and length < tensor.numel():
+        device, start, end = span(tensor)
+        if start < end:
+            if written and end - start < tensor.numel() * tensor.element_size():
                 return name, name
-            spans.append((tensor.device.type, start, start + length * size, name, tensor, written))
-    spans.sort(key=lambda span: span[:2])
+            spans.append((device, start, end, name, tensor, written))
+    spans.sort(key=lambda entry: entry[:2])
     for i, (device, _, end, name, tensor, written) in enumerate(spans):
         for other_device, other_start, _, other_name, other, other_written in spans[i + 1 :]:
             if other_device != device or other_start >= end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from fitting import compare, state
 import hotgrad as hg
 from hotgrad import optim
 from hotgrad.checks import overlapping
+from hotgrad.training.steps import Data
 
 BASE = torch.arange(12.0).reshape(3, 4)
 PAIRS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], bool]] = {
@@ -114,3 +116,76 @@ def test_in_a_program() -> None:
         hg.capture(step, torch.ones(4))
     program = hg.capture(lambda x: (w * x).sum() * (other * other).sum(), torch.ones(4))  # reads them only
     assert program(torch.ones(4)) == 8
+
+
+# ------------------------------------------------------------------------------------------- data that lie in the model
+
+
+INSIDE: dict[str, Callable[[hg.Sequential, torch.Tensor, torch.Tensor], dict[str, Any]]] = {
+    "x": lambda m, x, y: {"x": m[0].weight.data.T, "y": y},
+    "x in numpy": lambda m, x, y: {"x": m[0].weight.data.numpy().T, "y": y},
+    "x of the last rows": lambda m, x, y: {"x": m[0].weight.data.view(-1)[2:12].view(5, 2), "y": y[:5]},
+    "y": lambda m, x, y: {"x": x, "y": m[0].weight.data.T, "loss": "mse"},
+    "x and y": lambda m, x, y: {"x": m[0].weight.data.T, "y": m[0].weight.data.T, "loss": "mse"},
+    "sample_weight": lambda m, x, y: {"x": x, "y": y, "sample_weight": m[0].bias.data},
+    "validation x": lambda m, x, y: {"x": x, "y": y, "validation_data": (m[0].weight.data.T, y)},
+    "validation y": lambda m, x, y: {"x": x, "y": x.clone(), "loss": "mse", "validation_data": (x, m[0].weight.data.T)},
+    "a running mean": lambda m, x, y: {"x": m[1].running_mean.view(3, 2), "y": y[:3]},
+}
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay", "native"])
+@pytest.mark.parametrize("name", INSIDE)
+def test_data_in_the_memory_of_the_model(name: str, engine: str) -> None:
+    """Train as their values at the start do."""
+
+    def trained(engine: str, copied: bool) -> tuple[dict[str, Any], Any]:
+        model = hg.Sequential(hg.Linear(2, 6), hg.nn.BatchNorm1d(6), hg.Linear(6, 2), loss="cross_entropy", optimizer=optim.SGD(lr=0.05))
+        model.reset(1)
+        torch.nn.init.uniform_(model[0].bias.data, 0.1, 1.0, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+        model[1].running_mean.copy_(x.flatten()[:6])
+        given = INSIDE[name](model, x, torch.arange(6) % 2)
+        given = copy.deepcopy(given) if copied else given
+        history = model.fit(**given, epochs=4, batch_size=3, seed=0, verbose=0, engine=engine)
+        return state(model), [{**row, "seconds": 0} for row in history]
+
+    found, expected = trained(engine, False), trained(engine, True)
+    assert found[1] == expected[1]
+    compare(found[0], expected[0])
+    if engine == "replay":
+        assert found[1] == trained("eager", False)[1]
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay", "native"])
+def test_data_in_the_memory_of_a_layer_that_comes(engine: str) -> None:
+    x, y = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+
+    def trained(copied: bool) -> dict[str, Any]:
+        model = hg.Sequential(hg.Linear(2, 6), hg.Linear(6, 2), loss="cross_entropy", optimizer=optim.SGD(lr=0.5))
+        model.reset(1)
+        given = x.clone()
+
+        def grow(model: hg.Sequential, history: Any) -> None:
+            if len(history) == 2:
+                layer = hg.Linear(2, 2)
+                layer.weight = hg.Parameter(given[:2].clone() if copied else given[:2])
+                layer.bias.data.zero_()
+                model.append(layer)
+
+        model.fit(given, y, epochs=5, batch_size=3, seed=0, verbose=0, engine=engine, callbacks=[grow])
+        return state(model)
+
+    compare(trained(False), trained(True))
+
+
+def test_data_apart_from_the_model_are_not_copied() -> None:
+    whole, y = torch.zeros(12), torch.zeros(4, 2)
+    model = hg.Sequential(hg.Linear(2, 2), loss="mse", optimizer="sgd")
+    model[0].weight = hg.Parameter(whole[:4].view(2, 2))
+    for first, copied in ((4, False), (3, True)):
+        x = whole[first : first + 8].view(4, 2)
+        data = Data(x, y)
+        data.keep_apart(model)
+        assert (data.x is not x) == copied
+        assert data.y is y

@@ -50,17 +50,18 @@ def follow(model: Any, parameters: list[Parameter]) -> None:
         optimizer.follow(parameters)
 
 
-def keep_up(model: Any, example: Any) -> None:
+def keep_up(model: Any, example: Any) -> bool:
     """After others had the model in hand: its new parameters, if any, are sized and trained from now on; modules share its generator.
 
-    `example`: some rows of input. Raises what `check_trained` raises.
+    Gives whether its parameters are others than before. `example`: some rows of input. Raises what `check_trained` raises.
     """
     parameters, before = list(model.parameters()), model.optimizer.parameters
     if len(parameters) == len(before) and all(map(is_, parameters, before)):
-        return
+        return False
     claim_more(model)
     model.use_generator(model.generator)
     if any(isinstance(parameter, LazyParameter) for parameter in parameters):
         forward(model, example)
     check_trained(model, model.optimizer)
     follow(model, parameters)
+    return True

@@ -153,7 +153,8 @@ def _settle(model: Any, job: Job, optimizer: Any, callback: Any) -> None:
             "or end this fit by returning True and call fit again"
         )
     model._given_loss(None)
-    keep_up(model, job.data.x[:2])
+    if keep_up(model, job.data.x[:2]):
+        job.keep_apart(model)
 
 
 class _Moment:

@@ -199,7 +199,7 @@ class Sequential(Module):
         """Train for `epochs` on rows of `x` (n, ...) with targets `y` (n, ...) and return what happened, epoch by epoch.
 
         `x`, `y`: tensors, numpy arrays, pandas objects or nested lists; or `x` a torch Dataset or DataLoader and no `y`. Both are
-        read once, into memory. Floats are cast to the parameters' dtype, which must resolve the differences between the rows.
+        read once, into memory, and copied where they lie in that of the model. Floats are cast to the parameters' dtype, which must resolve the differences between the rows.
         `batch_size`: rows per step, all by default; the last batch may be smaller. `loss` and `optimizer` replace those of the model.
         `validation_data`: a pair (x, y), measured after each epoch. `seed` restarts the model's own generator, which shuffles.
         `verbose`: 0, k for a line each k-th epoch, or "auto" for a bar or about ten lines. `callbacks`: see `EarlyStopping`.
@@ -272,6 +272,7 @@ class Sequential(Module):
                 forward(self, data.x[:2])  # sizes lazy layers
                 self.loss, self.optimizer = new_loss, new_optimizer
                 follow(self, list(self.parameters()))
+                job.keep_apart(self)
                 new_optimizer.convert_state()
                 runner = runner_for(self, job, engine)
                 begin(self, job)

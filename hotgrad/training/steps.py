@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.checks import span
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.evaluation import row_loss
 from hotgrad.training.history import History
 from hotgrad.training.metrics import chosen
-from hotgrad.variable import wrap
+from hotgrad.variable import Variable, wrap
 
 # Batches are gathered by the block: few large gathers cost less than many small ones.
 BLOCK_BATCHES = 64
@@ -34,6 +35,15 @@ class Data:
         """What a step takes a batch of."""
         return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
 
+    def keep_apart(self, model: Any) -> None:
+        """Copy what lies where Parameters and buffers of `model` do, so that the rows do not change as these do."""
+        written = [span(value._data if isinstance(value, Variable) else value) for value in model._state().values()]
+        for name, tensor in vars(self).items():
+            if tensor is not None:
+                device, start, end = span(tensor)
+                if any(start < last and first < end and device == other for other, first, last in written):
+                    setattr(self, name, tensor.clone())
+
 
 @dataclass
 class Job:
@@ -49,6 +59,12 @@ class Job:
     callbacks: Sequence[Callable[..., Any]] = ()
     checkpoint: Checkpoint | None = None
     history: History = field(default_factory=History)
+
+    def keep_apart(self, model: Any) -> None:
+        """Data that share memory with `model` are copied."""
+        self.data.keep_apart(model)
+        if self.validation is not None:
+            self.validation.keep_apart(model)
 
     @cached_property
     def sizes(self) -> list[int]:
