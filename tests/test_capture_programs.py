@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import gc
+import random
+import secrets
 import threading
 import time
+import uuid
 import warnings
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from capturing import OPTIMIZERS, X, check_equal, check_everything, engines, everything, network, randn, training
 
 import hotgrad as hg
 from hotgrad import optim
-from hotgrad.program.guards import Unsteady
+from hotgrad.program.guards import Unsteady, draws
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 
@@ -189,6 +193,73 @@ def test_collections_while_another_capture_ends() -> None:
         gc.callbacks.remove(callback)
     assert results == [X.shape]
     assert gc.isenabled()
+
+
+# ------------------------------------------------------------------------------------------------ ops that draw random numbers
+
+OWN, NUMPYS, PYTHONS = torch.Generator(), np.random.default_rng(0), random.Random(0)
+DRAWING = {
+    "torch": lambda a: a * torch.rand(()),
+    "torch dropout": lambda a: torch.nn.functional.dropout(a),
+    "torch gumbel": lambda a: torch.nn.functional.gumbel_softmax(a, dim=-1),
+    "torch normal_": lambda a: a + torch.zeros_like(a).normal_(),
+    "torch distributions": lambda a: a + torch.distributions.Normal(0.0, 1.0).sample(),
+    "torch generator": lambda a: a * torch.rand((), generator=OWN),
+    "numpy": lambda a: a * np.random.rand(),
+    "numpy generator": lambda a: a * NUMPYS.random(),
+    "random": lambda a: a * random.random(),
+    "random gauss": lambda a: a * random.gauss(0, 1),
+    "random generator": lambda a: a * PYTHONS.random(),
+    "secrets": lambda a: a * secrets.randbelow(9),
+    "uuid": lambda a: a * (uuid.uuid4().int % 7),
+    "clock": lambda a: a * time.perf_counter(),
+}
+
+
+def drawing(forward: Any) -> Any:
+    return type("Drawing", (hg.Primitive,), {"forward": staticmethod(forward), "vjps": (lambda g, out, a: g,)}, register=False)
+
+
+@pytest.mark.parametrize("how", ["named", "apply itself"])
+@pytest.mark.parametrize("kind", DRAWING)
+def test_an_op_that_draws_random_numbers_or_reads_a_clock_is_refused(kind: str, how: str) -> None:
+    op = drawing(DRAWING[kind])
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+    with pytest.raises(hg.CaptureError, match=r"random numbers|at each run|was drawn from"):
+        hg.capture((lambda x: op.apply(x)) if how == "named" else hg.Sequential(op.apply), X)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:], "eager execution draws what it would have drawn"
+
+
+def test_an_op_is_captured_while_another_thread_draws() -> None:
+    def forward(a: Any) -> Any:
+        if not drawn:
+            drawn.append(1)
+            thread = threading.Thread(target=torch.rand, args=(1,))
+            thread.start()
+            thread.join()
+        return a * 2
+
+    drawn: list[int] = []
+    assert draws(lambda: forward(1)) == (2, False)
+    assert drawn
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "random"])
+def test_a_fit_with_an_op_that_draws_is_eager(kind: str) -> None:
+    def fitted(engine: Any) -> Any:
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
+        model = hg.Sequential(hg.Linear(2, 6), op.apply, hg.Linear(6, 2), loss="cross_entropy", optimizer="sgd")
+        return model.fit(*hg.data.disc(3000, seed=0), epochs=2, batch_size=4, seed=0, verbose=0, engine=engine)
+
+    op = drawing(DRAWING[kind])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", hg.EngineWarning)
+        auto = fitted("auto")
+    assert (auto.engine, auto[-1]["loss"]) == ("eager", fitted("eager")[-1]["loss"])
+    assert "random" in auto.engine_note
+    with pytest.raises(hg.CaptureError):
+        fitted("replay")
 
 
 # ------------------------------------------------------------------------------------------------ everything stays as it was

@@ -31,6 +31,7 @@ from hotgrad.errors import CaptureError
 from hotgrad.modules import Module
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim import Optimizer
+from hotgrad.primitive import Primitive
 from hotgrad.records import surely
 from hotgrad.variable import Variable
 
@@ -206,7 +207,12 @@ class Watch:
                     self._visit(f"{path}.{key}", inner)
 
     def _function(self, path: str, function: Any) -> None:
-        if not isinstance(function, types.FunctionType) or _foreign(function.__module__):
+        if not isinstance(function, types.FunctionType):
+            return
+        if _foreign(function.__module__):
+            for cell in function.__closure__ or ():  # `apply` of a user's op
+                if isinstance(op := _content(cell), type) and issubclass(op, Primitive):
+                    self._visit(op.__name__, op)
             return
         self.trusted = False
         parts = ("__code__", "__defaults__", "__kwdefaults__")
@@ -327,10 +333,11 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 # C functions whose results differ from call to call, by the module or the type that they belong to.
-_VARYING = ("time", "random", "_random", "datetime", "uuid", "secrets", "numpy.random")
+_VARYING = ("time", "random", "_random", "datetime", "uuid", "secrets", "numpy.random", "posix", "nt")
 _CLOCKS_AND_DICE = frozenset(
     """time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns localtime gmtime strftime ctime
-    now utcnow today random getrandbits rand randn uniform normal integers choice standard_normal permutation shuffle""".split()
+    now utcnow today random getrandbits rand randn uniform normal integers choice standard_normal permutation shuffle
+    urandom""".split()
 )
 
 
@@ -403,8 +410,8 @@ class Unsteady:
             self.called = f"called {module}.{function.__name__}()"
 
     def run(self, body: Callable[[], T]) -> T:
-        """What `body()` gives, watched."""
-        before = _numpy_state()
+        """What `body()` gives, watched. Global random numbers that it drew can be drawn again, by eager execution."""
+        python, numpy = random.getstate(), _numpy_state()
         ours = sys.getprofile() is None  # a profiler that the user runs is left alone
 
         def watched() -> T:
@@ -419,12 +426,46 @@ class Unsteady:
             _COLLECTOR.resume(self)
 
         result = surely(watched, end, _COLLECTOR.unlock)
-        if _numpy_state() != before:
+        if numpy is not None and _told(_numpy_state()) != _told(numpy):
             self.called = "drew from numpy's global random numbers"
+            sys.modules["numpy.random"].set_state(numpy)
+        if self.called:
+            random.setstate(python)
         return result
 
 
 def _numpy_state() -> Any:
     """The state of numpy's global generator, whose functions no profiler sees."""
     numpy = sys.modules.get("numpy.random")
-    return None if numpy is None else str(numpy.get_state())
+    return None if numpy is None else numpy.get_state()
+
+
+def _told(state: Any) -> Any:
+    name, key, *rest = state
+    return name, key.tobytes(), rest
+
+
+def draws(forward: Callable[[], T]) -> tuple[T, bool]:
+    """What `forward()` gives, and whether it draws torch's global random numbers. These are then as they were."""
+    before = _torch_states()
+    result = forward()
+    after = _torch_states()
+    if all(map(torch.equal, before, after)):
+        return result, False
+    for _ in range(3):  # was it another thread that drew?
+        forward()
+        again = _torch_states()
+        if all(map(torch.equal, after, again)):
+            return result, False
+        after = again
+    for generator, then in zip(_torch_generators(), before):
+        generator.set_state(then)
+    return result, True
+
+
+def _torch_generators() -> list[torch.Generator]:
+    return [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ())]  # type: ignore[no-untyped-call]
+
+
+def _torch_states() -> list[Tensor]:
+    return [generator.get_state() for generator in _torch_generators()]

@@ -62,6 +62,11 @@ class TorchCalls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.trace.inside:
+            if kwargs.get("generator") is not None and not _calling_module().startswith("hotgrad.") and state.trace is self.trace:
+                self.trace.refuse(
+                    f"an op's forward draws random numbers, by torch's {func.__name__!r}{where()}, others at each run; make them an operand, "
+                    "or use Dropout"
+                )
             return func(*args, **kwargs)
         name = func.__name__
         if name == "__get__" or name == "__set__":

@@ -19,6 +19,7 @@ from hotgrad.errors import CaptureError, DtypeError, OperandError
 from hotgrad.explain import fail
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.primitive import Primitive, primitives
+from hotgrad.program.guards import draws
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.program.torch_calls import TorchCalls, where
 from hotgrad.recording import as_operands
@@ -392,15 +393,21 @@ class Trace:
         for tensor in tensors_in(options if isinstance(options, dict) else None):
             self.versions.append((tensor, tensor._version))
             self.kept.append(tensor)
+        drawn = False
         self.inside += 1
         try:
-            out = op.forward(*tensors, **(options or {}))
+            if op.__module__.startswith("hotgrad."):
+                out = op.forward(*tensors, **(options or {}))
+            else:
+                out, drawn = draws(lambda: op.forward(*tensors, **(options or {})))
             if out.is_complex():
                 raise DtypeError("complex data is not supported. Use its real and imaginary parts")
         except Exception as error:
             fail(op, tensors, options, error)
         finally:
             self.inside -= 1
+        if drawn:
+            self.refuse(f"{op.name}: its forward draws random numbers{where()}, others at each run; make them an operand, or use Dropout")
         value = Value.like("result", out)
         options = {name: tuple(option) if type(option) is torch.Size else option for name, option in (options or {}).items()}
         values = tuple([g.value if type(g) is Traced or type(g) is Scalar else g for g in given])
