@@ -48,6 +48,67 @@ def test_right_gradients_pass(f: Any, x: list[float]) -> None:
     assert report.compared > 0
 
 
+# ------------------------------------------------------------------------------------------------- inputs of any magnitude
+
+ANYWHERE: dict[str, Any] = {
+    "square": lambda x: (x * x).sum(),
+    "norm": lambda x: hg.norm(x),
+    "logarithm": lambda x: x.abs().log().sum(),
+    "reciprocal": lambda x: 1 / x,
+    "kinked": lambda x: x.relu(),
+    "product": lambda x: x.reshape(-1, 1) @ x.reshape(1, -1),
+}
+
+
+class Slanted(hg.Primitive, register=False):
+    """a * a with a wrong rule."""
+
+    forward = staticmethod(lambda a: a * a)
+    vjps = (lambda g, out, a: g * a * 7,)
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e-10, 1e6, 1e8, 1e10, 1e20, 1e60])
+def test_inputs_of_any_magnitude(size: float) -> None:
+    x = torch.tensor([1.3, -0.4, 0.7], dtype=torch.float64) * size
+    for name, f in ANYWHERE.items():
+        assert check_gradients(f, x, order=2).compared > 0, name
+    if size > 1:
+        for wrong in (lambda a: Slanted.apply(a).sum(), Slanted.apply, lambda a: a * a.detach()):
+            with pytest.raises(GradientError, match="differences give"):
+                check_gradients(wrong, x)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e8, 1e10, 1e12, 1e20])
+def test_what_varies_faster_than_inputs_are_spaced_is_no_mistake(size: float) -> None:
+    x = torch.tensor([1.3, -0.4, 0.7], dtype=torch.float64) * size
+    for f in (hg.sin, lambda x: x.sin().sum(), lambda x: x.cos() * 3 + x.sin()):
+        try:
+            check_gradients(f, x)
+        except GradientError as error:
+            assert error.kind == "unresolved"  # either is right
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "why"),
+    [
+        (lambda a: a.log().sum(), [-1.0, -1.0], "1 of the 1 elements of the result are NaN or infinite"),
+        (lambda a: a.exp(), [1e4, 1e5], "2 of the 2 elements of the result"),
+        (lambda a: a.tanh(), [float("nan")], "1 of the 1 elements of input 0 are NaN or infinite"),
+        (lambda a: a.sin(), [1e12, 1e13], "no difference is resolved in float64"),
+        (lambda a: a.sum() + 1e30, [1.0, float("inf")], "input 0"),
+    ],
+)
+def test_where_nothing_can_be_compared(f: Any, x: list[float], why: str) -> None:
+    with pytest.raises(GradientError, match=f"none of the gradients could be compared: .*{why}"):
+        check_gradients(f, torch.tensor(x))
+
+
+def test_nothing_to_compare() -> None:
+    assert check_gradients(lambda a: a.sum(), torch.zeros(0)).compared == 0
+    with pytest.raises(hg.errors.OperandError, match=r"takes a function of Variables.*got 3"):
+        check_gradients(3, torch.ones(2))  # type: ignore[arg-type]
+
+
 def test_modules_are_checked_with_respect_to_their_parameters() -> None:
     model = hg.Linear(3, 2)
     before = model.weight.data.clone()

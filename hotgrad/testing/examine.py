@@ -58,9 +58,11 @@ def _compare_first(subject: Subject, claimed: list[Tensor], g: Tensor) -> Known:
         return subject.plain(moved).reshape(-1)
 
     found = slopes(flat, values, directions, reach)
+    before = subject.report.compared
     wrong = _disagreements(
         subject.report, flat, values, directions, reach, found, g.reshape(-1).double(), dict(zip(subject.checked, claimed))
     )
+    subject.compared += subject.report.compared - before
     n = len(places)
     if wrong:
         raise Failed(_gradient_problems(subject, claimed, g, found, places, wrong, directions, reach))

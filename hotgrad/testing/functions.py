@@ -29,13 +29,15 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: i
     Variable, or several in a tuple or list, of any shape; it must give the same result whenever it is called. Everything is
     computed in float64, a Module on a copy of itself. `order`: 2 for second derivatives as well. `seed` changes the cotangents.
 
-    Raises GradientError, which says what is wrong and where.
+    Raises GradientError, which says what is wrong and where, also where no gradient could be compared with differences.
 
     >>> check_gradients(lambda a, b: (a @ b).tanh().sum(), torch.ones(2, 3), torch.ones(3)).compared
     26
     """
     started = time.perf_counter()
     name = getattr(f, "__name__", type(f).__name__)
+    if not callable(f):
+        raise OperandError(f"check_gradients takes a function of Variables, or a Module, and its inputs; got {f!r:.60} as the function")
     report = Report(name, orders=order)
     values, checked, names = _inputs(inputs)
     held: list[Parameter] = []
@@ -78,8 +80,22 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: i
         if problems:
             made = [f"{n} = {tensor_code(v)}" for n, v in zip(names, values[: len(values) - len(held)]) if v.numel() <= 50]
             raise failure(problems, "\n".join(made), title="the inputs:")
+    if not subject.compared and any(values[i].numel() for i in checked):
+        raise failure([Problem("unresolved", f"{name}: none of the gradients could be compared: {_why_nothing(subject, first)}")], "")
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _why_nothing(subject: Subject, result: Tensor) -> str:
+    """Why differences told nothing."""
+    for what, value in [*((subject.names[i], subject.values[i]) for i in subject.checked), ("the result", result)]:
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            return f"{bad} of the {value.numel()} elements of {what} are NaN or infinite; give inputs where all is finite"
+    return (
+        f"no difference is resolved in float64; the results are of up to {float(result.abs().max()):.3g}. "
+        "Give inputs where they vary by more than rounding, with all that is added up of about one size"
+    )
 
 
 def _inputs(inputs: Sequence[Any]) -> tuple[list[Tensor], list[int], list[str]]:

@@ -64,13 +64,41 @@ def slopes(
     eps = torch.finfo(y.dtype).eps
     y = y.double()
     size = max((float(v.abs().nan_to_num(0, 0, 0).max()) for v in values if _stepped(v)), default=0.0)
+    at = (f, values, y, eps, (size, terms))
+    best = _best(at, directions, reach, scales, [1.0] * len(directions))
+    # where steps of that size say nothing, in proportion to what is moved
+    units = [_unit(values, direction) for direction in directions]
+    blind = ~best.resolved.all(1)
+    again = [i for i, unit in enumerate(units) if blind[i] and (unit > 16 or 0 < unit < 1e-3) and max(reach[i]) > 0]
+    if not again or not y.numel():
+        return best
+    rows = _best(at, [directions[i] for i in again], [reach[i] for i in again], scales, [units[i] for i in again])
+    old = Slopes(*(part[again] for part in best))
+    sharp = rows.error <= (RESOLVED * torch.maximum(rows.low.abs(), rows.high.abs())).clamp_min(1e-11)
+    better = ~old.resolved & sharp
+    for row, i in enumerate(again):
+        if units[i] > 1:
+            better[row] &= _smooth(at, directions[i], reach[i], units[i], rows.low[row], rows.high[row])
+    for part, new in zip(best, rows):
+        part[again] = torch.where(better, new, part[again])
+    return best
+
+
+def _best(
+    at: Any, directions: Sequence[Direction], reach: Sequence[tuple[float, float]], scales: Sequence[float], units: list[float]
+) -> Slopes:
+    """The sharpest slopes among those with steps of `scales`, times the direction's entry in `units`."""
+    f, values, y, eps, sizes = at
     blank = torch.full((len(directions), y.numel()), torch.inf, dtype=torch.float64)
     best = Slopes(-blank, blank.clone(), blank.clone())
     unsettled = [i for i, ends in enumerate(reach) if max(ends) > 0]
     for scale in scales:
+        if scale == SCALES[-1]:
+            unsettled = [i for i, ends in enumerate(reach) if max(ends) > 0 and (i in unsettled or not best.resolved[i].all())]
         if not unsettled or not y.numel():
-            break
-        rows = _at_scale(f, values, [directions[i] for i in unsettled], [reach[i] for i in unsettled], scale, y, eps, (size, terms))
+            continue
+        steps = [scale * units[i] for i in unsettled]
+        rows = _at_scale(f, values, [directions[i] for i in unsettled], [reach[i] for i in unsettled], steps, y, eps, sizes)
         old = Slopes(*(part[unsettled] for part in best))
         better = torch.where(old.kinked & ~rows.kinked & old.resolved, rows.error * 16 < old.high - old.low, rows.error < old.error) & ~(
             rows.kinked & ~old.kinked & old.resolved
@@ -82,6 +110,24 @@ def slopes(
     return best
 
 
+def _smooth(at: Any, direction: Direction, reach: tuple[float, float], unit: float, low: Tensor, high: Tensor) -> Tensor:
+    """Whether slopes found with long steps also tell what short ones do: those of what varies within a long step mean nothing."""
+    f, values, y, eps, _ = at
+    fits = torch.ones_like(y, dtype=torch.bool)
+    for t in (unit * 2.0**-k for k in (20, 28, 36, 40, 44, 48)):
+        side = 1.0 if t < reach[0] else -1.0
+        step = (f(_moved(values, direction, side * t)).double() - y) * side
+        slack = 16 * eps * y.abs() + 1e-3 * t * torch.maximum(low.abs(), high.abs())
+        fits &= (step >= t * low - slack) & (step <= t * high + slack)
+    return fits
+
+
+def _unit(values: Sequence[Any], direction: Direction) -> float:
+    """The smallest magnitude among the elements that `direction` moves; 0 where it moves none."""
+    moved = [v[d != 0].abs() for v, d in zip(values, direction) if d is not None]
+    return min((float(v.min()) for v in moved if v.numel()), default=0.0)
+
+
 def _stepped(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype.is_floating_point and value.numel() > 0
 
@@ -90,15 +136,23 @@ def _moved(values: Sequence[Any], direction: Direction, t: float) -> list[Any]:
     return [v if d is None else v + t * d for v, d in zip(values, direction)]
 
 
+def _coarseness(values: Sequence[Any], direction: Direction) -> float:
+    """The largest magnitude, relative to how fast it moves, among the elements that `direction` moves."""
+    rates = [(v[d != 0] / d[d != 0]).abs() for v, d in zip(values, direction) if d is not None]
+    return max((float(rate.max()) for rate in rates if rate.numel()), default=0.0)
+
+
 def _at_scale(
-    f: Any, values: Any, directions: Any, reach: Any, scale: float, y: Tensor, eps: float, sizes: tuple[float, float]
+    f: Any, values: Any, directions: Any, reach: Any, wanted: Sequence[float], y: Tensor, eps: float, sizes: tuple[float, float]
 ) -> Slopes:  # fmt: skip
-    """The slopes with steps of `scale` and a half and a quarter of it, shortened to stay within reach."""
+    """The slopes with steps of `wanted` and a half and a quarter of it, shortened to stay within reach."""
     steps, sides = [], []
     nowhere = torch.full_like(y, torch.nan)
-    for direction, (up, down) in zip(directions, reach):
-        step = min(scale, 0.5 * min(up, down) if min(up, down) > 0 else 0.5 * max(up, down))
+    for direction, (up, down), longest in zip(directions, reach, wanted):
+        step = min(longest, 0.5 * min(up, down) if min(up, down) > 0 else 0.5 * max(up, down))
         steps.append(step)
+        if 0.25 * step < 64 * eps * _coarseness(values, direction):  # the operands would hardly move
+            up = down = 0.0
         for sign, room in ((1.0, up), (-1.0, down)):
             for part in (1.0, 0.5, 0.25):
                 sides.append(f(_moved(values, direction, sign * part * step)).double() if room > 0 else nowhere)

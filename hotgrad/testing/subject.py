@@ -33,6 +33,7 @@ class Subject:
     domains: tuple[Domain, ...]
     report: Report
     is_op: bool = True  # a function may not take constants, numbers or other dtypes in place of its operands
+    compared: int = 0  # slopes of first order that could be compared
 
     def plain(self, values: Sequence[Any]) -> Tensor:
         """The result as a plain tensor."""
