@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -353,6 +354,61 @@ def test_what_stands_in_other_modules_counts(tmp_path: Path, monkeypatch: pytest
         for name, made in (("mine", loss), ("installed", package.Focal(k))):
             with pytest.raises(FileError, match=says) if says else contextlib.nullcontext():
                 net().fit(X, Y, 1, loss=made, seed=0, verbose=0, engine="eager", checkpoint=tmp_path / name)
+
+
+_HEAD = "def loss(o, t):\n    "
+_BODIES = {
+    "import": "import zcfg; return (o - t).square().mean() * zcfg.k",
+    "from": "from zcfg import k; return (o - t).square().mean() * k",
+    "as": "import zcfg as c; return (o - t).square().mean() * c.k",
+    "function": "from zcfg import f; return f(o, t)",
+    "dotted": "import zpack.inner; return (o - t).square().mean() * zpack.inner.k",
+    "dotted as": "import zpack.inner as i; return (o - t).square().mean() * i.k",
+    "submodule": "from zpack import inner; return (o - t).square().mean() * inner.k",
+    "of a submodule": "from zpack.inner import k as z; return (o - t).square().mean() * z",
+    "relative": "from . import inner; return (o - t).square().mean() * inner.k",
+    "relative of": "from .inner import k; return (o - t).square().mean() * k",
+    "nested": "\n    def inside():\n        import zcfg\n        return zcfg.k\n    return (o - t).square().mean() * inside()",
+    "chain": "from zpack import chain; return chain.f(o, t)",
+    "optional": "\n    try:\n        import zmissing, zbroken\n    except ImportError:\n        pass\n    from zcfg import k\n"
+    "    try:\n        from zcfg import nothing\n    except ImportError:\n        return (o - t).square().mean() * k",
+}
+
+
+@pytest.mark.parametrize("name", _BODIES)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_what_a_function_imports_when_it_is_run_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "zpack").mkdir()
+    (tmp_path / "zpack/chain.py").write_text(
+        "def f(o, t):\n    from . import inner\n    import torch, json\n    return (o - t).square().mean() * inner.k"
+    )
+    (tmp_path / "zbroken.py").write_text("import zmissing")
+    (tmp_path / "zpack/mod.py").write_text(_HEAD + _BODIES[name])
+
+    def run(k: float, epochs: int) -> int:
+        for file in ("zcfg.py", "zpack/inner.py"):
+            (tmp_path / file).write_text(f"k = {k}\nunread = {epochs}\ndef f(o, t): return (o - t).square().mean() * {k}")
+        for module in [module for module in sys.modules if module.startswith(("zcfg", "zpack"))]:
+            monkeypatch.delitem(sys.modules, module)
+        importlib.invalidate_caches()
+        fingerprint._own.cache_clear()
+        loss = importlib.import_module("zpack.mod").loss
+        return len(net().fit(X, X, epochs, loss=loss, seed=0, verbose=0, engine="eager", checkpoint=tmp_path / "c"))
+
+    assert [run(0.1, epochs) for epochs in (1, 2)] == [1, 2]
+    says = r"the code of .*zcfg\.f is another" if name == "function" else r"(zcfg|zpack.*inner)\.k was 0\.1, is 5\.0"
+    with pytest.raises(FileError, match=says):
+        run(5.0, 3)
+
+
+def test_what_code_imports_by_a_text_is_said_not_to_be_compared(tmp_path: Path) -> None:
+    def loss(o: Any, t: Any) -> Any:
+        return (o - t).square().mean() * importlib.import_module("math").pi
+
+    with pytest.warns(RuntimeWarning, match=r"not compared.*loss: the whole \(what it imports by import_module\)"):
+        net().fit(X, X, loss=loss, seed=0, verbose=0, checkpoint=tmp_path / "c")
 
 
 def test_a_loss_may_use_the_model_itself(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import enum
 import fractions
 import functools
 import hashlib
+import importlib.util
 import io
 import logging
 import pathlib
@@ -347,16 +348,33 @@ class _Walk:
         for name, value in [*defaults, *(function.__kwdefaults__ or {}).items(), *_cells(function)]:
             self.visit(_joined(path, name), value)
         for name in sorted(_globals(code)):
-            if name not in function.__globals__ or name.startswith("__"):
-                continue
-            value = function.__globals__[name]
-            if not isinstance(value, types.ModuleType):
-                self.visit(_joined(path, name), value)
-            else:
+            value = function.__globals__.get(name)
+            if isinstance(value, types.ModuleType):
                 self._module(_joined(path, name), value, mentioned, 0)
+            elif name in function.__globals__ and not name.startswith("__"):
+                self.visit(_joined(path, name), value)
+        for name, parts in _imports(code, function.__globals__):
+            self._imported(path, name, parts, mentioned)
+        for how in sorted(mentioned & {"import_module", "__import__"}):
+            self.unknown.append(f"{path[:60] or 'the whole'} (what it imports by {how})")
         for name, value in vars(function).items():
             if name in self.names and name != "__wrapped__":
                 self.visit(_joined(path, name), value)
+
+    def _imported(self, path: str, name: str, parts: Sequence[str], mentioned: set[str]) -> None:
+        """What code reads of a module that it imports. One of the user's is imported now, as the code does when it is run."""
+        path = _joined(path, name)
+        try:
+            if not _installed(name):
+                module = importlib.import_module(name)
+                for part in set(parts) - set(vars(module)):
+                    with contextlib.suppress(ModuleNotFoundError):
+                        importlib.import_module(f"{name}.{part}")
+                self._module(path, module, mentioned, 0)
+        except ImportError as error:
+            self.entries[path] = f"{error}"
+        except (Exception, SystemExit) as error:
+            self._not_compared(path, sys, type(error).__name__)
 
     def _module(self, path: str, module: types.ModuleType, mentioned: set[str], depth: int) -> None:
         """What code reads of the user's modules, and of those in them."""
@@ -509,6 +527,16 @@ def _globals(code: types.CodeType) -> set[str]:
     return {i.argval for each in _nested(code) for i in dis.get_instructions(each) if i.opname in reads}
 
 
+def _imports(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
+    """The modules that code imports when it is run, and the names that it takes from each."""
+    for each in _nested(code):
+        steps = [i for i in dis.get_instructions(each) if i.opname != "EXTENDED_ARG"]
+        for level, names, step in zip(steps, steps[1:], steps[2:]):
+            if step.opname == "IMPORT_NAME":
+                name = "." * level.argval + step.argval
+                yield importlib.util.resolve_name(name, namespace.get("__package__") or ""), names.argval or ()
+
+
 # --------------------------------------------------------------------------------------------------- looking at objects
 
 
@@ -522,6 +550,15 @@ def _own(module: str | None) -> bool:
         return False
     file = getattr(sys.modules.get(module or ""), "__file__", None)
     return file is None or not str(file).startswith(_INSTALLED)
+
+
+def _installed(module: str) -> bool:
+    """Whether a module, imported or not, is one of those that count by name."""
+    if module in sys.modules:
+        return not _own(module)
+    spec = importlib.util.find_spec(module.split(".")[0])
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
+    return any(place.startswith(("built-in", "frozen", *_INSTALLED)) for place in places)
 
 
 def _cells(function: types.FunctionType) -> list[tuple[str, Any]]:
