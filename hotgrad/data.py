@@ -65,8 +65,13 @@ def moments(train: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([1.0000e+08, 5.0000e+00], dtype=torch.float64), tensor([8., 1.], dtype=torch.float64))
     """
     wide = train.double()
-    deviation = wide.std(0, correction=0)
-    return wide.mean(0), torch.where((wide == wide[0]).all(0) | (deviation == 0), 1.0, deviation)
+    largest = wide.abs().amax(0)
+    unit = torch.where(
+        largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1.0
+    )  # a power of 2, so that no square over- or underflows
+    scaled = wide / unit
+    deviation = (scaled.std(0, correction=0) * unit).clamp_min(5e-324)
+    return scaled.mean(0) * unit, torch.where((wide == wide[0]).all(0), 1.0, deviation)
 
 
 def one_hot(labels: Any, classes: int | None = None) -> Tensor:

@@ -20,12 +20,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hotgrad.arrays import check_unmasked
 from hotgrad.data import moments
-from hotgrad.errors import SettingError
+from hotgrad.errors import DataError, SettingError
 from hotgrad.explain import nearest
 from hotgrad.modules import Linear, ReLU
 from hotgrad.training import Sequential
 from hotgrad.training.inputs import by_class
 from hotgrad.training.threads import part_of_more
+
+_LARGEST = 1e300  # of targets
 
 
 class _HotEstimator(BaseEstimator):  # type: ignore[misc]
@@ -179,9 +181,12 @@ class HotRegressor(RegressorMixin, _HotEstimator):  # type: ignore[misc]
         check_unmasked([X, y])
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True)
         targets = torch.as_tensor(y.reshape(len(y), -1).astype(np.float64))
+        if float(targets.abs().max()) > _LARGEST:
+            raise DataError(f"y holds values beyond {_LARGEST:g}, where predictions would overflow; divide y by a constant before")
         mean, spread = moments(targets)
         self._train(X, (targets - mean) / spread, targets.shape[1], "mse")
-        self._mean, self._spread, self._one_column = mean, spread, y.ndim == 1
+        constant = (targets == targets[0]).all(0)  # predicted as it is
+        self._mean, self._spread, self._one_column = mean, torch.where(constant, 0.0, spread), y.ndim == 1
         return self
 
     def predict(self, X: Any) -> Any:

@@ -96,7 +96,21 @@ def test_targets_far_from_zero(offset: float, dtype: str) -> None:
     assert made.predict(x.astype(dtype)).dtype == np.float64
     assert made.score(x.astype(dtype), y) > 0.95
     two = HotRegressor((16,), epochs=2, random_state=0).fit(x.astype(dtype), np.stack([y, np.full(200, 0.1)], 1))
-    assert np.abs(two.predict(x.astype(dtype))[:, 1] - 0.1).max() < 3  # a column of equal targets is left as it is
+    assert np.abs(two.predict(x.astype(dtype))[:, 1] - 0.1).max() < 1e-12  # a column of equal targets is predicted as it is
+
+
+@pytest.mark.parametrize("power", [-1070, -1000, -560, -100, 0, 520, 990])
+def test_targets_of_any_size(power: int) -> None:
+    """A power of 2 changes no digit of what is learned; it did where squares of targets over- or underflow."""
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    y = np.stack([3 * x[:, 0] + 1, np.full(60, 0.75)], 1)
+    plain, scaled = (HotRegressor((4,), epochs=5, random_state=0).fit(x, np.ldexp(y, p)).predict(x) for p in (0, power))
+    assert (plain[:, 1] == 0.75).all(), "equal targets are predicted as they are"
+    if power >= -1000:
+        assert (scaled == np.ldexp(plain, power)).all()
+    assert np.allclose(np.ldexp(scaled, -power), plain, rtol=0.2, atol=0.2)
+    with pytest.raises(hg.DataError, match="beyond 1e\\+300"):
+        HotRegressor().fit(x, np.ldexp(y, 1000))
 
 
 @pytest.mark.parametrize(
