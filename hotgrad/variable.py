@@ -207,6 +207,9 @@ class Variable(Methods):
             else:
                 old.add_(g)
 
+    def _as_index(self) -> Tensor:
+        return self.data  # type: ignore[no-any-return]
+
     def detach(self) -> Variable:
         """The same data outside the graph."""
         return wrap(self._data, None, MADE) if state.trace is None else state.trace.leaf(self).detach()

@@ -259,7 +259,7 @@ def _plain_index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_plain_index(item) for item in index)
     if isinstance(index, Variable):
-        index = index.data
+        index = index._as_index()
     elif isinstance(index, (list, range)) or (is_numpy(index) and index.shape):
         index = as_tensor(index) if len(index) else torch.zeros(0, dtype=torch.int64)
     if isinstance(index, Tensor) and (index.dtype.is_floating_point or index.dtype.is_complex):

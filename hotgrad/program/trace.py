@@ -60,6 +60,14 @@ class Traced(Variable):
             raise CaptureError(message)
         state.trace.refuse(message)
 
+    def _as_index(self) -> NoReturn:
+        message = f"indexing by a Variable, as in a[x]{where()}, is not possible while capturing: programs keep the index. "
+        if self.dtype is torch.bool:
+            message += "Choose by hg.where(x, a, 0), which keeps the shape"
+        else:
+            message += "Rows are hg.gather(a, x.reshape(-1, 1).expand(-1, a.shape[1]), dim=0), for `a` of two axes and `x` of one"
+        raise CaptureError(message) if state.trace is None else state.trace.remember(message)
+
     data = property(_unreadable, _unreadable)
     item = tolist = numpy = __array__ = __float__ = __int__ = __bool__ = __index__ = _unreadable
     __copy__ = __deepcopy__ = __reduce__ = _unreadable
