@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import DEFAULT, ENGINES, EXACT, ROUNDING, compare, fit, made, state
+from fitting import BATCH, DEFAULT, ENGINES, EXACT, ROUNDING, compare, fit, made, state
 
 import hotgrad as hg
-from hotgrad import records
+from hotgrad import optim, records
 from hotgrad.engines.compiler import find_compiler
+from hotgrad.training import compiled
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.threads import part_of_more
 
@@ -146,6 +147,43 @@ def test_a_checkpoint_after_a_failure(engine: str, tmp_path: Path) -> None:
     fit(resumed, engine, epochs=5, seed=3, checkpoint=file, callbacks=[fail])
     fit(whole, engine, epochs=5, seed=3)
     compare(state(resumed), state(whole))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("combination", [DEFAULT, ("gelu", "mse", "by step"), ("dropout", "mse", "adam")])
+@pytest.mark.parametrize("rows", [43, 40])
+def test_steps_noted_a_few_at_a_time(rows: int, combination: tuple[str, ...], engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, split = made(combination), made(combination)
+    expected = fit(whole, engine, combination, rows=rows, epochs=6, seed=3)
+    monkeypatch.setattr(compiled, "STEPS", 2)
+    monkeypatch.setattr(compiled, "TOGETHER", 3)
+    found = fit(split, engine, combination, rows=rows, epochs=6, seed=3)
+    compare(state(split), state(whole))
+    assert [{**row, "seconds": 0} for row in found] == [{**row, "seconds": 0} for row in expected]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ctrl_c_among_steps_that_are_noted(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers and random arrays of a long epoch are not all computed first."""
+    monkeypatch.setattr(compiled, "STEPS", 8)
+    counted = 0
+
+    class Pressing(optim.Schedule):
+        def step_end(self) -> None:
+            nonlocal counted
+            super().step_end()
+            counted += 1
+            if counted == 700:
+                signal.raise_signal(signal.SIGINT)
+
+    found = []
+    for epochs in (1, 9):
+        model, counted = made(), 0
+        model.optimizer.lr = Pressing(0.05, per="step")
+        assert len(fit(model, engine, rows=500 * BATCH, epochs=epochs, seed=0, callbacks=[lambda *_: None])) == 1
+        found.append(state(model))
+    assert 700 <= counted < 700 + 2 * 8
+    compare(*found)
 
 
 @pytest.mark.parametrize("engine", ["replay", "auto"])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from typing import Any
 
 import torch
@@ -25,12 +25,14 @@ from hotgrad.variable import wrap
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
 RENEWALS = 4  # compilations within a fit, after the first
+STEPS = 2**12  # noted before Ctrl-C is heard again
+TOGETHER = 2**16  # steps whose arrays are put together before that
 FIRST = 16  # steps of the first call, which shows how long a step lasts
 
 
 @dataclass
 class _Part:
-    """Steps of one batch shape in one epoch: the rows in order, and for each step the numbers and random arrays that it needs.
+    """Some steps in a row, of one batch shape, in one epoch: the rows in order, and for each step the numbers and random arrays that it needs.
 
     `numbers` has a single row if they are the same for each step.
     """
@@ -55,6 +57,7 @@ class Compiled:
         self.losses: dict[int, Any] = {}  # that they compute
         self.engines: dict[int, Any] = {}
         self.parts: list[list[_Part]] = []  # per epoch
+        self.stopped = False  # while noting them
         self.rate = 0.0  # steps per second, in the engine
         self.pace = 0.0  # epochs per second, all in all
         self.began = 0.0
@@ -129,10 +132,16 @@ class Compiled:
                 self._program(rows)
         sizes = self.job.sizes
         full = len(sizes) - (sizes[-1] != sizes[0])
-        cut = full * sizes[0]
-        self.parts.append([self._part(sizes[0], full, order[:cut])])
+        parts: list[_Part] = []
+        for first in range(0, full, STEPS):
+            if stop():
+                self.stopped = True
+                return
+            last = min(first + STEPS, full)
+            parts.append(self._part(sizes[0], last - first, order[first * sizes[0] : last * sizes[0]]))
         if full < len(sizes):
-            self.parts[-1].append(self._part(sizes[-1], 1, order[cut:]))
+            parts.append(self._part(sizes[-1], 1, order[full * sizes[0] :]))
+        self.parts.append(parts)
 
     def _part(self, rows: int, steps: int, order: Tensor) -> _Part:
         program = self.programs[rows]
@@ -151,8 +160,11 @@ class Compiled:
         return max(1, min(int(self.pace * SECONDS), ELEMENTS // (len(self.job.data.x) + drawn * len(self.job.sizes))))
 
     def results(self, stop: Callable[[], bool]) -> list[Epoch] | None:
-        """Run the epochs noted; None if `stop` said so between two calls into the engine."""
+        """Run the epochs noted; None if `stop` said so while they were noted, or between two calls into the engine."""
         epochs, self.parts = self.parts, []
+        stopped, self.stopped = self.stopped, False
+        if stopped:
+            return None
         found = self._found(epochs, stop)
         # the host's part, the random numbers above all, counts as well
         self.pace = min(len(epochs) / max(time.perf_counter() - self.began, 1e-9), 4 * len(epochs) / SECONDS)
@@ -161,9 +173,8 @@ class Compiled:
     def _found(self, epochs: list[list[_Part]], stop: Callable[[], bool]) -> list[Epoch] | None:
         losses: dict[int, Tensor] = {}
         right: dict[int, int] = {}
-        for rows, neighbours in groupby(chain(*epochs), key=lambda part: part.rows):
-            parts = list(neighbours)
-            found = self._run(rows, parts, stop)
+        for parts in _runs(chain(*epochs)):
+            found = self._run(parts[0].rows, parts, stop)
             if found is None:
                 return None
             for part, values, count in zip(parts, *found):
@@ -215,3 +226,17 @@ class Compiled:
             self.rate = count / max(time.perf_counter() - began, 1e-9)
             done += count
         return True
+
+
+def _runs(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    """Neighbours of one batch shape together, up to so many steps."""
+    run: list[_Part] = []
+    steps = 0
+    for part in parts:
+        if run and (part.rows != run[0].rows or steps + part.steps > TOGETHER):
+            yield run
+            run, steps = [], 0
+        run.append(part)
+        steps += part.steps
+    if run:
+        yield run
