@@ -23,7 +23,7 @@ from hotgrad.errors import OperandError, ShapeError
 from hotgrad.explain import out_of_range
 from hotgrad.ops.axes import normal_axis
 from hotgrad.primitive import Primitive
-from hotgrad.program.instructions import Code, Instruction, State, Value, described
+from hotgrad.program.instructions import Code, Instruction, Value, described
 
 _ALIGNMENT = 64
 LONG = 4000  # lines; a file of more is compiled in half the time, to code that is at most a twentieth slower
@@ -126,7 +126,8 @@ class Native(Engine):
         for i, (value, tensor) in enumerate(zip(code.outputs, outputs)):
             _require("an output", tensor, value.dtype, ((steps, *value.shape), (1, *value.shape)))
             self._apart[i] = value.numel() if tensor.shape[0] == steps else 0
-        memory = [_state(state) for state in code.states]
+        states = [state.tensor for state in code.states]
+        memory = [_state(tensor, state.value) for tensor, state in zip(states, code.states)]
         if self._negated:
             memory = [_dense(tensor) for tensor in memory]
         for array, tensors in ((self._sources, given), (self._draws, draws), (self._outputs, outputs), (self._states, memory)):
@@ -146,12 +147,12 @@ class Native(Engine):
         )
         if self._wrong is not None and self._wrong[0]:
             self._refuse(self._low.checked[self._wrong[0] - 1], self._wrong[1])
-        for state, copy in zip(code.states, memory):
-            if state.update is not None and copy.data_ptr() != state.tensor.data_ptr():
+        for i in self._updated:
+            if memory[i] is not states[i]:
                 with torch.no_grad():
-                    state.tensor.copy_(copy)
+                    states[i].copy_(memory[i])
         # a backward that needs the old values is to notice
-        torch._C._increment_version([state.tensor for state in code.states if state.update is not None])
+        torch._C._increment_version([states[i] for i in self._updated])
 
     def _refuse(self, instruction: Instruction, index: int) -> NoReturn:
         """Raise what tells of an index out of range."""
@@ -166,6 +167,7 @@ class Native(Engine):
             (ctypes.c_void_p * max(len(values), 1))() for values in (code.inputs, code.draws, code.outputs, code.states)
         )
         self._negated = any(state.tensor.is_neg() for state in code.states)  # asked once: it costs as much as all else per state
+        self._updated = [i for i, state in enumerate(code.states) if state.update is not None]
         self._apart = (ctypes.c_int64 * max(len(code.outputs), 1))()
 
     def _bind(self, functions: ctypes.CDLL) -> None:
@@ -223,14 +225,13 @@ def _source(tensor: Tensor, value: Value, ordered: bool) -> Tensor:
     return _dense(tensor) if tensor.is_neg() else tensor.contiguous()
 
 
-def _state(state: State) -> Tensor:
-    tensor, value = state.tensor, state.value
+def _state(tensor: Tensor, value: Value) -> Tensor:
     if tensor.shape != value.shape or tensor.dtype is not value.dtype or not tensor.is_cpu:
         raise ShapeError(
             f"a state must be {described(value)} on the CPU, as when it was captured; "
             f"it is {tensor.dtype}{tuple(tensor.shape)} on {tensor.device}"
         )
-    return tensor.contiguous()
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def _dense(tensor: Tensor) -> Tensor:
