@@ -74,12 +74,13 @@ def _pair(loss: str, output: Any, target: Any) -> tuple[Any, Any]:
     if output.shape != target.shape:
         raise ShapeError(
             f"{loss}: the output has shape {tuple(output.shape)} and the target {tuple(target.shape)}; they must be equal, "
-            f"losses do not broadcast. {_remedy(output, target)}"
+            f"losses do not broadcast. {remedy(output, target)}"
         )
     return output, target
 
 
-def _remedy(output: Any, target: Any) -> str:
+def remedy(output: Any, target: Any) -> str:
+    """What to do where an output and a target that must have equal shapes have not."""
     if output.numel() == target.numel():
         return f"Give target.reshape({', '.join(map(str, output.shape))})"
     if target.ndim == output.ndim - 1 and not target.dtype.is_floating_point:
@@ -168,13 +169,13 @@ def _expected(output: Any, target: Any) -> Any:
     return Sum.apply(target * Where.apply(impossible, 0.0, logs), -1, True)
 
 
-def check_labels(labels: Tensor, classes: int) -> None:
+def check_labels(labels: Tensor, classes: int, what: str = "cross_entropy") -> None:
     """Raises RangeError, a DataError, unless all `labels` are in 0 .. classes - 1."""
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         first = int(wrong.nonzero()[0])
         raise RangeError(
-            f"cross_entropy: labels must be from 0 to {classes - 1}, one for each of the output's {classes} columns; "
+            f"{what}: labels must be from 0 to {classes - 1}, one for each of the output's {classes} columns; "
             f"got {int(labels[first])} in row {first} ({int(wrong.sum())} rows are wrong)"
         )
 

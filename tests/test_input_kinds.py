@@ -256,6 +256,20 @@ STEPS: dict[str, Any] = {
     "lists": LARGE.tolist(),
     "small steps": 1 + 1e-9 * np.arange(ROWS),
 }
+MANY = 30
+GAP = 1.7e9 + np.arange(MANY)
+NUMBERS = np.random.RandomState(0).randn(MANY)
+COLLAPSED: dict[str, Any] = {
+    "a gap coded 0": np.where(np.arange(MANY) == 3, 0, GAP),
+    "a gap coded 0, integers": np.where(np.arange(MANY) == 3, 0, GAP).astype("int64"),
+    "many gaps coded -1": np.where(np.arange(MANY) % 3 == 0, -1, GAP),
+    "all of it becomes 0": 1e-60 * NUMBERS,
+    "nearly all of it becomes 0": 1e-45 * NUMBERS,
+    "underflow": 1e-44 * np.linspace(0.1, 1, MANY),
+    "identifiers": 2**24 + np.arange(MANY),
+    "large identifiers": 2**60 + np.arange(MANY),
+    "negative identifiers": -(2**25) - np.arange(MANY),
+}
 
 
 @pytest.mark.parametrize("kind", STEPS)
@@ -271,8 +285,48 @@ def test_what_float32_does_not_resolve(kind: str) -> None:
         with pytest.raises(hg.errors.DataError, match="does not resolve"):
             made.cross_validate(x, y, n_splits=2)
     assert torch.equal(made[0].weight.data, before)
-    made.predict(both)
+    many, targets = np.concatenate([both] * 4), np.concatenate([X[:, :1]] * 4)
+    for use in (made.predict, lambda x: made.score(x, targets), lambda x: made.evaluate(x, targets), made.classify):
+        with pytest.raises(hg.errors.DataError, match=r"column 1 of x varies by .* does not resolve"):
+            use(many)
+    with pytest.raises(hg.errors.DataError, match="column 1 of validation x"):
+        made.fit(X, X[:, :1], verbose=0, validation_data=(many, targets))
+    made.predict(both[:3])  # which may well be alike
     made.to(torch.float64).fit(both / 1e9, np.asarray(column) / 1e9, verbose=0)
+
+
+@pytest.mark.parametrize("kind", COLLAPSED)
+def test_different_values_that_become_one(kind: str) -> None:
+    column, x = COLLAPSED[kind], np.arange(2.0 * MANY).reshape(MANY, 2) / MANY
+    both = np.stack([column * 0, column], 1)
+    for use in (lambda: regression().fit(both, x[:, :1], verbose=0), lambda: regression().predict(both)):
+        with pytest.raises(hg.errors.DataError, match=r"^column 1 of x .*does not resolve; subtract an offset before, or scale it"):
+            use()
+    if column.dtype.kind == "f":
+        with pytest.raises(hg.errors.DataError, match=r"^y .*does not resolve"):
+            regression().fit(x, column[:, None], verbose=0)
+    if kind != "large identifiers":
+        regression().to(torch.float64).predict(both)
+
+
+ENOUGH: dict[str, Any] = {
+    "many normal numbers": np.random.RandomState(1).randn(100_000),
+    "many uniform numbers": np.random.RandomState(1).rand(300_000),
+    "a heavy tail": np.exp(10 * np.random.RandomState(1).randn(1000)),
+    "mostly tiny": np.exp(-np.linspace(0, 600, 1000)),
+    "rounding": 0.3 + 1e-16 * np.arange(100),
+    "cosines of multiples of pi": np.sin(np.pi * np.arange(100)) + 1,
+    "two values": np.arange(100) % 2 * 0.1,
+    "years of seconds": 1.6e9 + 1e6 * np.arange(100),
+    "counts": np.arange(100) + 2**23,
+    "even identifiers": 2**24 + 2 * np.arange(100),
+}
+
+
+@pytest.mark.parametrize("kind", ENOUGH)
+def test_values_that_stay_apart_well_enough(kind: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16) if kind.startswith(("many", "mostly", "two")) else (torch.float32,):
+        to_tensor(ENOUGH[kind], "x", dtype, resolved=2)
 
 
 def test_integers_in_a_table_of_integers() -> None:

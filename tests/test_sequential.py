@@ -99,6 +99,19 @@ def test_classify() -> None:
     assert torch.equal(Sequential(one[0], Sequential(Sigmoid())).classify(X), one.classify(X))
 
 
+def test_score_refuses_the_targets_that_fit_refuses() -> None:
+    x, labels = torch.randn(6, 2), torch.tensor([0, 1, 0, 1, 1, 0])
+    made = Sequential(Linear(2, 2), loss="cross_entropy", optimizer="sgd")
+    for wrong in (labels + 5, labels - 1, [2] * 6, labels * 2):
+        for use in (made.score, made.evaluate, lambda x, y: made.fit(x, y, verbose=0)):
+            with pytest.raises(hg.errors.RangeError, match="labels must be from 0 to 1, one for each of the output's 2 columns"):
+                use(x, wrong)
+    made = Sequential(Linear(2, 1), loss="mse", optimizer="sgd")
+    for use in (made.score, made.evaluate, lambda x, y: made.fit(x, y, verbose=0)):
+        with pytest.raises(hg.errors.ShapeError, match=r"Give target.reshape\(6, 1\)"):
+            use(x, x[:, 0])
+
+
 def test_scores_of_labels_and_one_hot_agree() -> None:
     model = net("mse")
     signs = 2 * torch.nn.functional.one_hot(Y).float() - 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import OperandError
+from hotgrad.functional import check_labels
 from hotgrad.modules import Module
 from hotgrad.recording import forward_pass
 from hotgrad.records import no_grad, surely
@@ -103,6 +104,9 @@ def accuracy(output: Tensor, labels: Tensor, threshold: float) -> float:
 
 
 def score(output: Tensor, y: Tensor, threshold: float) -> float:
-    """Accuracy where the targets `y` are labels, one-hot or -1/+1, else R2."""
-    labels = labels_of(y, columns_of(output)) if output.ndim <= 2 else None
+    """Accuracy where the targets `y` are labels, one-hot or -1/+1, else R2. Raises RangeError for labels that no output stands for."""
+    columns = columns_of(output) if output.ndim <= 2 else 0
+    labels = labels_of(y, columns) if columns else None
+    if columns > 1 and y.ndim == 1 and not y.is_floating_point():
+        check_labels(y, columns, "score")
     return r2(output, y) if labels is None else accuracy(output, labels, threshold)

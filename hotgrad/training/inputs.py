@@ -18,13 +18,16 @@ from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, Se
 from hotgrad.training.frames import from_frame, is_frame
 from hotgrad.variable import as_tensor
 
+NOTHING = 1e-12  # the part of a column's largest magnitude that is rounding
+JUDGED = 2**18  # elements of a table that are looked at to tell whether a cast loses their differences
 
-def to_tensor(data: Any, name: str, dtype: torch.dtype, resolved: bool = False) -> Tensor:
+
+def to_tensor(data: Any, name: str, dtype: torch.dtype, resolved: int = 0) -> Tensor:
     """`data` as a tensor, floats in `dtype`, bools and integers as int64. `name` is what errors call it.
 
     Tensors of that dtype are shared, everything else is copied once. Raises OperandError or DtypeError for what is no table of real
-    numbers, DataError for NaN, infinity, masked and missing elements, for numbers that `dtype` or int64 cannot hold and, if it is to
-    be `resolved`, for columns whose differences are lost in `dtype`.
+    numbers, DataError for NaN, infinity, masked and missing elements, for numbers that `dtype` or int64 cannot hold and, where
+    there are `resolved` rows or more, for columns whose differences are lost in `dtype`; 0: not looked at.
 
     >>> to_tensor([[1, 2.5]], "x", torch.float64)
     tensor([[1.0000, 2.5000]], dtype=torch.float64)
@@ -46,26 +49,61 @@ def to_tensor(data: Any, name: str, dtype: torch.dtype, resolved: bool = False) 
         raise DataError(f"{name} holds values of up to {float(tensor.abs().max()):.3g}, which {dtype} cannot; scale them first")
     check_finite(cast, name)
     if resolved:
-        check_resolved(tensor, cast, name)
+        check_resolved(tensor, cast, name, resolved)
     return cast
 
 
-def check_resolved(exact: Tensor, cast: Tensor, name: str) -> None:
-    """Raises DataError if casting lost the differences between the rows of a column, as float32 does with those of unix times."""
-    if cast.dtype == exact.dtype or not cast.is_floating_point() or len(exact) < 2:
+def check_resolved(exact: Tensor, cast: Tensor, name: str, rows: int = 0) -> None:
+    """Raises DataError if casting lost the differences between the rows of a column, as float32 does with those of unix times.
+
+    Fewer than `rows` rows are not judged: alike though they are, the column may vary. Of very many, a part is looked at.
+    """
+    if cast.dtype == exact.dtype or not cast.is_floating_point() or len(exact) < max(2, rows):
         return
-    columns = exact.double().reshape(len(exact), -1)
+    exact, cast = exact.reshape(len(exact), -1), cast.reshape(len(cast), -1)
+    most = max(256, JUDGED // max(1, exact.shape[1]))
+    if len(exact) > most:
+        part = torch.linspace(0, len(exact) - 1, most, dtype=torch.float64, device=exact.device).long()
+        exact, cast = exact[part], cast[part]
+    columns = exact.double()
     low, high = columns.aminmax(dim=0)
     largest, spread = torch.maximum(low.abs(), high.abs()), columns.std(0, correction=0)
+
+    def lost(column: int, how: str) -> DataError:
+        where = f"column {column} of {name}" if columns.shape[1] > 1 else name
+        return DataError(
+            f"{where} {how}, which {cast.dtype} does not resolve; subtract an offset before, or scale it, as hotgrad.data.normalize "
+            f"does{'' if cast.dtype is torch.float64 else ', or use float64, with model.to(torch.float64)'}"
+        )
+
     # what varies by less than that is rounding itself
-    doubtful = ((largest * torch.finfo(cast.dtype).eps > 0.1 * spread) & (spread > 1e-12 * largest)).nonzero().flatten()
+    doubtful = ((largest * torch.finfo(cast.dtype).eps > 0.1 * spread) & (spread > NOTHING * largest)).nonzero().flatten()
     for column in doubtful.tolist():
-        if (columns[:, column] - cast.reshape(len(cast), -1)[:, column].double()).abs().max() > 0.1 * spread[column]:
-            where = f"column {column} of {name}" if columns.shape[1] > 1 else name
-            raise DataError(
-                f"{where} varies by {float(spread[column]):.3g} around {float(columns[:, column].mean()):.10g}, which {cast.dtype} does not "
-                "resolve; subtract an offset before, as hotgrad.data.normalize does, or train in float64, with model.to(torch.float64)"
-            )
+        if (columns[:, column] - cast[:, column].double()).abs().max() > 0.1 * spread[column]:
+            raise lost(column, f"varies by {float(spread[column]):.3g} around {float(columns[:, column].mean()):.10g}")
+    before, after = _distinct(exact, cast, NOTHING * largest)
+    # in a dtype of few digits much falls together that is near enough
+    least = 0.6 * before if torch.finfo(cast.dtype).eps < 1e-6 else 1.0 * (before > 1)
+    for column in (after <= least).logical_and(before > 1).nonzero().flatten().tolist():
+        raise lost(
+            column, f"holds {before[column]} different values of up to {float(largest[column]):.10g}, {after[column]} after the cast"
+        )
+
+
+def _distinct(columns: Tensor, cast: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+    """How many values each column has before and after a cast, floats being one that differ by no more than its entry in `same`.
+
+    0 for columns that the cast leaves as they are.
+    """
+    before = torch.zeros(columns.shape[1], dtype=torch.int64, device=columns.device)
+    after, changed = before.clone(), (columns != cast.to(columns.dtype)).any(0)
+    if not changed.any():
+        return before, after
+    ordered = columns[:, changed].sort(0).values
+    steps = ordered.diff(dim=0) > (same[changed] if columns.is_floating_point() else 0)
+    before[changed] = 1 + steps.sum(0)
+    after[changed] = 1 + (steps & (ordered.to(cast.dtype).diff(dim=0) > 0)).sum(0)
+    return before, after
 
 
 def _read(data: Any) -> Tensor:

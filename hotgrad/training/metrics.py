@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.errors import ShapeError
+from hotgrad.functional import remedy
 
 
 def labels_of(y: Tensor, columns: int) -> Tensor | None:
@@ -57,7 +58,9 @@ def r2(output: Tensor, y: Tensor) -> float:
     1.0
     """
     if output.shape != y.shape:
-        raise ShapeError(f"the output has shape {tuple(output.shape)} and the targets {tuple(y.shape)}; R2 needs them equal")
+        raise ShapeError(
+            f"the output has shape {tuple(output.shape)} and the targets {tuple(y.shape)}; R2 needs them equal. {remedy(output, y)}"
+        )
     found, wanted = output.double().reshape(len(y), -1), y.double().reshape(len(y), -1)
     errors = (found - wanted).square().sum(0)
     spread = (wanted - wanted.mean(0)).square().sum(0)

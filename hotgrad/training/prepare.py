@@ -22,6 +22,7 @@ from hotgrad.training.state import twin
 from hotgrad.training.steps import Data
 from hotgrad.variable import Variable, wrap
 
+USED = 16  # rows outside of training from which on it is judged whether their differences are lost
 ELEMENTS = 2**22  # of the outputs against which one call of the loss checks targets
 
 
@@ -46,10 +47,12 @@ def inputs_for(model: Any, x: Any, name: str) -> Tensor:
     """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
     dtype, device = home(model)
     check_columns(model, x, name)
-    tensor = to_tensor(x, name, dtype).to(device)
+    tensor = to_tensor(x, name, dtype, USED).to(device)
     check_filled(tensor, name)
     check_axes(model, tensor, name)
-    return _taken(model, tensor, dtype)
+    taken = _taken(model, tensor, dtype)
+    check_resolved(tensor, taken, name, USED)
+    return taken
 
 
 def _taken(model: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -132,12 +135,12 @@ def data_for(
     name: str,
     sample_weight: Any = None,
     class_weight: Any = None,
-    resolved: bool = False,
+    resolved: int = USED,
 ) -> Data:
     """Checked data for `model`, which is a stand-in: its lazy layers are sized. Raises what fits for data that would fail later.
 
     The loss sees every target once, each against the output of the first row, so that a label out of range is found wherever
-    it stands.
+    it stands. `resolved`: from how many rows on their differences must not be lost in the cast.
     """
     dtype, device = home(model)
     y = to_tensor(y, f"{name}y", dtype, resolved).to(device)
@@ -147,13 +150,13 @@ def data_for(
     check_lengths(given, y, name)
     x = _taken(model, given, dtype)
     if resolved:
-        check_resolved(given, x, f"{name}x")
+        check_resolved(given, x, f"{name}x", resolved)
     with _about(f"{name}x, of shape {tuple(x.shape)}"):
         output = forward(model, x[:2])
     columns = columns_of(output) if 1 <= output.ndim <= 2 else 0
     labels = labels_of(y, columns) if columns else None
     if resolved and labels is None:
-        check_resolved(y, y.to(output.dtype), f"{name}y")  # integers, which the loss takes with floats
+        check_resolved(y, y.to(output.dtype), f"{name}y", resolved)  # integers, which the loss takes with floats
     weights = row_weights(sample_weight, class_weight, y, labels, max(columns, 2), output.dtype)
     call = row_loss(loss, weights is not None)
 

@@ -242,7 +242,7 @@ class Sequential(Module):
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         names = column_names(x)
         stand_in = twin(self).use_generator(torch.Generator())  # whose draws are nobody's
-        data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=True)
+        data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=2)
         stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
         validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
         keys = row_keys(data.labels is not None, validation is not None, validation is not None and validation.labels is not None)
@@ -334,7 +334,7 @@ class Sequential(Module):
     def score(self, x: Any, y: Any = None, batch_size: int | None = None) -> float:
         """Accuracy where `y` holds labels, one-hot rows or -1/+1, else R2, the coefficient of determination.
 
-        Raises DataError for bad data, ShapeError for targets of another shape than the output.
+        Raises DataError for bad data, labels that no output stands for included, ShapeError for targets of another shape than the output.
 
         >>> Sequential(hg.nn.Linear(2, 3)).score([[0.0, 0.0], [0.0, 0.0]], [0, 1])
         0.5
@@ -384,7 +384,7 @@ class Sequential(Module):
         settings.setdefault("verbose", 0)
         stand_in = twin(self).use_generator(torch.Generator())
         weights = by_class(settings.get("class_weight"))
-        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights, resolved=True)
+        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights, resolved=2)
         if isinstance(weights, dict) and data.labels is not None:  # by place, so that a fold may lack a class
             settings["class_weight"] = [weights.get(label, 1) for label in range(int(data.labels.max()) + 1)]
         generator = self._seeded(seed)
