@@ -241,3 +241,38 @@ def test_lazy_layers_are_sized_by_fit() -> None:
     for each in (a, b):
         each.fit(X, Y, epochs=2, batch_size=8, seed=4, verbose=0)
     assert same(weights(a), weights(b))
+
+
+class Counting(Module):
+    """Counts the calls of its forward."""
+
+    def __init__(self) -> None:
+        self.w = hg.Parameter(torch.ones(2))
+        self.count = hg.Variable(torch.zeros(()))
+
+    def forward(self, x: Any) -> Any:
+        self.count += 1
+        return x * self.w
+
+
+@pytest.mark.parametrize("engine", ["eager", "replay", "native"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64])
+def test_a_forward_sees_the_steps_of_fit_and_no_trial(engine: str, kind: torch.dtype) -> None:
+    counting = Counting()
+    model = Sequential(counting, loss="mse", optimizer="sgd")
+    x = torch.arange(40).reshape(20, 2).to(kind)
+    model.fit(x, x / 100, epochs=2, batch_size=10, verbose=0, seed=0, engine=engine)
+    assert counting.count.item() == 4
+    model.fit(x, x / 100, epochs=1, batch_size=10, verbose=0, engine=engine)
+    assert counting.count.item() == 6
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64])
+def test_a_forward_sees_each_batch_once_where_the_model_is_used(kind: torch.dtype) -> None:
+    counting = Counting()
+    model = Sequential(counting, loss="mse")
+    x = torch.arange(40).reshape(20, 2).to(kind)
+    model.evaluate(x, x)
+    model.score(x, x)
+    model.predict(x, batch_size=10)
+    assert counting.count.item() == 4

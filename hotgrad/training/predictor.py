@@ -11,6 +11,7 @@ from hotgrad.engines import ENGINES
 from hotgrad.modules import Module
 from hotgrad.program.captured import captured
 from hotgrad.program.guards import Watch
+from hotgrad.training.state import twin
 from hotgrad.variable import wrap
 
 CALLS = 3  # of a shape, after which a program is worth its capture
@@ -54,6 +55,11 @@ class Predictor:
         if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
             return None
         return program, ENGINES["replay"](program.code, fuse=False)
+
+
+def trial(model: Any) -> Any:
+    """What to try rows on: a copy of the model if it holds a user's code, which may count its calls."""
+    return model if _own(model) else twin(model)
 
 
 def _own(model: Module) -> bool:

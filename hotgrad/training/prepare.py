@@ -18,6 +18,7 @@ from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.frames import column_names
 from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, pair, row_weights, to_tensor
 from hotgrad.training.metrics import columns_of, labels_of
+from hotgrad.training.predictor import trial
 from hotgrad.training.state import twin
 from hotgrad.training.steps import Data
 from hotgrad.variable import Variable, wrap
@@ -58,7 +59,7 @@ def inputs_for(model: Any, x: Any, name: str) -> Tensor:
 def _taken(model: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
     if not x.is_floating_point():
         try:
-            forward(model, x[:2])
+            forward(trial(model), x[:2])
         except Exception:  # whatever is wrong with it beside the dtype is raised again for the floats
             return x.to(dtype)
     return x

@@ -29,8 +29,8 @@ from hotgrad.training.inputs import by_class, check_lengths, pair, to_tensor
 from hotgrad.training.loop import begin, measured, signal_back, train
 from hotgrad.training.metrics import chosen
 from hotgrad.training.names import loss_of, optimizer_of
-from hotgrad.training.predictor import Predictor
-from hotgrad.training.state import Snapshot, checked, twin
+from hotgrad.training.predictor import Predictor, trial
+from hotgrad.training.state import Snapshot, checked, layout, twin
 from hotgrad.training.steps import Data, Job
 from hotgrad.training.threads import part, side_by_side
 
@@ -269,7 +269,10 @@ class Sequential(Module):
         try:
             with self._setup.kept(self, new_optimizer):
                 self.use_generator(self._seeded(seed))
-                forward(self, data.x[:2])  # sizes lazy layers
+                if layout(self) != layout(stand_in):
+                    forward(
+                        self, data.x[:2]
+                    )  # sizes lazy layers; without such ones a forward that counts its calls sees none but the steps
                 self.loss, self.optimizer = new_loss, new_optimizer
                 follow(self, list(self.parameters()))
                 job.keep_apart(self)
@@ -357,7 +360,7 @@ class Sequential(Module):
         loss = self._given_loss(None)
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         x, y, _ = pair(x, y)
-        return measured(self, loss, prepare.data_for(self, loss, x, y, ""), prepare.threshold_of(self), size)
+        return measured(self, loss, prepare.data_for(trial(self), loss, x, y, ""), prepare.threshold_of(self), size)
 
     def cross_validate(
         self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, jobs: int = 1, **settings: Any

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import whole_number
+from hotgrad.modules.parameters import shape_of
 from hotgrad.training.following import follow
 from hotgrad.variable import Parameter, Variable
 
@@ -52,6 +53,15 @@ def twin(model: Any, *others: Any) -> Any:
     generators = {module.generator for module in model.modules()} - {None}
     memo = {id(generator): generator.clone_state() for generator in generators}  # torch's own copy of one leaks 3 KiB
     return copy.deepcopy((model, *others) if others else model, memo)
+
+
+def layout(model: Any) -> dict[str, tuple[Any, ...]]:
+    """The shapes of parameters and buffers by name, None for what is not known yet.
+
+    >>> layout(hg.Linear(2))
+    {'weight': (None, 2), 'bias': (2,)}
+    """
+    return {name: shape_of(value) for name, value in model._state().items()}
 
 
 class Snapshot:
