@@ -21,10 +21,10 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     """
     try:
         number = operator.index(value)
-    except TypeError:
+    except (TypeError, RuntimeError):
         number = least - 1
     if isinstance(value, bool) or number < least:
-        raise SettingError(f"{name} must be a whole number of at least {least}; got {value!r:.60}")
+        raise SettingError(f"{name} must be a whole number of at least {least}; got {shown(value)}")
     return number
 
 
@@ -36,7 +36,7 @@ def seed_number(name: str, value: Any) -> int:
     """
     number = whole_number(name, value, 0)
     if number >= 2**64:
-        raise SettingError(f"{name} must be from 0 to 2**64 - 1; got {value!r:.60}")
+        raise SettingError(f"{name} must be from 0 to 2**64 - 1; got {shown(value)}")
     return number
 
 
@@ -47,7 +47,7 @@ def flag(name: str, value: Any) -> bool:
     False
     """
     if type(value).__name__ not in ("bool", "bool_"):  # as numpy calls its own
-        raise SettingError(f"{name} must be True or False; got {value!r:.60}")
+        raise SettingError(f"{name} must be True or False; got {shown(value)}")
     return bool(value)
 
 
@@ -59,11 +59,11 @@ def finite_number(name: str, value: Any, low: float = 0.0, high: float = math.in
     """
     try:
         fine = not isinstance(value, (bool, str)) and math.isfinite(value) and (value > low if above else value >= low) and value <= high
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # of an array, or of an int that no float can hold
         fine = False
     if not fine:
         limits = f"{'above' if above else 'of at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
-        raise SettingError(f"{name} must be a finite number {limits}; got {value!r:.60}")
+        raise SettingError(f"{name} must be a finite number {limits}; got {shown(value)}")
     return value  # type: ignore[no-any-return]
 
 
@@ -73,6 +73,18 @@ def span(tensor: Tensor) -> tuple[str, int, int]:
         return tensor.device.type, 0, 0
     start, size = tensor.data_ptr(), tensor.element_size()
     return tensor.device.type, start, start + size * (sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride())) + 1)
+
+
+def shown(value: Any) -> str:
+    """`value` as it stands in the message of an error: in short, and whatever its own `repr` does.
+
+    >>> shown(10**5000)
+    'an int of 16610 bits'
+    """
+    try:
+        return f"{value!r:.60}"
+    except Exception:
+        return f"an int of {value.bit_length()} bits" if isinstance(value, int) else f"an object of {type(value).__name__}"
 
 
 def overlapping(tensors: Iterable[tuple[str, Tensor, bool]]) -> tuple[str, str] | None:

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from hotgrad.errors import FileError
+from hotgrad.errors import FileError, OperandError
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 FORMAT = "hotgrad"
@@ -96,6 +96,7 @@ def try_writing(path: str | os.PathLike[str]) -> None:
 @contextlib.contextmanager
 def _place(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path, BinaryIO]]:
     """Where writing to `path` ends, and an open file beside it, which is gone afterwards unless it was moved."""
+    _check_name(path)
     there = False
     try:
         target = Path(os.path.realpath(path))
@@ -135,6 +136,19 @@ def _place(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path, BinaryIO]
         )
         found.errno = getattr(error, "errno", None)
         raise found from error
+
+
+def _check_name(path: Any) -> None:
+    """Raises OperandError for what is no path, FileError for one that can name no file."""
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str):
+        raise OperandError(f"the path of a file is a str or a pathlib.Path; got {path!r:.60}")
+    try:
+        fine = bool(name) and b"\0" not in os.fsencode(name) and not name.endswith(("/", os.sep))
+    except UnicodeError:
+        fine = False
+    if not fine:
+        raise FileError(f"{name!r:.60} cannot be the name of a file; give the path of one")
 
 
 class _Out:
@@ -268,7 +282,7 @@ def read(path: str | os.PathLike[str], kind: str, fields: dict[str, Any]) -> dic
     """What `write` wrote as this `kind`; every one of `fields` is there and of the type given, and so is the "digest".
 
     Nothing in the file is executed (torch's `weights_only` loading). Raises FileError for a file that is not byte for byte the
-    content that was written, foreign or of another kind; what the operating system raises comes out as it is.
+    content that was written, foreign or of another kind; that a file is missing or may not be read comes out as the operating system says it.
     """
     content = _load(path)
     if content.get("format") != FORMAT:
@@ -290,7 +304,15 @@ def read(path: str | os.PathLike[str], kind: str, fields: dict[str, Any]) -> dic
 
 
 def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    found = os.stat(path)
+    _check_name(path)
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        refused = FileError(f"{path} cannot be read: {error.strerror}")
+        refused.errno = error.errno
+        raise refused from error
     if not stat.S_ISREG(found.st_mode):
         raise FileError(f"{path} is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no file')}; a file is needed here")
     with open(path, "rb") as file:

@@ -19,12 +19,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hotgrad.arrays import check_unmasked
+from hotgrad.checks import shown, whole_number
 from hotgrad.data import moments
-from hotgrad.errors import DataError, SettingError
+from hotgrad.errors import DataError, OperandError, SettingError
 from hotgrad.explain import nearest
-from hotgrad.modules import Linear, ReLU
+from hotgrad.modules import Linear, Module, ReLU
 from hotgrad.training import Sequential
 from hotgrad.training.inputs import by_class
+from hotgrad.training.names import optimizer_of
+from hotgrad.training.state import twin
 from hotgrad.training.threads import part_of_more
 
 _LARGEST = 1e300  # of targets
@@ -54,7 +57,7 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.verbose = verbose
 
-    def _train(self, x: Any, y: torch.Tensor, outputs: int, loss: str, **settings: Any) -> None:
+    def _train(self, x: Any, y: torch.Tensor, outputs: int, what: str, loss: str, **settings: Any) -> None:
         """Build a network for the data, initialise it from `random_state` and train it."""
         try:
             random = check_random_state(self.random_state)
@@ -62,17 +65,13 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
             raise SettingError(
                 f"random_state must be None, a whole number from 0 to 2**32 - 1 or a numpy RandomState; got {self.random_state!r:.60}"
             ) from error
-        if self.network is not None:
-            model = self.network(x.shape[1], outputs)
-        else:
-            sizes = [x.shape[1], *self.hidden]
-            layers: list[Any] = []
-            for size, following in pairwise(sizes):
-                layers += [Linear(size, following), ReLU()]
-            model = Sequential(*layers, Linear(sizes[-1], outputs))
+        optimizer = optimizer_of(self.optimizer).fresh()
+        model = self._network(x.shape[1], outputs)
         model.to(torch.float32 if x.dtype == np.float32 else torch.float64)
         model.reset(int(random.randint(2**31 - 1)))
-        optimizer = self.optimizer if isinstance(self.optimizer, str) else self.optimizer.fresh()
+        found = tuple(twin(model).predict(x[:1]).shape)
+        if found != (1, outputs):
+            raise SettingError(f"network must give rows of {outputs} numbers, one for each {what}; it gives {found} for one row")
         with part_of_more():
             self.history_ = model.fit(
                 x,
@@ -86,6 +85,26 @@ class _HotEstimator(BaseEstimator):  # type: ignore[misc]
                 **settings,
             )
         self.model_, self._dtype = model, x.dtype
+
+    def _network(self, features: int, outputs: int) -> Sequential:
+        """What `network` returns, or the network of `hidden` layers."""
+        if self.network is not None:
+            if isinstance(self.network, Module) or not callable(self.network):
+                raise OperandError(
+                    f"network is a function of the numbers of features and outputs that returns a new Sequential; got {shown(self.network)}"
+                )
+            model = self.network(features, outputs)
+            if not isinstance(model, Sequential):
+                raise OperandError(f"network must return a Sequential; it returned {shown(model)}")
+            return model
+        try:
+            sizes = [features, *self.hidden]
+        except TypeError:
+            raise SettingError(f"hidden is the sizes of the hidden layers, such as (64,) or (); got {shown(self.hidden)}") from None
+        layers: list[Any] = []
+        for size, following in pairwise([features, *(whole_number("a size in hidden", size) for size in sizes[1:])]):
+            layers += [Linear(size, following), ReLU()]
+        return Sequential(*layers, Linear(sizes[-1], outputs))
 
     def _outputs(self, x: Any) -> torch.Tensor:
         check_is_fitted(self)
@@ -146,7 +165,7 @@ class HotClassifier(ClassifierMixin, _HotEstimator):  # type: ignore[misc]
                     close = nearest(name, [known for known in names if isinstance(known, str)])
                     raise SettingError(f"class_weight names {name!r}, which y does not have; its classes are {names!r:.200}{close}")
             weights = [weights.get(name, 1.0) for name in names]
-        self._train(X, torch.from_numpy(labels.astype(np.int64)), len(classes), "cross_entropy", class_weight=weights)
+        self._train(X, torch.from_numpy(labels.astype(np.int64)), len(classes), "class", "cross_entropy", class_weight=weights)
         self.classes_ = classes
         return self
 
@@ -184,7 +203,7 @@ class HotRegressor(RegressorMixin, _HotEstimator):  # type: ignore[misc]
         if float(targets.abs().max()) > _LARGEST:
             raise DataError(f"y holds values beyond {_LARGEST:g}, where predictions would overflow; divide y by a constant before")
         mean, spread = moments(targets)
-        self._train(X, (targets - mean) / spread, targets.shape[1], "mse")
+        self._train(X, (targets - mean) / spread, targets.shape[1], "column of y", "mse")
         constant = (targets == targets[0]).all(0)  # predicted as it is
         self._mean, self._spread, self._one_column = mean, torch.where(constant, 0.0, spread), y.ndim == 1
         return self

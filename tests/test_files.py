@@ -395,11 +395,11 @@ BAD_PATHS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (lambda folder: folder, "is a directory"),
     "a pipe": (lambda folder: (os.mkfifo(folder / "p"), folder / "p")[1], "is a pipe"),
     "a device": (lambda folder: "/dev/full", "is a device"),
-    "nothing": (lambda folder: "", "is a directory"),
+    "nothing": (lambda folder: "", "cannot be the name of a file"),
     "a name that is too long": (lambda folder: folder / ("x" * 300), "too long"),
     "a path that is too long": (lambda folder: str(folder) + "/x" * 3000, "too long"),
     "a file for a folder": (lambda folder: ((folder / "f").write_text(""), folder / "f" / "c")[1], "f/c cannot be written"),
-    "a zero in the name": (lambda folder: f"{folder}/a\0b", "cannot be written"),
+    "a zero in the name": (lambda folder: f"{folder}/a\0b", "cannot be the name of a file"),
     "a loop of links": (lambda folder: (os.symlink("loop", folder / "loop"), folder / "loop")[1], "cannot be written"),
     "a link to a pipe": (lambda folder: (os.mkfifo(folder / "p"), os.symlink("p", folder / "l"), folder / "l")[2], "is a pipe"),
 }

@@ -35,6 +35,10 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: i
     26
     """
     started = time.perf_counter()
+    if not callable(f):
+        raise OperandError(
+            f"check_gradients takes a function of Variables, or a Module, and then its inputs; got {f!r:.60} as the function"
+        )
     name = getattr(f, "__name__", type(f).__name__)
     if not callable(f):
         raise OperandError(f"check_gradients takes a function of Variables, or a Module, and its inputs; got {f!r:.60} as the function")

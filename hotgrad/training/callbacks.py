@@ -1,6 +1,6 @@
 """What runs after each epoch: early stopping, and the lines or the bar that `verbose` asks for.
 
-A callback is any callable `callback(model, history)`; returning True ends training. It may also have `begin(model)` and
+A callback is any callable `callback(model, history)`; returning True ends training, and False or None does not. It may also have `begin(model)` and
 `end(model, history)`, called before the first and after the last epoch, and `state_dict()` with `load_state_dict(state)`,
 through which a checkpoint and the return to an epoch's start cover it; its state is of tensors, numbers, strings, lists, dicts.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hotgrad.checks import flag, whole_number
+from hotgrad.checks import finite_number, flag, shown, whole_number
 from hotgrad.errors import OperandError, SettingError
 from hotgrad.explain import nearest
 from hotgrad.training.history import History, line
@@ -34,6 +34,16 @@ def check_callbacks(callbacks: Any) -> Sequence[Callable[..., Any]]:
     return found
 
 
+def ends(callback: Any, answer: Any) -> bool:
+    """Whether what a callback returned ends training. Raises OperandError unless it is True, False or None."""
+    if answer is not None and type(answer).__name__ not in ("bool", "bool_"):  # as numpy calls its own
+        raise OperandError(
+            f"the callback {getattr(callback, '__qualname__', type(callback).__qualname__)} returned {shown(answer)}; "
+            "return True to end training, and False or nothing to go on"
+        )
+    return bool(answer)
+
+
 class EarlyStopping:
     """Ends training when `monitor` has not improved by more than `min_delta` for `patience` epochs.
 
@@ -51,9 +61,7 @@ class EarlyStopping:
     def __init__(self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True) -> None:
         self.monitor = monitor
         self.patience = whole_number("patience", patience, 0)
-        if not min_delta >= 0:
-            raise SettingError(f"min_delta must not be negative; got {min_delta!r}")
-        self.min_delta = min_delta
+        self.min_delta = finite_number("min_delta", min_delta)
         self.restore_best = flag("restore_best", restore_best)
         self.begin(None)
 

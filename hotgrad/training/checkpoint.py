@@ -41,6 +41,7 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], subject: Subject, given: Fingerprint) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise OperandError(f"checkpoint must be the path of a file; got {path!r:.60}")
+        try_writing(path)
         self.path, self.subject = Path(path), subject
         self.fingerprint: Fingerprint = {**subject.found, **given}
         self.engine = ""
@@ -49,7 +50,6 @@ class Checkpoint:
         self._moved: dict[str, dict[str, str | None]] = {}
         self._stored: dict[str, Any] | None = None
         self._mark = NO_FILE
-        try_writing(self.path)
         if os.path.exists(path):
             found = identity(os.stat(self.path))
             self._stored = read(self.path, KIND, _FIELDS)

@@ -110,6 +110,11 @@ def _read(data: Any) -> Tensor:
     """A tensor of the numbers as they are, floats of lists in float64."""
     if is_frame(data):
         return from_frame(data)
+    if isinstance(data, (Dataset, DataLoader)):
+        raise OperandError(
+            f"a {type(data).__name__} of (input, target) pairs is read by fit, score and evaluate; here give the inputs alone, for example "
+            + ("torch.cat([x for x, y in loader])" if isinstance(data, DataLoader) else "torch.stack([x for x, y in dataset])")
+        )
     if hasattr(data, "toarray"):
         raise OperandError(f"{type(data).__name__} is a sparse matrix; convert it with toarray()")
     if isinstance(data, (list, tuple)) and data and getattr(data[0], "shape", ()):

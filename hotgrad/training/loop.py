@@ -14,7 +14,7 @@ import torch
 
 from hotgrad.engines.compiler import given_up
 from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
-from hotgrad.training.callbacks import Progress
+from hotgrad.training.callbacks import Progress, ends
 from hotgrad.training.checkpoint import restore_states, states_of
 from hotgrad.training.evaluation import accuracy, forward, scalar_loss
 from hotgrad.training.following import check_any, keep_up
@@ -117,7 +117,7 @@ def train(model: Any, job: Job, runner: Any) -> History:
                 for row in rows:
                     history.append(row)
                     for callback in callbacks:
-                        stopped |= bool(callback(model, history))
+                        stopped |= ends(callback, callback(model, history))
                         _settle(model, job, optimizer, callback)
                     progress.epoch(row, stopped or len(history) == job.epochs)
                 moment = _Moment(model, history, callbacks)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hotgrad.checks import seed_number, whole_number
+from hotgrad.checks import seed_number, shown, whole_number
 from hotgrad.errors import OperandError, SettingError
+from hotgrad.modules import Module
 from hotgrad.training.history import History
 from hotgrad.training.sequential import Sequential
 from hotgrad.training.threads import cores, side_by_side
@@ -33,9 +34,9 @@ def fit_many(
     >>> [len(history) for model, history in results]
     [2, 2, 2]
     """
-    if isinstance(seeds, int) and seeds > _MANY:
-        raise SettingError(f"seeds={seeds} asks for so many models; give [{seeds}] for a single one with this seed")
-    numbers = list(range(whole_number("seeds", seeds))) if isinstance(seeds, int) else [seed_number("seeds", seed) for seed in seeds]
+    numbers = _numbers(seeds)
+    if not callable(make_model) or isinstance(make_model, Module):
+        raise OperandError(f"make_model is a function that returns a new model at each call; got {shown(make_model)}")
     jobs = cores() if jobs is None else whole_number("jobs", jobs)
     for name in ("seed", "checkpoint", "optimizer", "callbacks"):
         if name in settings and (name == "seed" or settings[name]):
@@ -56,3 +57,17 @@ def fit_many(
 
     histories = side_by_side([task(model, seed) for model, seed in zip(models, numbers)], jobs, [f"seed {seed}" for seed in numbers])
     return list(zip(models, histories))
+
+
+def _numbers(seeds: Any) -> list[int]:
+    """The seeds that are meant by several, or by their number. Raises SettingError for anything else."""
+    try:
+        several = list(seeds)
+    except TypeError:  # one number
+        count = whole_number("seeds", seeds)
+        if count > _MANY:
+            raise SettingError(
+                f"seeds={shown(seeds)} asks for so many models; give [{shown(seeds)}] for a single one with this seed"
+            ) from None
+        return list(range(count))
+    return [seed_number("seeds", seed) for seed in several]
