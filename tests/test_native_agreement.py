@@ -157,3 +157,32 @@ def test_a_fault_in_any_kernel_is_refused(optimizer: Callable[[Any], Any], thoro
     natives = Native.together([step[0].code] * len(plants), options=["-O1"])
     missed = [plant for plant, native in zip(plants, natives) if "differs from replay's by" not in refusal(step, native)]
     assert not missed and len(plants) >= count > 12
+
+
+DEVIATIONS: list[tuple[str, Callable[[Any], Any]]] = [
+    ("std", lambda v: v.std()),
+    ("std of columns", lambda v: v.std(0)),
+    ("std of rows", lambda v: v.std(1, correction=0, keepdim=True)),
+    ("var", lambda v: v.var()),
+    ("var of columns", lambda v: v.var(0)),
+    ("norm", lambda v: v.norm(2, 1)),
+    ("norm 3", lambda v: v.norm(3, 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "f"), DEVIATIONS, ids=[case[0] for case in DEVIATIONS])
+def test_numbers_whose_squares_overflow_or_vanish(name: str, f: Callable[[Any], Any], thorough: bool) -> None:
+    base = torch.randn(6, 33, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def both(v: Any) -> Any:
+        y = f(v)
+        return y, hg.gradients(y.sum(), v)[0]
+
+    program = hg.capture(both, hg.Variable(base.float(), requires_grad=True))
+    replay, native = program.to("replay"), program.to("native")
+    for power in range(-40, 38) if thorough else (-40, -25, -20, 0, 18, 19, 20, 30, 37):
+        x = (base * 10.0**power).float()
+        for what, expected, got in zip(("value", "gradient"), replay(x), native(x)):
+            torch.testing.assert_close(
+                got, expected, rtol=1e-4, atol=1e-44, equal_nan=True, msg=lambda m, p=power, w=what: f"1e{p}, {w}: {m}"
+            )

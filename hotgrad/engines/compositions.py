@@ -64,22 +64,21 @@ def mean(emit: Writer, a: Value, dim: Any, keepdim: bool) -> None:
     emit.dropped(emit(Sum, a, dim=axes), Div, float(_count(a, axes)))
 
 
-def _variance(emit: Writer, a: Value, dim: Any, correction: float) -> tuple[Value, float]:
-    """The sum of squared deviations, and its divisor."""
-    axes = _axes(a, dim)
-    centre = emit(Div, emit(Sum, a, dim=axes), float(_count(a, axes)))
-    deviation = emit(Sub, a, centre)
-    return emit(Sum, emit(Mul, deviation, deviation), dim=axes), float(max(_count(a, axes) - correction, 0))
+def _variance(emit: Writer, a: Value, dim: Any, correction: float) -> Value:
+    """In double, as torch does: squares of float32 overflow and vanish where their roots, and often their mean, do not."""
+    axes, double = _axes(a, dim), torch.float64
+    centre = emit(Div, emit(Sum, a, dim=axes, dtype=double), float(_count(a, axes)), dtype=double)
+    deviation = emit(Sub, a, centre, dtype=double)
+    total = emit(Sum, emit(Mul, deviation, deviation, dtype=double), dim=axes, dtype=double)
+    return emit(Div, total, float(max(_count(a, axes) - correction, 0)), dtype=double)
 
 
 def var(emit: Writer, a: Value, dim: Any, correction: float, keepdim: bool) -> None:
-    total, divisor = _variance(emit, a, dim, correction)
-    emit.dropped(total, Div, divisor)
+    emit.dropped(_variance(emit, a, dim, correction), Cast)
 
 
 def std(emit: Writer, a: Value, dim: Any, correction: float, keepdim: bool) -> None:
-    total, divisor = _variance(emit, a, dim, correction)
-    emit.dropped(emit(Div, total, divisor), Sqrt)
+    emit.dropped(emit(Sqrt, _variance(emit, a, dim, correction), dtype=torch.float64), Cast)
 
 
 def norm(emit: Writer, a: Value, p: Any, dim: Any, keepdim: bool) -> None:
