@@ -344,7 +344,8 @@ def _order(p: Any) -> float:
 
 class Norm(Primitive):
     """The p-norm over `dim`: (sum of |a|^p)^(1/p); the largest |a| for p = inf, the smallest for -inf, the number of
-    non-zeros for 0. Where it is 0 the gradient is 0, and so, but for even p, is that of an element that is 0.
+    non-zeros for 0. Where it is 0 the gradient is 0, and so, but for even p, is that of an element that is 0. Where |a|^p overflows,
+    the gradient is NaN for p > 2, and 0 for smaller p, as torch has it.
 
     >>> hg.norm(hg.Variable([3.0, 4.0]))
     Variable(5.)
@@ -364,11 +365,15 @@ class Norm(Primitive):
         if p == 1:
             return signed(g, a)
         if math.isinf(p):
-            return signed(_extremum_rule(g, out, a.abs(), dim, True), a)
+            slope = _extremum_rule(g, out, a.abs(), dim, True)
+            return Where.apply(out != out, slope, signed(slope, a))  # the sign of NaN is 0
         if p == 2:
             return a * _over(g, out)
         nothing = out == 0
         scale = Where.apply(nothing, 1.0, out)
+        if p > 2:  # of elements that overflow it no share is known; 0 would pass for one
+            most = (torch.finfo(a.dtype).max / max(count(a, dim), 1)) ** (1 / p)
+            scale = Where.apply(Where.apply(out == math.inf, a.abs() > most, False), math.nan, scale)
         if p > 0 and p % 2 == 0:  # smooth where an element is 0, to any order
             return Where.apply(nothing, 0.0, g) * (a / scale) ** (p - 1)
         nothing = Where.apply(nothing, True, a == 0)
