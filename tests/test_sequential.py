@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +99,30 @@ def test_classify() -> None:
     assert torch.equal(one.classify(X), with_sigmoid.classify(X))
     assert torch.equal(noisy().classify(X), noisy().predict(X).argmax(1))
     assert torch.equal(Sequential(one[0], Sequential(Sigmoid())).classify(X), one.classify(X))
+
+
+@pytest.mark.parametrize("loss", ["mse", hg.nn.L1(), "huber", hg.functional.mse, "bce_with_logits"])
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_one_column_is_cut_between_the_two_targets(loss: Any, low: float, tmp_path: Path) -> None:
+    if loss == "bce_with_logits" and low:
+        low = 0.0
+    x = torch.linspace(-1, 1, 40).reshape(-1, 1)
+    labels = (x[:, 0] > 0.2).long()
+    y = torch.where(labels == 1, 1.0, low).reshape(-1, 1)
+    made = Sequential(Linear(1, 1), loss=loss, optimizer=hg.optim.SGD(lr=0.0))
+    made[0].weight.data.fill_(1.0)
+    made[0].bias.data.fill_(0.3)
+    cut = 0.0 if low or loss == "bce_with_logits" else 0.5
+    wanted = (made.predict(x)[:, 0] > cut).long()
+    right = float((wanted == labels).double().mean())
+    row = made.fit(x, y, verbose=0, validation_data=(x, y))[-1]
+    assert row["accuracy"] == row["val_accuracy"] == right == made.score(x, y) == made.evaluate(x, y)["accuracy"]
+    made.save(tmp_path / "model")
+    again = Sequential(Linear(1, 1), loss=loss, optimizer="sgd").load(tmp_path / "model")
+    for kept in (made, again, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert torch.equal(kept.classify(x), wanted)
+    made.fit(x, y if loss == "bce_with_logits" else 2.5 * y, verbose=0)  # which are no labels
+    assert torch.equal(made.classify(x), (made.predict(x)[:, 0] > 0).long())
 
 
 def test_score_refuses_the_targets_that_fit_refuses() -> None:

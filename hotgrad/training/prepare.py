@@ -9,10 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad import functional
 from hotgrad.checks import whole_number
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.files import digest
-from hotgrad.modules import GELU, BatchNorm1d, Conv2d, Dropout, Flatten, LayerNorm, Linear, Loss, Module, ReLU, Residual, Sigmoid, Tanh
+from hotgrad.modules import (
+    GELU,
+    L1,
+    MSE,
+    BatchNorm1d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Huber,
+    LayerNorm,
+    Linear,
+    Loss,
+    Module,
+    ReLU,
+    Residual,
+    Sigmoid,
+    Tanh,
+)
 from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.frames import column_names
@@ -206,13 +224,22 @@ def held_out_pair(validation_data: Any) -> tuple[Any, Any] | None:
 
 
 def threshold_of(model: Any) -> float:
-    """Where one column turns from label 0 to 1: 0.5 after a Sigmoid, else 0, the sign of the logit."""
+    """Where one column turns from label 0 to 1: 0.5 after a Sigmoid, else what the model was trained for; see `cut_of`."""
     last = model
     while True:
         inner = list(last.children()) if isinstance(last, Module) else []
         if not inner or not hasattr(last, "append"):
-            return 0.5 if isinstance(last, Sigmoid) else 0.0
+            return 0.5 if isinstance(last, Sigmoid) else model._setup.cut
         last = inner[-1]
+
+
+def cut_of(loss: Callable[..., Any], data: Data) -> float:
+    """Between the labels of one column as this loss draws the output to them: 0.5 where that is to 0 and 1 themselves, else 0, the
+    sign of a logit, and the middle of -1 and +1.
+    """
+    direct = isinstance(loss, (MSE, L1, Huber)) or any(loss is known for known in (functional.mse, functional.l1, functional.huber))
+    one = data.labels is not None and data.y.numel() == len(data.y)
+    return 0.5 if direct and one and bool(data.y.min() == 0) else 0.0
 
 
 def given(stand_in: Any, data: Data, validation: Data | None, settings: dict[str, Any]) -> dict[str, dict[str, str]]:

@@ -34,7 +34,13 @@ from hotgrad.training.state import Snapshot, checked, layout, twin
 from hotgrad.training.steps import Data, Job
 from hotgrad.training.threads import part, side_by_side
 
-_SAVED = {"state": dict, "optimizer": (str, type(None)), "axes": (int, type(None)), "columns": (list, type(None))}
+_SAVED = {
+    "state": dict,
+    "optimizer": (str, type(None)),
+    "axes": (int, type(None)),
+    "columns": (list, type(None)),
+    "cut": (float, type(None)),
+}
 
 
 class _Setup:
@@ -46,6 +52,7 @@ class _Setup:
     predictor: Predictor | None = None
     axes: int | None = None  # of the x that it was trained on
     columns: list[str] | None = None  # and their names, if it was a frame
+    cut = 0.0  # where its one column turns from one label to the other
     warned = False  # that "auto" could not take the engine that it would have chosen
 
     @contextlib.contextmanager
@@ -244,6 +251,7 @@ class Sequential(Module):
         stand_in = twin(self).use_generator(torch.Generator())  # whose draws are nobody's
         data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=2)
         stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
+        stand_in._setup.cut = prepare.cut_of(new_loss, data)
         validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
         keys = row_keys(data.labels is not None, validation is not None, validation is not None and validation.labels is not None)
         for callback in callbacks:
@@ -265,7 +273,7 @@ class Sequential(Module):
             }
             file = Checkpoint(checkpoint, subject, prepare.given(stand_in, data, validation, settings))
             engine = file.preferred(engine)
-        job = Job(data, epochs, batch_size, validation, shuffle, prepare.threshold_of(self), verbose, callbacks, file)
+        job = Job(data, epochs, batch_size, validation, shuffle, prepare.threshold_of(stand_in), verbose, callbacks, file)
         try:
             with self._setup.kept(self, new_optimizer):
                 self.use_generator(self._seeded(seed))
@@ -284,7 +292,7 @@ class Sequential(Module):
                 raise
             job.history.engine_note = "interrupted before the first step"
             return job.history
-        self._setup.axes, self._setup.columns = stand_in._setup.axes, stand_in._setup.columns
+        self._setup.axes, self._setup.columns, self._setup.cut = stand_in._setup.axes, stand_in._setup.columns, stand_in._setup.cut
         return keeping_modes(self, lambda: train(self, job, runner), signal_back())
 
     def _given_loss(self, loss: Any) -> Callable[..., Any]:
@@ -326,7 +334,7 @@ class Sequential(Module):
 
     def classify(self, x: Any, batch_size: int | None = None) -> Tensor:
         """The label of each row of `x`, int64 (n,): the column with the largest output; for one column 1 where the logit is
-        positive (above 0.5 after a Sigmoid), else 0. Raises ShapeError for outputs of more than two axes.
+        positive (above 0.5 after a Sigmoid, or if last trained on targets 0 and 1 with MSE, L1 or Huber), else 0. Raises ShapeError for outputs of more than two axes.
 
         >>> Sequential(hg.nn.Linear(2, 3)).classify([[0.0, 0.0]])
         tensor([0])
@@ -420,6 +428,7 @@ class Sequential(Module):
             self.optimizer = self.optimizer.restarted()
         self.epochs_done = 0
         self._setup.axes = self._setup.columns = None
+        self._setup.cut = 0.0
 
     # ---- files
 
@@ -439,7 +448,9 @@ class Sequential(Module):
           0  Linear(2, 3)  weight (2, 3), bias (3,)  9
         """
         name = None if self.optimizer is None else type(self.optimizer).__name__
-        write(path, "model", {"state": Snapshot(self).tree, "optimizer": name, "axes": self._setup.axes, "columns": self._setup.columns})
+        setup = self._setup
+        kept = {"axes": setup.axes, "columns": setup.columns, "cut": setup.cut}
+        write(path, "model", {"state": Snapshot(self).tree, "optimizer": name, **kept})
 
     @using
     def load(self, path: str | os.PathLike[str]) -> Sequential:
@@ -462,6 +473,7 @@ class Sequential(Module):
             raise FileError(f"{path} does not fit this model: {error}") from error
         snapshot.restore(self)
         self._setup.axes, self._setup.columns = content.get("axes"), content.get("columns")
+        self._setup.cut = content.get("cut") or 0.0
         return self
 
 
