@@ -17,13 +17,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
-from hotgrad.errors import DeclarationError, OperandError
+from hotgrad.errors import DeclarationError, DtypeError, OperandError, RuleError
 
 
 class Interval(NamedTuple):
@@ -72,7 +73,8 @@ class Primitive:
 
     Fields of a declaration (all but `forward` and the rules are optional):
 
-    - `forward(*operands, **options)`: plain tensors in, plain tensor out; options are keyword-only.
+    - `forward(*operands, **options)`: plain tensors in, plain tensor out; options are keyword-only. It may return an operand or a
+      view of one, and must not write into one: RuleError.
     - `vjps`: one rule per operand, None where the op is not differentiable; or `vjp(index, g, out, *operands, **options)`,
       one rule for ops of any number of operands. `vjp_of(*operands, **options)`, which returns `vjp(index, g, out)`, may stand
       beside it, so that what all rules need of many operands is computed once.
@@ -136,6 +138,7 @@ class Primitive:
     function: ClassVar[str]
 
     # Derived from the declaration.
+    _call: ClassVar[Callable[..., Any]]  # `forward`, with a look at what a user's one did
     operand_names: ClassVar[tuple[str, ...]]
     arity: ClassVar[int | None]  # None: any number of operands
     defaults: ClassVar[dict[str, Any]]  # every option; REQUIRED where it has no default
@@ -186,6 +189,8 @@ class Primitive:
         given = options or {}
         usual = lambda index, g, out: cls.vjp(index, g, out, *operands, **given)  # noqa: E731
         vjp = cls.vjp_of(*operands, **given) if cls.vjp_of else usual
+        if not _own(cls):
+            vjp = _checked_rule(cls, cls.operand_names[0], vjp)
         return [partial(vjp, index) for index in range(len(operands))]
 
     @classmethod
@@ -262,12 +267,71 @@ def _complete(cls: type[Primitive]) -> None:
         cls.differentiable = any(rule is not None for rule in cls.vjps)
         for name, rule in zip(cls.operand_names, cls.vjps):
             _check_rule(cls, name, rule)
+    cls._call = staticmethod(cls.forward)
+    if not _own(cls):
+        cls._call = staticmethod(_checked_forward(cls))
+        cls.rules = tuple(rule and _checked_rule(cls, name, rule) for name, rule in zip(cls.operand_names, cls.rules))
     _complete_reads(cls)
     if cls.domain and cls.arity is not None and len(cls.domain) != cls.arity:
         raise _wrong(cls, f"has {cls.arity} operands, but `domain` has {len(cls.domain)} entries")
     unknown = set(cls.options) - set(cls.defaults)
     if unknown:
         raise _wrong(cls, f"`options` names {sorted(unknown)}, but `forward` takes {sorted(cls.defaults) or 'no options'}")
+
+
+def _own(cls: type[Primitive]) -> bool:
+    """Whether the op is hotgrad's own. Its tests vouch for it, so that its calls need not be looked at."""
+    return cls.__module__.startswith("hotgrad.")
+
+
+def _flaw(value: Any, given: Sequence[Tensor]) -> str | None:
+    """What makes a tensor or Variable none to go on with, if none of those `given` is like that."""
+    tensor = value if isinstance(value, Tensor) else getattr(value, "_data", None)
+    if not isinstance(tensor, Tensor):
+        return None
+    flaws: dict[str, Callable[[Tensor], bool]] = {
+        f"layout {tensor.layout}; convert it with to_dense()": lambda t: t.layout is not torch.strided,
+        "complex data; use its real and imaginary parts": Tensor.is_complex,
+        "a tensor that requires a torch gradient; detach() it": lambda t: t.requires_grad,
+        "a tensor on the device meta, which holds no values": lambda t: t.is_meta,
+    }
+    return next((what for what, has in flaws.items() if has(tensor) and not any(map(has, given))), None)
+
+
+def _checked_forward(cls: type[Primitive]) -> Callable[..., Any]:
+    """`forward`, which must leave its operands as they are and give a tensor. Raises RuleError, or DtypeError for complex data."""
+    forward = cls.forward
+
+    def call(*operands: Any, **options: Any) -> Any:
+        tensors = [x for x in operands if isinstance(x, Tensor)]
+        versions = [None if x.is_inference() else x._version for x in tensors]
+        out = forward(*operands, **options)
+        for x, version in zip(tensors, versions):
+            if version is not None and x._version != version:
+                place = next(i for i, operand in enumerate(operands) if operand is x)
+                name = f"{cls.operand_names[0]}[{place}]" if cls.arity is None else cls.operand_names[place]
+                raise RuleError(f"{cls.name}: forward wrote into its operand {name}; compute a new tensor")
+        flaw = _flaw(out, tensors) if isinstance(out, Tensor) else type(out).__name__
+        if flaw is not None:
+            kind = DtypeError if flaw.startswith("complex") else RuleError
+            raise kind(f"{cls.name}: forward returned {flaw}; it must return a plain tensor of real numbers")
+        return out
+
+    return call
+
+
+def _checked_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule whose result must be a tensor, or a number. Raises RuleError."""
+
+    @wraps(rule, updated=())
+    def checked(*args: Any, **options: Any) -> Any:
+        result = rule(*args, **options)
+        flaw = _flaw(result, [t for x in args[:2] if isinstance(t := getattr(x, "_data", x), Tensor)])
+        if flaw is not None:
+            raise RuleError(f"{cls.name}: the rule for {operand} returned {flaw}")
+        return result
+
+    return checked
 
 
 def _check_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any] | None) -> None:

@@ -131,7 +131,7 @@ def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, 
     try:
         if numbers:
             values = as_operands(op, values)
-        out = op.forward(*values) if options is None else op.forward(*values, **options)
+        out = op._call(*values) if options is None else op._call(*values, **options)
         if raw or op.plain:
             return out
         if recorded and state.recording and op.differentiable and out.dtype.is_floating_point:
@@ -145,7 +145,7 @@ def _general(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, 
 
 def _unary(op: type[Primitive]) -> Callable[..., Any]:
     """The call of an op of one operand; `options` are complete, None for an op without."""
-    forward, usual = op.forward, op.defaults
+    forward, usual = op._call, op.defaults
     (keep,), keep_out = op.keeps((True,))
     variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record
     sequence, mode, no_sink = next_sequence, MODE.get, NO_SINK
@@ -211,7 +211,7 @@ def _unary(op: type[Primitive]) -> Callable[..., Any]:
 
 def _binary(op: type[Primitive]) -> Callable[..., Any]:
     """The call of an op of two operands without options."""
-    forward = op.forward
+    forward = op._call
     # what to keep when only a, only b, or both need a gradient
     plans = (None, *(op.keeps(needed) for needed in ((True, False), (False, True), (True, True))))
     variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record

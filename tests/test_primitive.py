@@ -488,3 +488,101 @@ def test_an_operator_gives_augmented_assignment_too() -> None:
     alias = v
     v %= torch.tensor([3.0, 4.0])  # type: ignore[operator]
     assert alias.tolist() == [2.0, 3.0]
+
+
+# ---- what a user's forward and rules did is looked at, at each call
+
+
+def declared(forward: Any, rule: Any = lambda g, out, a: g, **fields: Any) -> Any:
+    members = {"__doc__": "One.", "forward": staticmethod(forward), "vjps": (rule,), **fields}
+    return type("Looked", (hg.Primitive,), members, register=False)
+
+
+def calls(op: Any, *operands: Any) -> Iterator[Callable[[], Any]]:
+    """The ways to call it: recorded, not recorded, plain, in a capture."""
+    yield lambda: op.apply(*[Variable(x.clone(), requires_grad=True) for x in operands])
+    yield lambda: op.apply(*[Variable(x.clone()) for x in operands])
+    yield lambda: op.apply(*[x.clone() for x in operands])
+    yield lambda: hg.capture(op.apply, *[x.clone() for x in operands])
+
+
+ONES = torch.tensor([1.0, -2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda a: a.mul_(2), lambda a: a.mul_(2) * 1, lambda a: a.clamp_(min=0) + 1, torch.Tensor.neg_, lambda a: a[:1].zero_()],
+)
+def test_a_forward_that_writes_into_its_operand_is_refused(forward: Any) -> None:
+    for call in calls(declared(forward), ONES):
+        with pytest.raises(hg.RuleError, match=r"Looked: forward wrote into its operand a; compute a new tensor"):
+            call()
+
+
+def test_the_operand_that_forward_wrote_into_is_named() -> None:
+    both = (lambda g, out, a, b: g,) * 2
+    for call in calls(declared(lambda a, b: a + b.mul_(2), vjps=both), ONES, ONES):
+        with pytest.raises(hg.RuleError, match="operand b;"):
+            call()
+    members = {"__doc__": "Any.", "forward": staticmethod(lambda *xs: xs[0] + xs[2].mul_(2)), "vjp": lambda index, g, out, *xs: g}
+    several = type("Several", (hg.Primitive,), members, register=False)
+    for call in calls(several, ONES, ONES, ONES):
+        with pytest.raises(hg.RuleError, match=r"Several: forward wrote into its operand xs\[2\]"):
+            call()
+    scaled = declared(lambda a, *, by=2: a.mul_(by), lambda g, out, a, by: g * by)
+    with pytest.raises(hg.RuleError, match="operand a;"):
+        scaled.apply(Variable(ONES.clone()), by=3)
+
+
+@pytest.mark.parametrize(
+    "forward, error, said",
+    [
+        (lambda a: None, hg.RuleError, "NoneType"),
+        (lambda a: (a, a), hg.RuleError, "tuple"),
+        (lambda a: 2.0, hg.RuleError, "float"),
+        (lambda a: np.ones(3), hg.RuleError, "ndarray"),
+        (lambda a: Variable([1.0]), hg.RuleError, "Variable"),
+        (lambda a: (a * 1).requires_grad_(), hg.RuleError, "requires a torch gradient"),
+        (lambda a: a * 1j, hg.DtypeError, "complex"),
+        (lambda a: torch.ones(3, device="meta"), hg.RuleError, "meta"),
+        (torch.Tensor.to_sparse, hg.RuleError, "sparse"),
+    ],
+)
+def test_a_forward_that_gives_no_plain_tensor_is_refused(forward: Any, error: type[Exception], said: str) -> None:
+    for call in calls(declared(forward), ONES):
+        with pytest.raises(error, match=f"(?s)Looked: forward returned .*{said}"):
+            call()
+
+
+@pytest.mark.parametrize("forward", [lambda a: a, lambda a: a[...], lambda a: a.detach()])
+def test_a_forward_may_give_its_operand_or_a_view(forward: Any) -> None:
+    op = declared(forward)
+    for call in list(calls(op, ONES))[:3]:
+        assert call().tolist() == ONES.tolist()
+    assert hg.capture(op.apply, ONES)(ONES * 2).tolist() == (ONES * 2).tolist()
+
+
+@pytest.mark.parametrize(
+    "result, said",
+    [
+        (lambda: torch.ones(3, requires_grad=True), "requires a torch gradient"),
+        (lambda: torch.ones(3, device="meta"), "meta"),
+        (lambda: torch.ones(3).to_sparse(), "sparse"),
+        (lambda: torch.ones(3) * 1j, "complex"),
+        (lambda: Variable(torch.ones(3, device="meta")), "meta"),
+    ],
+)
+def test_a_rule_that_gives_no_plain_tensor_is_refused(result: Any, said: str) -> None:
+    members = {"__doc__": "Any.", "forward": staticmethod(lambda *xs: xs[0] * 2), "vjp": lambda index, g, out, *xs: result()}
+    for op in declared(lambda a: a * 2, lambda g, out, a: result()), type("Several", (hg.Primitive,), members, register=False):
+        for create_graph in (False, True):
+            x = Variable(ONES.clone(), requires_grad=True)
+            with pytest.raises(hg.RuleError, match=f"{op.name}: the rule for (a|xs).* returned .*{said}"):
+                op.apply(x).sum().backward(create_graph=create_graph)
+            assert x.grad is None
+
+
+def test_what_holds_no_values_may_give_the_same() -> None:
+    x = Variable(torch.ones(3, device="meta"), requires_grad=True)
+    declared(lambda a: a * 2, lambda g, out, a: g * 2).apply(x).backward(torch.ones(3, device="meta"))
+    assert x.grad.is_meta

@@ -407,7 +407,7 @@ class Trace:
             if op.__module__.startswith("hotgrad."):
                 out = op.forward(*tensors, **(options or {}))
             else:
-                out, drawn = draws(lambda: op.forward(*tensors, **(options or {})))
+                out, drawn = draws(lambda: op._call(*tensors, **(options or {})))
             if out.is_complex():
                 raise DtypeError("complex data is not supported. Use its real and imaginary parts")
         except Exception as error:
