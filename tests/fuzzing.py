@@ -451,7 +451,8 @@ def _fit(outcome: Outcome, name: str, case: Case, each: Fit, model: Any, engine:
         callbacks.append(Watching(each.events, seen))
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "EarlyStopping.*the layers have changed", RuntimeWarning)
             history = model.fit(
                 x, y, each.epochs, None if case.optimizer in FULL else case.batch, seed=each.seed, shuffle=each.shuffle, engine=engine,
                 verbose=each.verbose, validation_data=case.data(5) if each.validation else None, callbacks=callbacks,

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from hotgrad.checks import finite_number, flag, shown, whole_number
 from hotgrad.errors import OperandError, SettingError
-from hotgrad.explain import nearest
+from hotgrad.explain import nearest, warn
 from hotgrad.training.history import History, line
 from hotgrad.training.state import Snapshot
 
@@ -48,7 +48,8 @@ class EarlyStopping:
     """Ends training when `monitor` has not improved by more than `min_delta` for `patience` epochs.
 
     `monitor` is a key of the History; accuracies are to grow, everything else is to fall. With `restore_best` the model, its
-    optimizer and its generator end as they were after the best epoch, also if training ends for another reason.
+    optimizer and its generator end as they were after the best epoch, also if training ends for another reason. Where another
+    callback changes the layers, so that the best weights no longer fit, it warns (RuntimeWarning) and starts anew with the next epoch.
     `best` and `best_epoch` tell which that was. Raises SettingError for a negative or fractional patience, and in `fit`, before
     anything changes, for a monitor that the History will not have.
 
@@ -75,6 +76,8 @@ class EarlyStopping:
     def __call__(self, model: Any, history: History) -> bool:
         row = history[-1]
         self.check(row)
+        if self._outgrown(model, history):
+            return False
         value = row[self.monitor]
         sign = -1 if "accuracy" in self.monitor else 1
         if not math.isnan(value) and (self.best is None or sign * (self.best - value) > self.min_delta):
@@ -98,8 +101,20 @@ class EarlyStopping:
 
     def end(self, model: Any, history: History) -> None:
         """Bring back the best epoch's state."""
-        if self._snapshot is not None and self.best_epoch != history[-1]["epoch"]:
+        if self._snapshot is not None and self.best_epoch != history[-1]["epoch"] and not self._outgrown(model, history):
             self._snapshot.restore(model)
+
+    def _outgrown(self, model: Any, history: History) -> bool:
+        """Forget, with a warning, the best weights if they no longer fit the model."""
+        if self._snapshot is None or self._snapshot.fits(model):
+            return False
+        warn(
+            f"{self!r}: the layers have changed, so that the best weights so far, of epoch {self.best_epoch}, do not fit the model after "
+            f"epoch {history[-1]['epoch']}; they are forgotten, and epochs count anew from the next one",
+            RuntimeWarning,
+        )
+        self.begin(model)
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the best value so far, its epoch, the epochs waited, the best state."""

@@ -12,9 +12,10 @@ from hotgrad.checks import whole_number
 from hotgrad.errors import EngineWarning, FileError, OperandError
 from hotgrad.explain import warn
 from hotgrad.files import NO_FILE, Mark, identity, plain, read, try_writing, write
-from hotgrad.training.fingerprint import PYTHON, Fingerprint, Subject, changes, differences
+from hotgrad.training.fingerprint import PYTHON, Fingerprint, Section, Subject, changes, differences
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot, checked
+from hotgrad.training.structure import parameters_of, restructured, structure
 
 KIND = "checkpoint"
 SECONDS = 1.0  # between two writings at epoch ends
@@ -36,6 +37,7 @@ class Checkpoint:
     Reading happens at once: an existing file that is broken, or whose fingerprint differs, raises FileError with the list of
     differences before anything has changed, and so does a path that cannot be written. An object may change itself while it is trained with, as one that counts its calls:
     it may look as when the training started, in a new process, or as when the file was last written, in the same one.
+    Layers must be those that it had in the end, callbacks having changed some.
     """
 
     def __init__(self, path: str | os.PathLike[str], subject: Subject, given: Fingerprint) -> None:
@@ -48,6 +50,7 @@ class Checkpoint:
         self.stopped = False
         self._written = -SECONDS
         self._moved: dict[str, dict[str, str | None]] = {}
+        self._structure: Section = {}  # of the model at the end of the last epoch
         self._stored: dict[str, Any] | None = None
         self._mark = NO_FILE
         if os.path.exists(path):
@@ -100,9 +103,15 @@ class Checkpoint:
         if the state of a callback is nothing that a file can hold.
         """
         plain(states_of(callbacks), "the state of a callback")
-        stored = self._stored
+        stored, self._structure = self._stored, structure(model)
         if stored is None:
             return
+        changed = restructured(stored.get("structure", self._structure), self._structure)
+        if changed:
+            raise FileError(
+                f"the checkpoint {self.path} does not fit these layers, since layers changed during that training: {'; '.join(changed)}. "
+                "Build the model with the layers that it had in the end, then resume; or remove the file to start anew"
+            )
         before = Snapshot(model)
         try:
             rows = _rows(stored["history"], stored["state"])
@@ -120,14 +129,23 @@ class Checkpoint:
         if not history:
             return
         if last:
-            self._moved = changes(self.fingerprint, {**self.fingerprint, **self.subject.look()})
+            self._look()
         content = {"engine": self.engine, "state": snapshot.tree, "history": [dict(row) for row in history]}
-        content |= {"fingerprint": self.fingerprint, "moved": self._moved, "python": PYTHON}
+        content |= {"fingerprint": self.fingerprint, "moved": self._moved, "python": PYTHON, "structure": self._structure}
         self._mark = write(self.path, KIND, {**content, "callbacks": states, "stopped": self.stopped}, over=self._mark)
         self._written = time.monotonic()
 
+    def _look(self) -> None:
+        """Take note of what the subject has moved to."""
+        now = {**self.subject.look(), "parameters": parameters_of(self.subject.model)}
+        self._moved = changes(self.fingerprint, {**self.fingerprint, **now})
+
     def epoch_done(self, snapshot: Snapshot, history: History, states: list[Any]) -> None:
         """Replace the file unless that was done within the last second."""
+        found = structure(self.subject.model)
+        if found != self._structure:
+            self._structure = found
+            self._look()
         if time.monotonic() - self._written >= SECONDS:
             self.write(snapshot, history, states, last=False)
 

@@ -39,6 +39,7 @@ from hotgrad.training.metrics import columns_of, labels_of
 from hotgrad.training.predictor import trial
 from hotgrad.training.state import twin
 from hotgrad.training.steps import Data
+from hotgrad.training.structure import parameters_of
 from hotgrad.variable import Variable, wrap
 
 USED = 16  # rows outside of training from which on it is judged whether their differences are lost
@@ -244,10 +245,6 @@ def cut_of(loss: Callable[..., Any], data: Data) -> float:
 
 def given(stand_in: Any, data: Data, validation: Data | None, settings: dict[str, Any]) -> dict[str, dict[str, str]]:
     """The sections of a fingerprint that do not change while training: shapes, data and settings. `stand_in`: the model with its lazy layers sized."""
-    parameters = {
-        name: f"{tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}{'' if p.requires_grad else ' frozen'}"
-        for name, p in stand_in.named_parameters()
-    }
     plain = {
         "x": f"shape {tuple(data.x.shape)}, hash {digest(data.x)}",
         "y": f"shape {tuple(data.y.shape)}, hash {digest(data.y)}",
@@ -255,4 +252,4 @@ def given(stand_in: Any, data: Data, validation: Data | None, settings: dict[str
         "validation data": None if validation is None else digest(validation.x, validation.y),
         **settings,
     }
-    return {"parameters": parameters, **{name: {"": str(value)} for name, value in plain.items()}}
+    return {"parameters": parameters_of(stand_in), **{name: {"": str(value)} for name, value in plain.items()}}

@@ -215,6 +215,7 @@ class Sequential(Module):
         the same run: layers, loss, optimizer and callbacks with a `state_dict` are compared with all that they depend on, code,
         closures and attributes included, data and settings too; a RuntimeWarning names what cannot be compared. Besides model,
         optimizer and generator it keeps what callbacks give as their `state_dict`, and nothing that a loss or layer counts by itself.
+        Where a callback changes layers, the model that resumes needs those of the end.
 
         A second `fit` goes on where the first ended. Parameters that the model has got meanwhile are trained too, unless the optimizer
         was given its parameters: then SettingError names those it lacks, frozen ones aside. Ctrl-C ends between two steps and returns

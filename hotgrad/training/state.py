@@ -85,6 +85,11 @@ class Snapshot:
             "epochs": of.epochs_done,
         }
 
+    def fits(self, model: Any) -> bool:
+        """Whether the model has the Parameters and buffers of then, by name and shape."""
+        then, now = ({name: value.shape for name, value in state.items()} for state in (self.tree["model"], model._state()))
+        return then == now
+
     def restore(self, model: Any) -> None:
         """Put the state back, in place. An optimizer that had no parameters yet is replaced by a fresh one."""
         model.load_state_dict(self.tree["model"])
