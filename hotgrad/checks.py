@@ -13,8 +13,8 @@ from torch import Tensor
 from hotgrad.errors import SettingError
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`. Raises SettingError for anything else, True and 2.0 included.
+def whole_number(name: str, value: Any, least: int = 1, most: int = 2**63 - 1) -> int:
+    """`value` as an int from `least` to `most`, by default all that torch can count. Raises SettingError for anything else, True and 2.0 included.
 
     >>> whole_number("epochs", 3)
     3
@@ -25,6 +25,8 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         number = least - 1
     if isinstance(value, bool) or number < least:
         raise SettingError(f"{name} must be a whole number of at least {least}; got {shown(value)}")
+    if number > most:
+        raise SettingError(f"{name} must be from {least} to 2**{most.bit_length()} - 1; got {shown(value)}")
     return number
 
 
@@ -34,10 +36,7 @@ def seed_number(name: str, value: Any) -> int:
     >>> seed_number("seed", 3)
     3
     """
-    number = whole_number(name, value, 0)
-    if number >= 2**64:
-        raise SettingError(f"{name} must be from 0 to 2**64 - 1; got {shown(value)}")
-    return number
+    return whole_number(name, value, 0, 2**64 - 1)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -116,6 +116,8 @@ def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any],
         return SettingError(f"{call}; {said}")
     if isinstance(error, RuntimeError) and any(word in lowered for word in ("size", "shape", "dimension", "allocate memory")):
         return ShapeError(f"{call}; {said}")
+    if isinstance(error, OverflowError) and any(isinstance(v, int) and abs(v) >= 2**63 for v in (*values, *options.values())):
+        return SettingError(f"{call}; {said}")
     if not op.__module__.startswith("hotgrad."):  # what a user's forward raises is the user's
         return error
     if isinstance(error, OverflowError) or "overflow" in lowered:
@@ -138,6 +140,13 @@ def _explain_matmul(call: str, a: tuple[int, ...], b: tuple[int, ...], error: Ex
     except RuntimeError:
         return ShapeError(f"{call}; the leading (batch) axes {a[:-2]} and {b[:-2]} do not broadcast")
     return DtypeError(f"{call}; {str(error).splitlines()[0]}. Cast one with to(dtype)")
+
+
+def several(what: str, values: Any) -> tuple[Any, ...]:
+    """`values`, which `what` names, as a tuple."""
+    if not isinstance(values, Iterable):
+        raise OperandError(f"{what} must be a Variable or several; got {values!r:.60}")
+    return tuple(values)
 
 
 def check_like(what: str, value: Any, like: Tensor) -> None:

@@ -41,9 +41,9 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 def check_reduction(reduction: str) -> str:
     """`reduction` if there is one of that name. Raises SettingError."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise SettingError(
-            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}{nearest(reduction, REDUCTIONS)}"
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r:.60}{nearest(reduction, REDUCTIONS)}"
         )
     return reduction
 

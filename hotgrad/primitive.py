@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from types import MappingProxyType
@@ -274,6 +275,7 @@ def _complete(cls: type[Primitive]) -> None:
     _complete_reads(cls)
     if cls.domain and cls.arity is not None and len(cls.domain) != cls.arity:
         raise _wrong(cls, f"has {cls.arity} operands, but `domain` has {len(cls.domain)} entries")
+    _check_native(cls)
     unknown = set(cls.options) - set(cls.defaults)
     if unknown:
         raise _wrong(cls, f"`options` names {sorted(unknown)}, but `forward` takes {sorted(cls.defaults) or 'no options'}")
@@ -332,6 +334,13 @@ def _checked_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any]) 
         return result
 
     return checked
+
+
+def _check_native(cls: type[Primitive]) -> None:
+    if not isinstance(cls.native, str):
+        raise _wrong(cls, f"`native` must be a C expression, in which {{a}} stands for the operand a; got {cls.native!r:.60}")
+    if re.search("[{}]", re.sub(r"{\w+}", "", cls.native)):
+        raise _wrong(cls, f"`native` must have each name in a pair of braces, as {{a}}; got {cls.native!r:.60}")
 
 
 def _check_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any] | None) -> None:

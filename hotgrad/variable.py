@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hotgrad.arrays import is_numpy, read
 from hotgrad.errors import DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
-from hotgrad.explain import check_like, describe, operand_name, rule_failed, written
+from hotgrad.explain import check_like, describe, operand_name, rule_failed, several, written
 from hotgrad.methods import WRITERS, Methods, counterpart
 from hotgrad.primitive import Primitive
 from hotgrad.records import MADE, NO_SINK, NO_SINKS, Node, Record, Sink, enable_grad, no_grad, state
@@ -307,7 +307,7 @@ class Variable(Methods):
             # no TypeError: of `t += v` Python would make `t = t + v`
             raise TapeError(f"torch's {name!r} cannot write a Variable into a tensor; compute a new value, as in t = t + v")
         function = counterpart(func)
-        options = {option: value for option, value in (kwargs or {}).items() if (option, value) not in _TORCH_DEFAULTS}
+        options = {"dim" if k == "axis" else k: value for k, value in (kwargs or {}).items() if (k, value) not in _TORCH_DEFAULTS}
         try:
             return function(*args, **options)
         except TypeError as error:
@@ -383,8 +383,8 @@ def gradients(
     >>> first.item(), second.item()
     (12.0, 12.0)
     """
-    roots = (outputs,) if isinstance(outputs, Variable) else tuple(outputs)
-    targets = (inputs,) if isinstance(inputs, Variable) else tuple(inputs)
+    roots = (outputs,) if isinstance(outputs, Variable) else several("gradients: outputs", outputs)
+    targets = (inputs,) if isinstance(inputs, Variable) else several("gradients: inputs", inputs)
     seeds = (gradients,) if isinstance(outputs, Variable) else (None,) * len(roots) if gradients is None else tuple(gradients)
     if len(seeds) != len(roots):
         raise ShapeError(f"gradients must have one entry per output; got {len(seeds)} for {len(roots)} outputs")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,11 @@ def op(reads: Any = None, *rules: Any, **fields: Any) -> Any:
     if reads is not None:
         body["reads"] = reads
     return type("Declared", (hg.Primitive,), body, register=False)
+
+
+def scaled() -> Any:
+    body = {"forward": staticmethod(lambda a, *, k: a * k), "vjps": (lambda g, out, a, k: g * k,)}
+    return type("Scaled", (hg.Primitive,), body, register=False)
 
 
 def redeclare_mul() -> Any:
@@ -167,7 +173,21 @@ CASES: list[Case] = [
     ("condition of floats", lambda e: hg.where(torch.ones(3), e.x, 0.0), hg.HotgradError, TypeError, r"Where.*condition = float32\(3,\)"),
     ("pad mode", lambda e: e.x.pad((1, 1), "reflect"), hg.OperandError, TypeError, "Pad.*'constant'; got 'reflect'"),
     ("norm order", lambda e: e.x.norm("nuc"), hg.OperandError, TypeError, "Norm.*'nuc'"),
+    ("an axis that is a class", lambda e: e.m.flatten(int), hg.OperandError, TypeError, "an axis must be an integer; got <class 'int'>"),
+    ("axis of strings", lambda e: e.m.transpose(0, np.array(["a"])), hg.OperandError, TypeError, "an axis must be an integer"),
+    ("axis of a matrix", lambda e: e.m.squeeze(np.ones((2, 2))), hg.OperandError, TypeError, "an axis must be an integer"),
+    ("new axis of no integer", lambda e: e.m.unsqueeze(int), hg.OperandError, TypeError, "an axis must be an integer"),
+    ("gradients of nothing", lambda e: hg.gradients(e.x.sum(), None), hg.OperandError, TypeError, "gradients: inputs must be a Variable or several; got None"),
+    ("gradients of a number", lambda e: hg.gradients(3, e.x), hg.OperandError, TypeError, "gradients: outputs must be a Variable or several; got 3"),
+    ("rate of a matrix", lambda e: hg.optim.SGD(lr=torch.ones(2, 2)), hg.SettingError, ValueError, "lr must be a finite number"),
+    ("complex rate", lambda e: hg.optim.SGD(lr=torch.tensor(1j)), hg.SettingError, ValueError, "lr must be a finite number"),
+    ("reduction of an array", lambda e: hg.CrossEntropy(np.ones((2, 2))), hg.SettingError, ValueError, "reduction must be one of"),
+    ("reduction of a tensor", lambda e: hg.MSE(torch.ones(2, 2)), hg.SettingError, ValueError, "reduction must be one of"),
+    ("layer beyond count", lambda e: hg.Linear(2**70), hg.SettingError, ValueError, "out_features must be from 1 to 2"),
+    ("option beyond count", lambda e: scaled().apply(e.x, k=10**30), hg.SettingError, ValueError, r"Scaled: got a = float32\(3,\), k=10000"),
     # primitives: declarations
+    ("native of a number", lambda e: op(native=5), hg.DeclarationError, TypeError, "`native` must be a C expression.*got 5"),
+    ("native with a brace", lambda e: op(native="{a"), hg.DeclarationError, TypeError, "`native` must have each name in a pair of braces"),
     ("no forward", lambda e: type("P", (hg.Primitive,), {"vjps": (None,)}), hg.DeclarationError, TypeError, r"test_errors\.P: declares no `forward`"),
     ("no rules", lambda e: type("P", (hg.Primitive,), {"forward": staticmethod(lambda a: a)}), hg.DeclarationError, TypeError, "no gradient rules; give `vjps`"),
     ("too many rules", lambda e: op(None, lambda g, out, a: g, lambda g, out, a: g), hg.DeclarationError, TypeError, r"1 operands \(a\).*as many rules"),

@@ -289,6 +289,12 @@ def test_torch_functions_dispatch(function: Callable[[Any], Any]) -> None:
     torch.testing.assert_close(x.grad, t.grad)
 
 
+def test_torchs_axis_is_its_dim() -> None:
+    a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    assert torch.cat([a, b], axis=0).tolist() == [1.0, 2.0, 3.0, 4.0]  # type: ignore[call-overload]
+    assert torch.sum(torch.stack([a, b], 0), axis=1).tolist() == [3.0, 7.0]  # type: ignore[call-overload]
+
+
 def test_where_on_a_tensor_takes_its_operands_as_torch_does() -> None:
     """`input.where(condition, other)`, and `torch.where(condition, input, other)`."""
     condition, t = torch.tensor([True, False]), torch.tensor([3.0, 4.0])

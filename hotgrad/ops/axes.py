@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import Tensor
@@ -11,9 +12,14 @@ from hotgrad.errors import AxisError, OperandError
 
 def normal_axis(axis: Any, ndim: int) -> int:
     """`axis` counted from the front. Raises AxisError out of range, OperandError if it is no integer."""
-    if isinstance(axis, (bool, Tensor)) or not hasattr(axis, "__index__"):  # torch 2.6 takes an axis in a tensor for something else
-        raise OperandError(f"an axis must be an integer; got {axis!r}")
-    axis = axis.__index__()
+    try:
+        # torch 2.6 takes an axis in a tensor for something else
+        number = None if isinstance(axis, (bool, Tensor)) else operator.index(axis)
+    except TypeError:
+        number = None
+    if number is None:
+        raise OperandError(f"an axis must be an integer; got {axis!r:.60}")
+    axis = number
     if not -max(ndim, 1) <= axis < max(ndim, 1):
         allowed = f"{-ndim} to {ndim - 1}" if ndim else "-1 or 0, meaning the scalar itself"
         raise AxisError(f"axis {axis} is out of range: with {ndim} axes it may be {allowed}")

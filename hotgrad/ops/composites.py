@@ -63,7 +63,7 @@ def squeeze(a: Any, dim: int | tuple[int, ...] | None = None) -> Any:
     torch.Size([3, 1])
     """
     a = _array(a)
-    axes = range(a.ndim) if dim is None else () if dim == () else normal_axes(dim, a.ndim)
+    axes = range(a.ndim) if dim is None else () if isinstance(dim, tuple) and not dim else normal_axes(dim, a.ndim)
     return Reshape.apply(a, tuple(n for i, n in enumerate(a.shape) if n != 1 or i not in axes))
 
 

@@ -64,7 +64,7 @@ def _numbers(seeds: Any) -> list[int]:
     try:
         several = list(seeds)
     except TypeError:  # one number
-        count = whole_number("seeds", seeds)
+        count = whole_number("seeds", seeds, most=2**128 - 1)  # told below of too many
         if count > _MANY:
             raise SettingError(
                 f"seeds={shown(seeds)} asks for so many models; give [{shown(seeds)}] for a single one with this seed"
