@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,35 @@ def test_everything_is_as_before(name: str, count: Callable[[int, int], int]) ->
         claims._held.clear()  # of dead trainings
         at += 1 if lines < most else max(1, at // most)  # then ever more sparsely
     assert lines >= 5
+
+
+@pytest.mark.parametrize("engine", ["replay", "native"])
+@pytest.mark.parametrize("stepping", [False, True])
+def test_a_program_can_be_called_after_each(engine: str, stepping: bool) -> None:
+    w = hg.Parameter([1.0, 2.0])
+    optimizer = hg.optim.SGD([w], lr=0.0)
+
+    def f(x: Any) -> Any:
+        loss = (w * x).sum()
+        if stepping:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss
+
+    program = hg.capture(f, torch.ones(2)).to(engine)
+    program(torch.ones(2))
+    at, results = 1, []
+
+    def call() -> None:
+        results.append(program(torch.ones(2)).item())
+
+    while interrupted(lambda: program(torch.ones(2)), at, ()):
+        for other in (call, call):  # on other threads, for which a lock that is still held would be one
+            thread = threading.Thread(target=other, daemon=True)
+            thread.start()
+            thread.join(10)
+            assert not thread.is_alive(), f"the program hangs after the line numbered {at}"
+        call()
+        at += 1
+    assert at > 15 and results == [3.0] * (3 * at - 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from hotgrad.program import storage
 from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
+from hotgrad.records import surely
 from hotgrad.variable import Variable, as_tensor
 
 ENGINES: dict[str, Any] = {"replay": Replay, "native": Native}
@@ -50,7 +52,7 @@ class Program:
         self._kept: list[Tensor] | None = None
         # the engine's memory serves one run at a time; and where runs leave something behind, all Programs made of one capture share that
         lasting = found.hooks or any(state.update is not None for state in self.code.states)
-        self._lock = found.lock if lasting else threading.Lock()
+        self._lock = found.lock if lasting else threading.RLock()
 
     def to(self, engine: str, fuse: bool = True) -> Program:
         """The same program on another engine, "replay" or "native".
@@ -87,21 +89,31 @@ class Program:
         return [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in self.code.outputs]
 
     def _run(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
-        with self._lock:
-            changed = self._captured.changed()
-            if changed:
-                raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
-            tensors = self._checked(inputs)
-            self._captured.begin()
-            runner = self._start()
-            outputs = self._fresh() if outputs is None else outputs
-            numbers = [number for hook in self._captured.hooks for number in hook.next()]
-            draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in self.code.draws]
-            for draw, tensor in zip(self.code.draws, draws):
-                draw.fill(tensor[0])
-            runner.many(tensors, None, 1, torch.tensor([numbers], dtype=torch.float64), draws, outputs)
-            for hook in self._captured.hooks:
-                hook.done()
+        def run() -> list[Tensor]:
+            self._lock.acquire()
+            return self._alone(inputs, outputs)
+
+        return surely(run, self._unlock)  # a `with` block may be left by Ctrl-C before it releases
+
+    def _unlock(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is not this thread's
+            self._lock.release()
+
+    def _alone(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
+        changed = self._captured.changed()
+        if changed:
+            raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
+        tensors = self._checked(inputs)
+        self._captured.begin()
+        runner = self._start()
+        outputs = self._fresh() if outputs is None else outputs
+        numbers = [number for hook in self._captured.hooks for number in hook.next()]
+        draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in self.code.draws]
+        for draw, tensor in zip(self.code.draws, draws):
+            draw.fill(tensor[0])
+        runner.many(tensors, None, 1, torch.tensor([numbers], dtype=torch.float64), draws, outputs)
+        for hook in self._captured.hooks:
+            hook.done()
         return [output[0] for output in outputs]
 
     def _checked(self, inputs: tuple[Any, ...]) -> list[Tensor]:

@@ -36,7 +36,7 @@ class Captured:
     versions: list[tuple[Tensor, int]]
     memory: list[tuple[Any, str, Tensor]]
     dtype: torch.dtype | None = field(default_factory=torch.get_default_dtype)  # torch's default; None if nothing depends on it
-    lock: Any = field(default_factory=threading.Lock)  # for what runs change
+    lock: Any = field(default_factory=threading.RLock)  # for what runs change
 
     def __post_init__(self) -> None:
         self._data = [(state.holder, state.tensor) for state in self.code.states if isinstance(state.holder, Variable)]
