@@ -177,6 +177,7 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: leaf([1.0, 2.0]).sum(Variable(0)), TypeError, "Sum: got .*(integer|plain value)"),
     (lambda: hg.cat([leaf([1.0])], Variable(0)), TypeError, "Cat: got .* option 'dim' must be a plain value; got a Variable"),
     (lambda: hg.relu(torch.tensor([True])), TypeError, r"ReLU: got a = bool\(1,\)"),
+    (lambda: hg.gather(leaf([1.0]), 0, torch.tensor([0])), TypeError, r"Gather: got .* The order here is gather\(a, index, dim\)"),
     (lambda: hg.gather(leaf([1.0]), torch.tensor([0], device="meta"), dim=0), ValueError, "Gather: got .* different devices"),
 ]  # fmt: skip
 

@@ -408,7 +408,9 @@ class Stack(Primitive):
 def _check_gather(a: Any, index: Any, dim: int) -> None:
     """Raise what is wrong with the operands of a gather."""
     if not isinstance(index, Tensor) or index.dtype.is_floating_point or index.dtype is torch.bool:
-        raise OperandError(f"index must be an integer tensor; got {getattr(index, 'dtype', index)}")
+        raise OperandError(
+            f"index must be an integer tensor; got {getattr(index, 'dtype', index)}. The order here is gather(a, index, dim)"
+        )
     if index.device != a.device:
         raise DeviceError(f"they are on different devices ({a.device}, {index.device}). Move them to one with to(device)")
     axis = normal_axis(dim, a.ndim)
