@@ -86,6 +86,21 @@ def shown(value: Any) -> str:
         return f"an int of {value.bit_length()} bits" if isinstance(value, int) else f"an object of {type(value).__name__}"
 
 
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two elements of a tensor are one in memory.
+
+    >>> a = torch.arange(4.0)
+    >>> overlaps_itself(a.as_strided((2, 2), (1, 1))), overlaps_itself(a.as_strided((2, 2), (1, 2)))
+    (True, False)
+    """
+    reach = 0  # of the axes with smaller strides
+    for stride, count in sorted((stride, count) for stride, count in zip(tensor.stride(), tensor.shape) if count != 1):
+        if stride <= reach:
+            return bool(tensor.numel()) and (not stride or len(torch.unique(_addresses(tensor, tensor.element_size()))) < tensor.numel())
+        reach += stride * (count - 1)
+    return False
+
+
 def overlapping(tensors: Iterable[tuple[str, Tensor, bool]]) -> tuple[str, str] | None:
     """The names of two tensors, of which one is written to, that have an element in common; the same name twice for one that
     overlaps itself. `tensors`: name, tensor, and whether it is written to.
@@ -99,7 +114,7 @@ def overlapping(tensors: Iterable[tuple[str, Tensor, bool]]) -> tuple[str, str] 
     for name, tensor, written in tensors:
         device, start, end = span(tensor)
         if start < end:
-            if written and end - start < tensor.numel() * tensor.element_size():
+            if written and overlaps_itself(tensor):
                 return name, name
             spans.append((device, start, end, name, tensor, written))
     spans.sort(key=lambda entry: entry[:2])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.arrays import is_numpy, number_in
+from hotgrad.checks import overlaps_itself
 from hotgrad.errors import DeclarationError, DeviceError, DtypeError, HotgradError, OperandError, ShapeError, TapeError
 from hotgrad.explain import describe, fail
 from hotgrad.methods import WRITERS, Methods
@@ -429,9 +430,12 @@ def _writer(op: type[Primitive], apply: Callable[..., Any], symbol: str) -> Call
         if trace is not None:
             trace.write(a, out)
         else:
+            target = a._data if variable else a
             try:
-                (a._data if variable else a).copy_(out._data if isinstance(out, Variable) else out)
-            except RuntimeError as error:  # several elements are one in memory
+                if not target.is_contiguous() and overlaps_itself(target):
+                    raise RuntimeError("several of its elements are one in memory")  # torch's own check knows the plain cases only
+                target.copy_(out._data if isinstance(out, Variable) else out)
+            except RuntimeError as error:
                 raise OperandError(f"{op.name}: {symbol}= cannot write into this tensor ({error}); give it memory of its own") from error
         return a
 

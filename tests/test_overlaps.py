@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -189,3 +190,25 @@ def test_data_apart_from_the_model_are_not_copied() -> None:
         data.keep_apart(model)
         assert (data.x is not x) == copied
         assert data.y is y
+
+
+# shape and strides of what overlaps itself, or does not, though it is not dense
+STRIDES = {
+    ((2, 2), (1, 1)): True, ((3, 2), (2, 2)): True, ((3,), (0,)): True, ((4, 3), (2, 3)): True, ((2, 2), (1, 2)): False,
+    ((2, 3), (3, 2)): False, ((2, 2), (4, 1)): False, ((1, 3), (0, 2)): False, ((0, 2), (1, 1)): False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape, strides", STRIDES)
+@pytest.mark.parametrize("write", [lambda view, other: operator.iadd(hg.Variable(view), other), torch.Tensor.add_])
+def test_augmented_assignment_to_what_overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...], write: Any) -> None:
+    view = torch.arange(16.0).as_strided(shape, strides)
+    before, other = view.clone(), torch.arange(float(view.numel())).reshape(shape)
+    assert (overlapping([("a", view, True)]) is not None) == STRIDES[shape, strides]
+    if STRIDES[shape, strides]:
+        with pytest.raises(hg.OperandError, match="one in memory"):
+            write(view, hg.Variable(other))
+        assert torch.equal(view, before)
+    else:
+        write(view, hg.Variable(other))
+        assert torch.equal(view, before + other)
