@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from hotgrad.program import storage
 from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
-from hotgrad.records import surely
 from hotgrad.variable import Variable, as_tensor
 
 ENGINES: dict[str, Any] = {"replay": Replay, "native": Native}
@@ -52,7 +50,7 @@ class Program:
         self._kept: list[Tensor] | None = None
         # the engine's memory serves one run at a time; and where runs leave something behind, all Programs made of one capture share that
         lasting = found.hooks or any(state.update is not None for state in self.code.states)
-        self._lock = found.lock if lasting else threading.RLock()
+        self._lock: Any = found.lock if lasting else threading.RLock()
 
     def to(self, engine: str, fuse: bool = True) -> Program:
         """The same program on another engine, "replay" or "native".
@@ -89,15 +87,16 @@ class Program:
         return [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in self.code.outputs]
 
     def _run(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
-        def run() -> list[Tensor]:
-            self._lock.acquire()
-            return self._alone(inputs, outputs)
-
-        return surely(run, self._unlock)  # a `with` block may be left by Ctrl-C before it releases
-
-    def _unlock(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is not this thread's
-            self._lock.release()
+        try:  # a `with` block may be left by Ctrl-C before it releases; and `surely` costs 3 us
+            try:
+                self._lock.acquire()
+                return self._alone(inputs, outputs)
+            finally:
+                if self._lock._is_owned():
+                    self._lock.release()
+        finally:
+            if self._lock._is_owned():
+                self._lock.release()
 
     def _alone(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
         changed = self._captured.changed()
