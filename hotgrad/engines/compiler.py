@@ -24,10 +24,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hotgrad.engines import soundness
 from hotgrad.errors import EngineError
@@ -329,6 +331,7 @@ def _prune(directory: Path, keep: Path) -> None:
 def _run(command: Sequence[str], limit: float, watched: bool = False) -> tuple[int, str, str]:
     """Run a program: its status, output and errors. When time is up, its own children are ended too; if it is `watched`, also with us."""
     alive, ours = os.pipe()
+    release = _without_ctrl_c()
     try:
         process = subprocess.Popen(
             [*(("/bin/sh", "-c", _WATCHED, "sh") if watched else ()), *command],
@@ -342,15 +345,36 @@ def _run(command: Sequence[str], limit: float, watched: bool = False) -> tuple[i
         )
         with process:
             try:
+                release()
                 output, errors = _communicated(process, limit)
             except BaseException:  # a key press, too
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                process.wait()  # Popen itself gives up waiting after a quarter of a second where Ctrl-C was pressed
                 raise
     finally:
         os.close(alive)
         os.close(ours)
+        release()
     return process.returncode, output, errors
+
+
+def _without_ctrl_c() -> Callable[[], None]:
+    """Put off Ctrl-C, which would lose a process between its start and the block that waits for it, until what is returned is called."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    pressed: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
+    held = [handler]
+
+    def release() -> None:
+        while held:
+            signal.signal(signal.SIGINT, held.pop())
+        while pressed:
+            handler(*pressed.pop())
+
+    return release
 
 
 def _communicated(process: subprocess.Popen[str], limit: float) -> tuple[str, str]:
