@@ -8,7 +8,8 @@ import torch
 
 import hotgrad as hg
 
-DEPTH = 300  # three calls of Python a level are more than it has by default, two are not
+# Three calls of Python a level are more than it has by default, two are not; 3.12 counts calls through C apart, and fewer of them.
+DEPTH = 240 if sys.version_info[:2] == (3, 12) else 300
 X = torch.ones(4, 2)
 
 
