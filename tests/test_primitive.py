@@ -511,11 +511,12 @@ ONES = torch.tensor([1.0, -2.0, 3.0])
 
 @pytest.mark.parametrize(
     "forward",
+    # on Python 3.13 torch.Tensor.neg_ names its operand
     [lambda a: a.mul_(2), lambda a: a.mul_(2) * 1, lambda a: a.clamp_(min=0) + 1, torch.Tensor.neg_, lambda a: a[:1].zero_()],
 )
 def test_a_forward_that_writes_into_its_operand_is_refused(forward: Any) -> None:
     for call in calls(declared(forward), ONES):
-        with pytest.raises(hg.RuleError, match=r"Looked: forward wrote into its operand a; compute a new tensor"):
+        with pytest.raises(hg.RuleError, match=r"Looked: forward wrote into its operand (a|self); compute a new tensor"):
             call()
 
 
