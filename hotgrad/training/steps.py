@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -140,15 +141,15 @@ def minimise(optimizer: Any, evaluate: Callable[[], tuple[Any, Any]], stop: Call
     return first
 
 
-class AtOnce:
+class AtOnce(ABC):
     """Runs each epoch when it comes, at the rates of that moment. A subclass defines `_epoch`."""
 
     _done: tuple[Epoch, ...] = ()
     _stopped = False
 
+    @abstractmethod
     def _epoch(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
         """What an epoch over the rows in this order gives; None if `stop` said so in between."""
-        raise NotImplementedError(f"{type(self).__name__} defines no `_epoch`")
 
     def epoch(self, order: Tensor, stop: Callable[[], bool]) -> None:
         """Run an epoch over the rows in this order."""
