@@ -5,6 +5,9 @@ Elementary ops record themselves on a tape; walking it backwards gives gradients
 """
 
 from hotgrad import data, errors, functional, nn, ops, optim
+from hotgrad.core.primitive import Booleans, Integers, Interval, Primitive, primitives, zero
+from hotgrad.core.records import Record, Tape, enable_grad, no_grad, tape
+from hotgrad.core.variable import Variable, gradients
 from hotgrad.engines import Program, capture
 from hotgrad.errors import (
     AxisError,
@@ -31,11 +34,8 @@ from hotgrad.errors import (
 )
 from hotgrad.nn import MSE, CrossEntropy, Linear, Module, Parameter, ReLU, Sequential, Tanh
 from hotgrad.ops import *  # noqa: F403
-from hotgrad.primitive import Booleans, Integers, Interval, Primitive, primitives, zero
-from hotgrad.records import Record, Tape, enable_grad, no_grad, tape
 from hotgrad.show import graph_repr, to_dot, to_mermaid
 from hotgrad.training import EarlyStopping, History, fit_many
-from hotgrad.variable import Variable, gradients
 
 __version__ = "0.1.0"
 

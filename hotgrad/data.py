@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import flag, seed_number, whole_number
+from hotgrad.core.variable import Variable, as_tensor
 from hotgrad.errors import DataError, DtypeError, ShapeError
-from hotgrad.variable import Variable, as_tensor
 
 
 def disc(n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from hotgrad import data
+from hotgrad.core.records import Tape
+from hotgrad.core.variable import Variable
 from hotgrad.errors import DataError, SettingError
 from hotgrad.modules import Linear, ReLU, Tanh
 from hotgrad.optim import SGD, Adam, CosineLR
-from hotgrad.records import Tape
 from hotgrad.training import History, Sequential
 from hotgrad.training.threads import part_of_more, side_by_side
-from hotgrad.variable import Variable
 
 POINTS = 1000
 BATCH = 20

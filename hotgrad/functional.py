@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import finite_number, whole_number
+from hotgrad.core.explain import describe, nearest
+from hotgrad.core.records import state
+from hotgrad.core.variable import Variable, as_tensor, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
-from hotgrad.explain import describe, nearest
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
 from hotgrad.ops.pointwise import Softplus
 from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
 from hotgrad.ops.shaping import Gather, Reshape
-from hotgrad.records import state
-from hotgrad.variable import Variable, as_tensor, wrap
 
 REDUCTIONS = ("mean", "sum", "none")
 

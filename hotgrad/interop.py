@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from hotgrad import modules
+from hotgrad.core.variable import Parameter
 from hotgrad.errors import OperandError
 from hotgrad.modules import Module
 from hotgrad.modules.module import held, joined
 from hotgrad.modules.parameters import replace
 from hotgrad.training import Sequential
-from hotgrad.variable import Parameter
 
 
 class TorchResidual(nn.Module):

@@ -1,5 +1,6 @@
 """Everything that networks are built from, under one name: `hg.nn`."""
 
+from hotgrad.core.variable import Parameter
 from hotgrad.modules import (
     GELU,
     L1,
@@ -22,7 +23,6 @@ from hotgrad.modules import (
     Tanh,
 )
 from hotgrad.training import Sequential
-from hotgrad.variable import Parameter
 
 __all__ = [
     "GELU",

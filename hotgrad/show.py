@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from hotgrad.core.records import Node, Record, enable_grad
+from hotgrad.core.variable import Variable, as_tensor
 from hotgrad.errors import OperandError, TapeError
 from hotgrad.modules import Module
-from hotgrad.records import Node, Record, enable_grad
-from hotgrad.variable import Variable, as_tensor
 
 
 class _Item(NamedTuple):

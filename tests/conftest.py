@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hotgrad as hg
-from hotgrad import primitive, records
+from hotgrad.core import primitive, records
 from hotgrad.training.compiled import Compiled
 
 pytest.register_assert_rewrite("capturing", "fitting", "scenarios")  # what tests share and has assertions

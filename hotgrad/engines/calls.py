@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Primitive
 from hotgrad.ops.arithmetic import Div, Pow
-from hotgrad.primitive import Primitive
 
 Call = partial[Any]
 

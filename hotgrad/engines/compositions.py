@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hotgrad.core.primitive import Primitive
 from hotgrad.engines.expressions import is_expression
 from hotgrad.engines.layout import NativeError, broadcast
 from hotgrad.ops.arithmetic import Abs, Cast, Div, Equal, Maximum, Minimum, Mul, NotEqual, Pow, Sub, Where
@@ -17,7 +18,6 @@ from hotgrad.ops.pointwise import Exp, Log, Reciprocal, Sqrt
 from hotgrad.ops.products import MatMul
 from hotgrad.ops.reductions import Amax, Amin, Sum
 from hotgrad.ops.shaping import Reshape
-from hotgrad.primitive import Primitive
 from hotgrad.program.instructions import Instruction, Value
 
 

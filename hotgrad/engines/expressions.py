@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from hotgrad.core.primitive import Booleans
 from hotgrad.engines.layout import C_TYPES, NativeError
-from hotgrad.primitive import Booleans
 from hotgrad.program.instructions import Instruction, Value
 
 # Functions that expressions may call by their names in C for double. The first have vector code, see elementary.py.

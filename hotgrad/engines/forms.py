@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Booleans, Domain, Integers, Interval, Primitive
 from hotgrad.engines.engine import Engine
 from hotgrad.engines.expressions import is_expression
 from hotgrad.engines.layout import NativeError
-from hotgrad.primitive import Booleans, Domain, Integers, Interval, Primitive
 from hotgrad.program.instructions import Code, Instruction, Value
 
 COUNT = 128  # elements of ordinary size that an expression is tried on

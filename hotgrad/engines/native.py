@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from hotgrad.core.explain import out_of_range
+from hotgrad.core.primitive import Primitive
 from hotgrad.engines import csource
 from hotgrad.engines.compiler import LIMIT, CompilerError, Library, compile_source, find_compiler
 from hotgrad.engines.engine import Engine
@@ -20,9 +22,7 @@ from hotgrad.engines.forms import Form, forms_of
 from hotgrad.engines.layout import NativeError
 from hotgrad.engines.lowering import Lowering
 from hotgrad.errors import OperandError, ShapeError
-from hotgrad.explain import out_of_range
 from hotgrad.ops.axes import normal_axis
-from hotgrad.primitive import Primitive
 from hotgrad.program.instructions import Code, Instruction, Value, described
 
 _ALIGNMENT = 64

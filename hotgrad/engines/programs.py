@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.explain import nearest
+from hotgrad.core.variable import Variable, as_tensor
 from hotgrad.engines.native import Native
 from hotgrad.engines.replay import Replay
 from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError
-from hotgrad.explain import nearest
 from hotgrad.program import storage
 from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
-from hotgrad.variable import Variable, as_tensor
 
 ENGINES: dict[str, Any] = {"replay": Replay, "native": Native}
 

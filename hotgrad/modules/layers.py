@@ -8,6 +8,7 @@ import torch
 
 from hotgrad import functional
 from hotgrad.checks import finite_number, whole_number
+from hotgrad.core.variable import Parameter
 from hotgrad.errors import ShapeError
 from hotgrad.modules.module import Module
 from hotgrad.modules.parameters import Initializer, LazyParameter, fill, initializer, shape_of, size_lazy
@@ -16,7 +17,6 @@ from hotgrad.ops.pointwise import ReLU as ReLUOp
 from hotgrad.ops.pointwise import Sigmoid as SigmoidOp
 from hotgrad.ops.pointwise import Tanh as TanhOp
 from hotgrad.ops.reductions import Softmax as SoftmaxOp
-from hotgrad.variable import Parameter
 
 
 class Linear(Module):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from hotgrad import functional
 from hotgrad.checks import finite_number
+from hotgrad.core.variable import Variable
 from hotgrad.errors import DataError
 from hotgrad.modules.module import Module
-from hotgrad.variable import Variable
 
 
 class Loss(Module):

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.recording import forward_pass
+from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import DtypeError, HotgradError, NestingError, OperandError, ShapeError
 from hotgrad.modules.parameters import LazyParameter, fits, pattern, replace, size_lazy
-from hotgrad.recording import forward_pass
-from hotgrad.variable import Parameter, Variable
 
 
 class Module:

@@ -9,10 +9,10 @@ import torch
 
 from hotgrad import functional
 from hotgrad.checks import finite_number, whole_number
+from hotgrad.core.variable import Parameter
 from hotgrad.errors import ShapeError
 from hotgrad.modules.module import Module
 from hotgrad.modules.parameters import Initializer, fill
-from hotgrad.variable import Parameter
 
 
 class LayerNorm(Module):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.explain import nearest
+from hotgrad.core.records import NO_SINKS, Sink, state
+from hotgrad.core.variable import Parameter, Variable, as_tensor
 from hotgrad.errors import CaptureError, OperandError, SettingError, ShapeError, TapeError
-from hotgrad.explain import nearest
-from hotgrad.records import NO_SINKS, Sink, state
-from hotgrad.variable import Parameter, Variable, as_tensor
 
 Initializer = Callable[[tuple[int, ...], "torch.Generator | None"], Any]
 

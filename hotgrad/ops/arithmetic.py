@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Booleans, Interval, Primitive, zero
 from hotgrad.errors import OperandError
-from hotgrad.primitive import Booleans, Interval, Primitive, zero
 
 
 class Where(Primitive):

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.variable import Variable, as_tensor
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.ops.products import Einsum, spell_out
 from hotgrad.ops.reductions import Amax, Amin
 from hotgrad.ops.shaping import Cat, Permute, Reshape, Stack
-from hotgrad.variable import Variable, as_tensor
 
 __all__ = ["cat", "einsum", "flatten", "max", "min", "squeeze", "stack", "transpose", "unsqueeze"]
 

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Interval, Primitive, zero
 from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.axes import number
-from hotgrad.primitive import Interval, Primitive, zero
 
 
 def _kernel(name: str, overload: str = "default") -> Callable[..., Tensor]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from hotgrad.core.primitive import Primitive
 from hotgrad.errors import OperandError
 from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.shaping import compact
-from hotgrad.primitive import Primitive
 
 
 def _matmul_left(g: Any, out: Any, a: Any, b: Any) -> Any:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from hotgrad.core.primitive import Primitive
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Where, signed
 from hotgrad.ops.axes import normal_axes, normal_axis, number
 from hotgrad.ops.shaping import Cat, Stack, compact
-from hotgrad.primitive import Primitive
 
 _AXES = [None, 0, -1, (0, -1)]  # what tests draw for `dim`; those that a shape does not have are discarded
 

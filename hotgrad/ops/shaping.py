@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.arrays import is_numpy
+from hotgrad.core.arrays import is_numpy
+from hotgrad.core.explain import out_of_range
+from hotgrad.core.primitive import Primitive
+from hotgrad.core.variable import Variable, as_tensor
 from hotgrad.errors import AxisError, DeviceError, OperandError, ShapeError
-from hotgrad.explain import out_of_range
 from hotgrad.ops.axes import normal_axes, normal_axis
-from hotgrad.primitive import Primitive
-from hotgrad.variable import Variable, as_tensor
 
 
 class Reshape(Primitive):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import finite_number, whole_number
+from hotgrad.core.variable import Variable
 from hotgrad.errors import FileError, OperandError, SettingError, TapeError
 from hotgrad.optim.optimizer import Optimizer, clip_factor
 from hotgrad.optim.schedules import Schedule
-from hotgrad.variable import Variable
 
 
 def _nothing() -> dict[str, Any]:

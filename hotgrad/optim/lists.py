@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.scalars import Scalar
+from hotgrad.core.variable import Variable
 from hotgrad.ops import CLASSES
 from hotgrad.ops.arithmetic import AddScaled
-from hotgrad.scalars import Scalar
-from hotgrad.variable import Variable
 
 # By operator: the kernel that makes new tensors, and the one that overwrites its first operand.
 _KERNELS: dict[str, tuple[Any, Any]] = {

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad import records
 from hotgrad.checks import finite_number, overlapping, whole_number
+from hotgrad.core import records
+from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.ops.arithmetic import Minimum
@@ -19,7 +20,6 @@ from hotgrad.ops.reductions import Norm
 from hotgrad.ops.shaping import Stack
 from hotgrad.optim.lists import Each, assign, noted
 from hotgrad.optim.schedules import Schedule
-from hotgrad.variable import Parameter, Variable
 
 
 class Slot:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import overlapping
+from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
 from hotgrad.program.guards import Unsteady, Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified
 from hotgrad.program.trace import Trace
 from hotgrad.program.tree import flatten, shown
-from hotgrad.variable import Variable
 
 
 @dataclass

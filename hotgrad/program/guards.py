@@ -27,13 +27,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Primitive
+from hotgrad.core.records import surely
+from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
 from hotgrad.modules import Module
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim import Optimizer
-from hotgrad.primitive import Primitive
-from hotgrad.records import surely
-from hotgrad.variable import Variable
 
 T = TypeVar("T")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, range, slice)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.primitive import Primitive
-from hotgrad.variable import Variable
+from hotgrad.core.primitive import Primitive
+from hotgrad.core.variable import Variable
 
 # input: given at each call. scalar: a Python float that differs from call to call, such as a learning rate, or one computed from
 # such. draw: uniform random numbers in [0, 1), made anew for each call. constant: the same at every call. state: see above.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Primitive
 from hotgrad.ops import arithmetic, pointwise
-from hotgrad.primitive import Primitive
 from hotgrad.program.instructions import Code, Instruction, State, Value
 
 FOREVER = 1 << 60

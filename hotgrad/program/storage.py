@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import primitives
 from hotgrad.errors import FileError, HotgradError
 from hotgrad.files import read, write
-from hotgrad.primitive import primitives
 from hotgrad.program.instructions import KINDS, Code, Draw, Instruction, State, Value
 
 _FIELDS = {"text": str, "tensors": list}

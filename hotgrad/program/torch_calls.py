@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from hotgrad.explain import users_frame
-from hotgrad.methods import WRITERS
-from hotgrad.records import state
-from hotgrad.variable import Variable
+from hotgrad.core.explain import users_frame
+from hotgrad.core.methods import WRITERS
+from hotgrad.core.records import state
+from hotgrad.core.variable import Variable
 
 # What may be asked of a plain tensor: nothing of it depends on values.
 _STATIC = frozenset(
@@ -33,7 +33,7 @@ _UNSTEADY = frozenset(
 )
 _CONSTANT = (bool, int, float, str, type(None), type(...), range, torch.dtype, torch.device, torch.layout, torch.memory_format)
 # Modules whose torch calls on the way are part of capturing, or make constants out of Python numbers.
-_INSIDE = ("hotgrad.program", "hotgrad.variable", "hotgrad.arrays", "hotgrad.explain", "hotgrad.optim")
+_INSIDE = ("hotgrad.program", "hotgrad.core.variable", "hotgrad.core.arrays", "hotgrad.core.explain", "hotgrad.optim")
 
 
 def where() -> str:

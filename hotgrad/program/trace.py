@@ -14,18 +14,18 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from hotgrad.arrays import is_numpy, number_in
+from hotgrad.core.arrays import is_numpy, number_in
+from hotgrad.core.explain import fail
+from hotgrad.core.primitive import Primitive, primitives
+from hotgrad.core.recording import as_operands
+from hotgrad.core.records import MADE, MODE, NO_SINK, NO_SINKS, Mode, Record, Sink, Tape, next_sequence, state, surely, tensors_in
+from hotgrad.core.scalars import Scalar
+from hotgrad.core.variable import Variable, as_tensor
 from hotgrad.errors import CaptureError, DtypeError, OperandError
-from hotgrad.explain import fail
 from hotgrad.modules.parameters import LazyParameter
-from hotgrad.primitive import Primitive, primitives
 from hotgrad.program.guards import draws
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.program.torch_calls import TorchCalls, where
-from hotgrad.recording import as_operands
-from hotgrad.records import MADE, MODE, NO_SINK, NO_SINKS, Mode, Record, Sink, Tape, next_sequence, state, surely, tensors_in
-from hotgrad.scalars import Scalar
-from hotgrad.variable import Variable, as_tensor
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
-from hotgrad.variable import Variable
 
 
 def flatten(tree: Any) -> tuple[list[Any], Any]:

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 from torch import Tensor
 
+from hotgrad.core.explain import nearest
+from hotgrad.core.primitive import Primitive, primitives
+from hotgrad.core.variable import Variable
 from hotgrad.errors import HotgradError, OperandError
-from hotgrad.explain import nearest
-from hotgrad.primitive import Primitive, primitives
 from hotgrad.testing import conventions, natives
 from hotgrad.testing.examine import examine
 from hotgrad.testing.report import GradientError, Problem, Report, option_code, tensor_code
 from hotgrad.testing.strategies import domain_of, laid_out, operands
 from hotgrad.testing.subject import Subject, same
-from hotgrad.variable import Variable
 
 _REFUSALS = (HotgradError, ValueError, RuntimeError, IndexError, TypeError, ZeroDivisionError)
 _SEED = st.sampled_from([1.0, 0.0, -1.0, 0.0, *(k / 10 for k in range(-19, 20) if k)])  # of the cotangent

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.primitive import Primitive, primitives
+from hotgrad.core.primitive import Primitive, primitives
+from hotgrad.core.variable import Variable
 from hotgrad.testing.numeric import slopes
 from hotgrad.testing.report import Problem, option_code
 from hotgrad.testing.subject import Subject, direction_of, near, reach_of, same, unit
-from hotgrad.variable import Variable
 
 # name: (operands, options, cotangent, the gradient of each operand or None where it is not looked at)
 _TABLE: dict[str, list[tuple[list[Any], dict[str, Any], Any, list[Any]]]] = {

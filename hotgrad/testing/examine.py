@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.primitive import Interval
+from hotgrad.core.primitive import Interval
+from hotgrad.core.variable import Variable, gradients
 from hotgrad.testing.identities import algebra, constants, contexts, first_backward, narrow, poison, repeated
 from hotgrad.testing.numeric import Slopes, persists, slopes
 from hotgrad.testing.report import Problem, Report, diagnose
 from hotgrad.testing.subject import Failed, Known, Subject, coordinates_of, direction_of, near, pattern, reach_of, same, unit, unravel
-from hotgrad.variable import Variable, gradients
 
 
 def examine(subject: Subject, g: Tensor, order: int) -> list[Problem]:

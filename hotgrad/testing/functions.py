@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Interval
+from hotgrad.core.records import no_grad
+from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import DtypeError, OperandError
 from hotgrad.ops import cat, reshape
-from hotgrad.primitive import Interval
-from hotgrad.records import no_grad
 from hotgrad.testing.check import explore, failure
 from hotgrad.testing.examine import examine
 from hotgrad.testing.programs import code_of, programs_with_inputs
 from hotgrad.testing.report import Problem, Report, tensor_code
 from hotgrad.testing.subject import Subject, pattern
-from hotgrad.variable import Parameter, Variable
 
 
 def check_gradients(f: Callable[..., Any], *inputs: Any, order: int = 1, seed: int | None = None) -> Report:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Interval
+from hotgrad.core.variable import Parameter, Variable, gradients
 from hotgrad.ops import add, mul
-from hotgrad.primitive import Interval
 from hotgrad.testing.report import Problem
 from hotgrad.testing.subject import Failed, Known, Subject, collect, near, overlapping, pattern, same, share_memory, unravel
-from hotgrad.variable import Parameter, Variable, gradients
 
 
 def first_backward(subject: Subject, g: Tensor) -> list[Tensor]:

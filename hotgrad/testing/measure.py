@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from hotgrad import variable
+from hotgrad.core import variable
 from hotgrad.ops import CLASSES
 from hotgrad.testing.check import check_op
 from hotgrad.testing.functions import check_programs

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Primitive, zero
+from hotgrad.core.variable import Variable
 from hotgrad.ops import CLASSES
-from hotgrad.primitive import Primitive, zero
 from hotgrad.testing.formulas import FORMULAS
-from hotgrad.variable import Variable
 
 Op = type[Primitive]
 Rule = Callable[..., Any]

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Booleans, Domain, Integers, Interval, Primitive
 from hotgrad.engines.compiler import find_compiler
 from hotgrad.engines.expressions import is_expression
 from hotgrad.engines.forms import Form
 from hotgrad.engines.layout import NativeError
 from hotgrad.engines.native import native_form
 from hotgrad.errors import EngineError, OperandError
-from hotgrad.primitive import Booleans, Domain, Integers, Interval, Primitive
 from hotgrad.testing.report import Problem, Report
 from hotgrad.testing.strategies import domain_of
 

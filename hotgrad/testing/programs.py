@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import torch
 from torch import Tensor
 
-from hotgrad.methods import FUNCTIONS
+from hotgrad.core.methods import FUNCTIONS
 from hotgrad.testing.strategies import Shape, laid_out
 
 _UNARY: list[tuple[str, dict[str, Any]]] = [

@@ -15,9 +15,9 @@ import hypothesis.strategies as st
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import REQUIRED, Booleans, Domain, Integers, Interval, Primitive
+from hotgrad.core.variable import Variable
 from hotgrad.errors import DeclarationError
-from hotgrad.primitive import REQUIRED, Booleans, Domain, Integers, Interval, Primitive
-from hotgrad.variable import Variable
 
 Shape = tuple[int, ...]
 Strategy = st.SearchStrategy[Any]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.primitive import Domain, Interval
-from hotgrad.records import no_grad
+from hotgrad.core.primitive import Domain, Interval
+from hotgrad.core.records import no_grad
+from hotgrad.core.variable import Variable
 from hotgrad.testing.numeric import Direction, Slopes
 from hotgrad.testing.report import Problem, Report
-from hotgrad.variable import Variable
 
 _MOST_COORDINATES = 14
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.variable import Variable
 from hotgrad.engines import ENGINES
 from hotgrad.errors import EngineError
 from hotgrad.program.captured import Captured
 from hotgrad.program.instructions import described
-from hotgrad.variable import Variable
 
 MOVED = 3  # how often replay is run on moved states and batches
 FACTOR = 50  # by how much native may be farther off than replay was moved

@@ -15,8 +15,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hotgrad.checks import finite_number, flag, shown, whole_number
+from hotgrad.core.explain import nearest, warn
 from hotgrad.errors import OperandError, SettingError
-from hotgrad.explain import nearest, warn
 from hotgrad.training.history import History, line
 from hotgrad.training.state import Snapshot
 

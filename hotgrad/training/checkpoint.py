@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hotgrad.checks import whole_number
+from hotgrad.core.explain import warn
 from hotgrad.errors import EngineWarning, FileError, OperandError
-from hotgrad.explain import warn
 from hotgrad.files import NO_FILE, Mark, identity, plain, read, try_writing, write
 from hotgrad.training.fingerprint import PYTHON, Fingerprint, Section, Subject, changes, differences
 from hotgrad.training.history import History

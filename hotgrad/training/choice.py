@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotgrad.core.explain import nearest, warn
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
-from hotgrad.explain import nearest, warn
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.costs import compile_seconds, estimates
 from hotgrad.training.minimised import Minimised

@@ -12,10 +12,10 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from hotgrad.core.records import enable_grad
+from hotgrad.core.variable import Parameter
 from hotgrad.errors import BusyError
 from hotgrad.modules import Dropout, Module
-from hotgrad.records import enable_grad
-from hotgrad.variable import Parameter
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.variable import wrap
 from hotgrad.engines import ENGINES
 from hotgrad.engines.compiler import LIMIT
 from hotgrad.errors import EngineError
@@ -20,7 +21,6 @@ from hotgrad.training.evaluation import keeping_modes
 from hotgrad.training.metrics import chosen
 from hotgrad.training.predictor import Predictor
 from hotgrad.training.steps import Epoch, Job, training_step
-from hotgrad.variable import wrap
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hotgrad.core.recording import forward_pass
+from hotgrad.core.records import no_grad, surely
+from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import OperandError
 from hotgrad.functional import check_labels
 from hotgrad.modules import Module
-from hotgrad.recording import forward_pass
-from hotgrad.records import no_grad, surely
 from hotgrad.training.claims import modules_of
 from hotgrad.training.inputs import check_rows
 from hotgrad.training.metrics import chosen, columns_of, labels_of, r2
-from hotgrad.variable import Variable, wrap
 
 T = TypeVar("T")
 

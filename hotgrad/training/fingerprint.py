@@ -34,11 +34,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.variable import Variable
 from hotgrad.files import digest
 from hotgrad.modules import Module
 from hotgrad.modules.parameters import LazyParameter, pattern
 from hotgrad.optim.schedules import Schedule
-from hotgrad.variable import Variable
 
 Section = dict[str, str]
 Fingerprint = dict[str, Section]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
+from hotgrad.core.variable import Parameter
 from hotgrad.errors import SettingError
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim.optimizer import check_apart
 from hotgrad.training.claims import claim_more
 from hotgrad.training.evaluation import forward
-from hotgrad.variable import Parameter
 
 
 def check_any(parameters: Sequence[Parameter]) -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate, default_convert
 
-from hotgrad.arrays import check_unmasked
+from hotgrad.core.arrays import check_unmasked
+from hotgrad.core.variable import as_tensor
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.training.frames import from_frame, is_frame
-from hotgrad.variable import as_tensor
 
 NOTHING = 1e-12  # the part of a column's largest magnitude that is rounding
 JUDGED = 2**18  # elements of a table that are looked at to tell whether a cast loses their differences

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.variable import wrap
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.metrics import chosen
 from hotgrad.training.steps import AtOnce, Epoch, Job, minimise, objective
-from hotgrad.variable import wrap
 
 
 class Minimised(AtOnce, Compiled):

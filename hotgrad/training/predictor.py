@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hotgrad.core.variable import wrap
 from hotgrad.engines import ENGINES
 from hotgrad.modules import Module
 from hotgrad.program.captured import captured
 from hotgrad.program.guards import Watch
 from hotgrad.training.state import twin
-from hotgrad.variable import wrap
 
 CALLS = 3  # of a shape, after which a program is worth its capture
 SHAPES = 16  # remembered

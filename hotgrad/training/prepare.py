@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hotgrad import functional
 from hotgrad.checks import whole_number
+from hotgrad.core.records import no_grad
+from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.files import digest
 from hotgrad.modules import (
@@ -31,7 +33,6 @@ from hotgrad.modules import (
     Sigmoid,
     Tanh,
 )
-from hotgrad.records import no_grad
 from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.frames import column_names
 from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, pair, row_weights, to_tensor
@@ -40,7 +41,6 @@ from hotgrad.training.predictor import trial
 from hotgrad.training.state import twin
 from hotgrad.training.steps import Data
 from hotgrad.training.structure import parameters_of
-from hotgrad.variable import Variable, wrap
 
 USED = 16  # rows outside of training from which on it is judged whether their differences are lost
 ELEMENTS = 2**22  # of the outputs against which one call of the loss checks targets

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import whole_number
+from hotgrad.core.variable import Parameter, Variable
 from hotgrad.modules.parameters import shape_of
 from hotgrad.training.following import follow
-from hotgrad.variable import Parameter, Variable
 
 
 def copied(tree: Any) -> Any:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import span
+from hotgrad.core.variable import Variable, wrap
 from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.evaluation import row_loss
 from hotgrad.training.history import History
 from hotgrad.training.metrics import chosen
-from hotgrad.variable import Variable, wrap
 
 # Batches are gathered by the block: few large gathers cost less than many small ones.
 BLOCK_BATCHES = 64

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Primitive
 from hotgrad.errors import OperandError, TapeError
-from hotgrad.primitive import Primitive
 
 if TYPE_CHECKING:
-    from hotgrad.variable import Variable
+    from hotgrad.core.variable import Variable
 
 T = TypeVar("T")
 

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hotgrad.arrays import is_numpy, number_in
 from hotgrad.checks import overlaps_itself
+from hotgrad.core.arrays import is_numpy, number_in
+from hotgrad.core.explain import describe, fail
+from hotgrad.core.methods import WRITERS, Methods
+from hotgrad.core.primitive import Booleans, Integers, Primitive, on_declare, primitives
+from hotgrad.core.records import MODE, NO_SINK, Constant, Node, Record, Tracing, Unread, next_sequence, state, tensors_in
+from hotgrad.core.variable import Parameter, Variable, as_tensor, wrap
 from hotgrad.errors import DeclarationError, DeviceError, DtypeError, HotgradError, OperandError, ShapeError, TapeError
-from hotgrad.explain import describe, fail
-from hotgrad.methods import WRITERS, Methods
-from hotgrad.primitive import Booleans, Integers, Primitive, on_declare, primitives
-from hotgrad.records import MODE, NO_SINK, Constant, Node, Record, Tracing, Unread, next_sequence, state, tensors_in
-from hotgrad.variable import Parameter, Variable, as_tensor, wrap
 
 STRIDED = torch.strided
 

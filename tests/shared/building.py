@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import hotgrad as hg
-from hotgrad.primitive import Primitive
+from hotgrad.core.primitive import Primitive
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 
 

@@ -65,10 +65,10 @@ def check_together(examples: Sequence[tuple[str, Example]], options: Sequence[st
 
 
 def drawn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, domain: Any = None) -> Tensor:
-    if isinstance(domain, hg.primitive.Booleans):
+    if isinstance(domain, hg.Booleans):
         return torch.rand(shape, generator=GENERATOR) > 0.5
     low, high = -2.0, 2.0
-    if isinstance(domain, hg.primitive.Interval):
+    if isinstance(domain, hg.Interval):
         low, high = max(domain.low, -2.0), min(domain.high, 2.0)
     return (torch.rand(shape, generator=GENERATOR, dtype=torch.float64) * (high - low) + low).to(dtype)
 

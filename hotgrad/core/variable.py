@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.arrays import is_numpy, read
+from hotgrad.core.arrays import is_numpy, read
+from hotgrad.core.explain import check_like, describe, operand_name, rule_failed, several, written
+from hotgrad.core.methods import WRITERS, Methods, counterpart
+from hotgrad.core.primitive import Primitive
+from hotgrad.core.records import MADE, NO_SINK, NO_SINKS, Node, Record, Sink, enable_grad, no_grad, state
 from hotgrad.errors import DtypeError, HotgradError, OperandError, RuleError, ShapeError, TapeError
-from hotgrad.explain import check_like, describe, operand_name, rule_failed, several, written
-from hotgrad.methods import WRITERS, Methods, counterpart
-from hotgrad.primitive import Primitive
-from hotgrad.records import MADE, NO_SINK, NO_SINKS, Node, Record, Sink, enable_grad, no_grad, state
 
 # ------------------------------------------------------------------------------------------------------------ Variables
 

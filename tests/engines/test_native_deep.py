@@ -15,12 +15,12 @@ import torch
 from fitting import compare, state
 
 import hotgrad as hg
+from hotgrad.core.variable import wrap
 from hotgrad.engines import compiler, csource
 from hotgrad.program.captured import captured
 from hotgrad.training import choice
 from hotgrad.training.costs import Cost
 from hotgrad.training.steps import training_step
-from hotgrad.variable import wrap
 
 pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="there is no C compiler")
 

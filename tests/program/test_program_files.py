@@ -263,7 +263,7 @@ def test_a_users_op_must_be_declared(tmp_path: Path) -> None:
     path = tmp_path / "file"
     hg.capture(lambda x: Tripled.apply(x), X).save(path)
     assert torch.equal(hg.Program.load(path)(X), X * 3)
-    from hotgrad import primitive
+    from hotgrad.core import primitive
 
     del primitive._REGISTRY["Tripled"]
     with pytest.raises(hg.FileError, match="Tripled"):

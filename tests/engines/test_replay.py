@@ -13,8 +13,8 @@ from building import Build, interpret
 from torch import Tensor
 
 import hotgrad as hg
+from hotgrad.core.primitive import Booleans, Integers, Interval, Primitive
 from hotgrad.engines.replay import Replay
-from hotgrad.primitive import Booleans, Integers, Interval, Primitive
 
 
 def bits(a: Tensor, b: Tensor) -> bool:
@@ -113,7 +113,9 @@ def test_every_op(name: str, dtype: torch.dtype, fuse: bool) -> None:
             ran += 1
             for value, result in zip(build.code.outputs, replay.outputs):
                 wanted = build.values[value]
-                near = fuse and op.name == "Sum" and torch.allclose(wanted, result, rtol=1e-5, atol=1e-5)
+                # a fused sum, and on some processors a product of operands in another order of memory, adds in another order
+                adds = (fuse and op.name == "Sum") or (layout == 1 and op.name in ("MatMul", "Einsum"))
+                near = adds and torch.allclose(wanted, result, rtol=1e-5, atol=1e-5)
                 assert near or bits(wanted, result), (operands, options, layout, wanted, result, replay.source())
     assert ran or dtype is torch.bfloat16
 

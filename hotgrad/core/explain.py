@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from hotgrad.core.primitive import Primitive
+from hotgrad.core.records import Node, Record
 from hotgrad.errors import (
     AxisError,
     DeviceError,
@@ -24,8 +26,6 @@ from hotgrad.errors import (
     ShapeError,
     TapeError,
 )
-from hotgrad.primitive import Primitive
-from hotgrad.records import Node, Record
 
 
 def describe(value: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import nn, optim
+from hotgrad.core.variable import wrap
 from hotgrad.engines import csource
 from hotgrad.engines.compiler import find_compiler
 from hotgrad.engines.kernels import Kernel
@@ -21,7 +22,6 @@ from hotgrad.program.captured import Captured, captured
 from hotgrad.training import agreement
 from hotgrad.training.agreement import check_agreement
 from hotgrad.training.steps import training_step
-from hotgrad.variable import wrap
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
 

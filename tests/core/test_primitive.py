@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import hotgrad as hg
-from hotgrad import Variable, recording
-from hotgrad.methods import WRITERS, Methods
+from hotgrad import Variable
+from hotgrad.core import recording
+from hotgrad.core.methods import WRITERS, Methods
 
 pytestmark = pytest.mark.usefixtures("tape")
 

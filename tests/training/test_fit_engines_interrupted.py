@@ -15,7 +15,8 @@ import torch
 from fitting import BATCH, DEFAULT, ENGINES, EXACT, ROUNDING, compare, fit, made, state
 
 import hotgrad as hg
-from hotgrad import optim, records
+from hotgrad import optim
+from hotgrad.core import records
 from hotgrad.engines.compiler import find_compiler
 from hotgrad.training import compiled
 from hotgrad.training.compiled import Compiled
