@@ -2,11 +2,15 @@
 
 Elementary ops record themselves on a tape; walking it backwards gives gradients, of any order. On it: a gradient checker
 (`hotgrad.testing`), networks (`hg.nn`), optimizers (`hg.optim`) and `Sequential.fit`.
+
+To read the code, begin with the heart in `hotgrad/core/`: `primitive`, `records`, `walk`, `variable`, `recording`; then `hotgrad/ops/`.
 """
 
 from hotgrad import data, errors, functional, nn, ops, optim
-from hotgrad.core.primitive import Booleans, Integers, Interval, Primitive, primitives, zero
-from hotgrad.core.records import Record, Tape, enable_grad, no_grad, tape
+from hotgrad.core.domains import Booleans, Integers, Interval
+from hotgrad.core.modes import Tape, enable_grad, no_grad, tape
+from hotgrad.core.primitive import Primitive, primitives, zero
+from hotgrad.core.records import Record
 from hotgrad.core.variable import Variable, gradients
 from hotgrad.engines import Program, capture
 from hotgrad.errors import (

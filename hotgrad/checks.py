@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Iterable
@@ -135,3 +136,15 @@ def _addresses(tensor: Tensor, step: int) -> Tensor:
     for count, stride in zip(tensor.shape, tensor.stride()):
         found = found[..., None] + torch.arange(count, device="cpu") * (stride * tensor.element_size())
     return found.flatten()
+
+
+def nearest(name: Any, known: Iterable[str], closeness: float = 0.6) -> str:
+    """The end of a message about an unknown name: the known one that looks like it, or nothing.
+
+    >>> nearest("adan", ["sgd", "adam"])
+    "; did you mean 'adam'?"
+    """
+    lowered = {one.lower(): one for one in known}
+    given = str(name).lower()
+    found = difflib.get_close_matches(given, list(lowered), 1, closeness) or [one for one in lowered if given and one.startswith(given)]
+    return f"; did you mean {lowered[found[0]]!r}?" if found else ""

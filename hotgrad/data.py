@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import flag, seed_number, whole_number
-from hotgrad.core.variable import Variable, as_tensor
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.variable import Variable
 from hotgrad.errors import DataError, DtypeError, ShapeError
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hotgrad import data
-from hotgrad.core.records import Tape
+from hotgrad.core.modes import Tape
 from hotgrad.core.variable import Variable
 from hotgrad.errors import DataError, SettingError
 from hotgrad.modules import Linear, ReLU, Tanh

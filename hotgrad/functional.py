@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import finite_number, whole_number
-from hotgrad.core.explain import describe, nearest
-from hotgrad.core.records import state
-from hotgrad.core.variable import Variable, as_tensor, wrap
+from hotgrad.checks import finite_number, nearest, whole_number
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.explain import describe
+from hotgrad.core.modes import state
+from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
 from hotgrad.ops.pointwise import Softplus

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from hotgrad.core.records import Node, Record, enable_grad
-from hotgrad.core.variable import Variable, as_tensor
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.modes import enable_grad
+from hotgrad.core.nodes import Node
+from hotgrad.core.records import Record
+from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, TapeError
 from hotgrad.modules import Module
 

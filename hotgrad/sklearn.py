@@ -18,9 +18,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hotgrad.checks import shown, whole_number
+from hotgrad.checks import nearest, shown, whole_number
 from hotgrad.core.arrays import check_unmasked
-from hotgrad.core.explain import nearest
 from hotgrad.data import moments
 from hotgrad.errors import DataError, OperandError, SettingError
 from hotgrad.modules import Linear, Module, ReLU

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hotgrad as hg
-from hotgrad.core import primitive, records
+from hotgrad.core import modes, primitive
 from hotgrad.training.compiled import Compiled
 
 pytest.register_assert_rewrite("capturing", "fitting", "scenarios")  # what tests share and has assertions
@@ -71,6 +71,6 @@ def _clean_state() -> Iterator[None]:
     registered = {name: op for name, op in hg.primitives().items() if name not in before}
     for name in registered:
         del primitive._REGISTRY[name]
-    assert records.state.recording, "the test left recording off"
+    assert modes.state.recording, "the test left recording off"
     assert hg.tape() is tape, "the test left a tape scope open"
     assert dict(hg.primitives()) == before, "the test replaced a primitive"

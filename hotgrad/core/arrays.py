@@ -1,4 +1,4 @@
-"""Numbers, lists and numpy arrays read as tensors: exactly, or refused with the remedy. Nothing is cut or unmasked without a word."""
+"""Everything that is an array as a tensor: exactly, or refused with the remedy. Nothing is cut or unmasked without a word."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.errors import DataError, HotgradError, OperandError
+from hotgrad.core.explain import describe
+from hotgrad.core.records import Value
+from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError
 
 _PLAIN = {bool, int, float}
 # What to do about arrays of other kinds than numbers, by numpy's letter for them.
@@ -83,6 +85,26 @@ def read(data: Any) -> Tensor:
         raise OperandError(
             f"expected a tensor, a number, a nested list or a numpy array; got {type(data).__name__}{kind} ({error})"
         ) from None
+
+
+def as_tensor(data: Any) -> Tensor:
+    """`data` as a tensor that belongs to no torch graph. Tensors share their memory, everything else is copied."""
+    if isinstance(data, Value):
+        if data._link is not None:
+            raise OperandError("a Variable that requires a gradient cannot be wrapped again, the graph would be lost; use detach()")
+        return data._data
+    tensor = data if isinstance(data, Tensor) else read(data)
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.is_complex():
+        raise DtypeError(f"complex data is not supported; got {describe(tensor)}. Use its real and imaginary parts")
+    if tensor.layout is not torch.strided:
+        raise OperandError(f"only dense tensors are supported; got layout {tensor.layout}. Convert it with to_dense()")
+    if tensor.is_inference():
+        raise OperandError(
+            "inference-mode tensors have no version counter, so writes to them would go unnoticed; clone() it outside torch.inference_mode"
+        )
+    return tensor
 
 
 def _remedy(array: Any) -> str:

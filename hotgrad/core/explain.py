@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,8 +11,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from hotgrad.core.nodes import Node
 from hotgrad.core.primitive import Primitive
-from hotgrad.core.records import Node, Record
+from hotgrad.core.records import Accumulator, Record
 from hotgrad.errors import (
     AxisError,
     DeviceError,
@@ -182,7 +182,7 @@ def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
         ) from None
     reads = op.reads[min(index, len(op.reads) - 1)]
     unread = getattr(error, "obj", None)
-    if isinstance(error, TypeError):  # Python names the class: "object of type 'Sink' has no len()"
+    if isinstance(error, TypeError):  # Python names the class: "object of type 'Accumulator' has no len()"
         unread = next((v for v in record.operands if isinstance(v, Node) and repr(type(v).__name__) in str(error)), None)
     if isinstance(unread, Node):
         used = next((name for name, value in zip(op.operand_names, record.operands) if value is unread), op.operand_names[0])
@@ -204,6 +204,17 @@ def rule_failed(record: Record, rule: Any, error: Exception) -> NoReturn:
     raise RuleError(f"{op.name}: the rule for {operand} of {of} cannot be computed: {str(error).splitlines()[0]}") from error
 
 
+def misfit(record: Record, parent: Node, what: str) -> RuleError:
+    """The error for a rule's result that cannot be its operand's gradient; `what` says why."""
+    return RuleError(f"{record.op.name}: the rule for {operand_name(record, parent)} of shape {tuple(parent.shape)} {what}")
+
+
+def freed(record: Record) -> TapeError:
+    """The error for a walk into what an earlier one used up."""
+    what = f"the graph was freed by an earlier backward (at {record.op.name}, result {tuple(record.shape)})"
+    return TapeError(f"{what}; use retain_graph=True in the earlier one, or compute the expression again")
+
+
 def written(record: Record, value: Tensor) -> TapeError:
     """The error for a kept tensor that is not what it was."""
     what = next((f"operand {name!r}" for name, x in zip(record.op.operand_names, record.operands) if x is value), "")
@@ -214,13 +225,27 @@ def written(record: Record, value: Tensor) -> TapeError:
     )
 
 
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known one that looks like it, or nothing.
+def table(records: Sequence[Record]) -> str:
+    """Records as text, one line each: number, op, where the operands came from, result, what is kept for backward."""
+    numbers = {id(record): f"%{i}" for i, record in enumerate(records)}
+    rows = [("", "op", "operands", "result", "keeps")]
+    for record in records:
+        operands = []
+        for parent, value in zip(record.parents or (), record.operands):
+            shown = numbers.get(id(parent)) or (parent.name if parent is not None else None)
+            if shown is None:
+                leaf = "leaf" if isinstance(parent, Accumulator) else "constant" if parent is None else "freed"
+                shown = f"{leaf}{_shape(value)}" if isinstance(value, (Tensor, Node)) else repr(value)
+            operands.append(shown)
+        size = sum(t.numel() * t.element_size() for t in record.saved())
+        result = f"{record.name or ''}{_shape(record)} {str(record.dtype).removeprefix('torch.')}"
+        rows.append((numbers[id(record)], record.op.name, ", ".join(operands), result, f"{size:,} B"))
+    if len(rows) == 1:
+        return "(nothing recorded)"
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row[:-1], widths)) + "  " + row[-1].rjust(widths[-1]) for row in rows]
+    return "\n".join(lines)
 
-    >>> nearest("adan", ["sgd", "adam"])
-    "; did you mean 'adam'?"
-    """
-    lowered = {one.lower(): one for one in known}
-    given = str(name).lower()
-    found = difflib.get_close_matches(given, list(lowered), 1) or [one for one in lowered if given and one.startswith(given)]
-    return f"; did you mean {lowered[found[0]]!r}?" if found else ""
+
+def _shape(value: Tensor | Node) -> str:
+    return "(" + ", ".join(map(str, value.shape)) + ")"

@@ -14,43 +14,23 @@ checks and registers it; nothing else is needed, for the ops of this package and
 
 from __future__ import annotations
 
-import inspect
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from hotgrad.errors import DeclarationError, DtypeError, OperandError, RuleError
+from hotgrad.core.domains import Domain
+from hotgrad.core.options import TakesOptions
+from hotgrad.errors import DeclarationError
 
-
-class Interval(NamedTuple):
-    """The closed interval of real numbers from `low` to `high`; either end may be infinite."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-
-class Integers(NamedTuple):
-    """Whole numbers from `low` to `high`, both included; a domain without gradient."""
-
-    low: int
-    high: int
-
-
-class Booleans(NamedTuple):
-    """True and False; a domain without gradient."""
-
-
-Domain = Interval | Integers | Booleans
-
-REQUIRED = inspect.Parameter.empty
+# What `native` may name: the kernels of the native engine, which are no expressions of single elements.
+KERNELS = tuple(
+    "reshape permute expand flip unfold fold getitem putitem pad cat stack sum prod amax amin cumsum gather scatter_add matmul einsum mean var std norm logsumexp softmax log_softmax pow clip addmm".split()
+)
 _REGISTRY: dict[str, type[Primitive]] = {}
-# Later layers complete a declaration (`variable` gives it `apply` and binds its operators) without being imported here.
+# Later layers complete a declaration (`declarations` checks it, `operators` gives it `apply`) without being imported here.
 on_declare: list[Callable[[type[Primitive]], None]] = []
 
 
@@ -69,7 +49,7 @@ def zero(g: Any, out: Any, *operands: Any, **options: Any) -> float:
     return 0.0
 
 
-class Primitive:
+class Primitive(TakesOptions):
     """Base of all ops. Subclass it to declare one; see the module's text for the form.
 
     Fields of a declaration (all but `forward` and the rules are optional):
@@ -87,6 +67,8 @@ class Primitive:
     - `options`: what tests draw for each option, as a list of values or a hypothesis strategy.
     - `operands()`: a list, from simple to intricate, or a hypothesis strategy, of (operands, options) where domain and
       signature do not say enough; an operand may be given by its shape alone.
+    - `kinks`: the gradients agreed on where the derivative is not unique or a mask must select, as a list of (operands, options,
+      cotangent, the gradient of each operand or None); the checker and the tests compare them.
     - `signature`: numpy's generalised-ufunc form, "(m,k),(k,n)->(m,n)". Default: all operands broadcast.
     - `operators`: names of the Variable methods this op provides, ("__mul__", "__rmul__").
     - `collects`: True where several positional options are one tuple, as in `x.reshape(2, 3)`.
@@ -94,11 +76,16 @@ class Primitive:
       dtype that it takes beside the other operands: 2.0 beside float32 is float32.
     - `plain`: True where the result is a plain tensor also for Variables (comparisons).
     - `stable`: True promises no overflow where the exact result is representable; tests probe it.
-    - `native`: the C expression, or the name of the shape class, by which the native engine lowers the op.
+    - `native`: how the native engine lowers the op: a C expression of operands and options in braces ("{a} * {b}"); or a function
+      `native(*operands, **options)` that computes the same with other ops, on Variables of which only shape and dtype are known; or the
+      name of one of the engine's kernels (KERNELS).
+    - `elementwise`: whether each element of the result depends on the same element of the broadcast operands alone, so that the
+      result may take the memory of an operand. Default: True for a C expression without an `into` of its own, else False.
     - `into(out, *operands, **options)`: how to compute the result into the tensor `out` without allocating: a functools.partial
       of a kernel, a list of several to be called in turn, or None where these operands have none. Only the first may read the
       operands of an elementwise op, since `out` may be one of them. Numbers come as 0-d tensors; a kernel gets the number
       itself where the partial gives it by name. Default: `forward` with `out=`, if it is a kernel that takes that.
+    - `allocates`: True where a step of a replayed program allocates memory all the same, as some of torch's kernels do inside.
     - `name`: the registered name; default the class's own. `function`: the name of the function and method that a built-in op
       publishes, "" for none.
 
@@ -127,24 +114,25 @@ class Primitive:
     fresh: ClassVar[bool] = False
     domain: ClassVar[Sequence[Domain]] = ()
     options: ClassVar[Mapping[str, Any]] = {}
+    kinks: ClassVar[Sequence[tuple[Sequence[Any], Mapping[str, Any], Any, Sequence[Any]]]] = ()
     signature: ClassVar[str] = ""
     operators: ClassVar[Sequence[str]] = ()
-    collects: ClassVar[bool] = False
     numbers: ClassVar[bool] = False
     plain: ClassVar[bool] = False
     stable: ClassVar[bool] = False
-    native: ClassVar[str] = ""
+    native: ClassVar[str | Callable[..., Any]] = ""
+    elementwise: ClassVar[bool]
     into: ClassVar[Callable[..., partial[Any] | list[partial[Any]] | None] | None] = None
-    name: ClassVar[str]
+    allocates: ClassVar[bool] = False
     function: ClassVar[str]
 
-    # Derived from the declaration.
+    # Derived from the declaration, by `declarations`.
     _call: ClassVar[Callable[..., Any]]  # `forward`, with a look at what a user's one did
     operand_names: ClassVar[tuple[str, ...]]
     arity: ClassVar[int | None]  # None: any number of operands
-    defaults: ClassVar[dict[str, Any]]  # every option; REQUIRED where it has no default
     rules: ClassVar[tuple[Callable[..., Any] | None, ...]]
     differentiable: ClassVar[bool]
+    _watched: ClassVar[Callable[[Callable[..., Any]], Callable[..., Any]]]  # a rule, with a look at what a user's one gave
     _plans: ClassVar[dict[tuple[bool, ...], tuple[tuple[bool, ...], bool]]]
 
     def __init_subclass__(cls, abstract: bool = False, register: bool = True) -> None:
@@ -154,11 +142,10 @@ class Primitive:
         for field in ("name", "function"):
             if field not in cls.__dict__:
                 setattr(cls, field, cls.__name__ if field == "name" else cls.name.lower())
-        _complete(cls)
         taken = _REGISTRY.get(cls.name)
         if register:
             if taken and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise _wrong(cls, f"the name is taken by {taken.__module__}.{taken.__qualname__}; choose another name")
+                raise wrong(cls, f"the name is taken by {taken.__module__}.{taken.__qualname__}; choose another name")
             _REGISTRY[cls.name] = cls
         try:
             for complete in on_declare:
@@ -190,186 +177,9 @@ class Primitive:
         given = options or {}
         usual = lambda index, g, out: cls.vjp(index, g, out, *operands, **given)  # noqa: E731
         vjp = cls.vjp_of(*operands, **given) if cls.vjp_of else usual
-        if not _own(cls):
-            vjp = _checked_rule(cls, cls.operand_names[0], vjp)
+        vjp = cls._watched(vjp)
         return [partial(vjp, index) for index in range(len(operands))]
 
-    @classmethod
-    def bind(cls, extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
-        """All options by name, from those given by position and by name. Raises OperandError for wrong ones."""
-        names = tuple(cls.defaults)
-        if cls.collects and extra and (len(extra) > 1 or not isinstance(extra[0], (tuple, list))):
-            extra = (extra,)
-        if len(extra) > len(names):
-            takes = f"{len(names)} options ({', '.join(names)})" if names else "no options"
-            raise OperandError(f"{cls.name}: got {len(extra)} more arguments than its operands, but it takes {takes}")
-        options = {**cls.defaults, **dict(zip(names, extra))}
-        for name, value in given.items():
-            if name not in options:
-                known = f"it takes {', '.join(names)}" if names else "it takes none"
-                raise OperandError(f"{cls.name}: unknown option {name!r}; {known}")
-            if name in names[: len(extra)]:
-                raise OperandError(f"{cls.name}: option {name!r} is given twice, by position and by name")
-            options[name] = value
-        missing = [name for name, value in options.items() if value is REQUIRED]
-        if missing:
-            raise OperandError(f"{cls.name}: missing option {missing[0]!r}")
-        # a caller may go on to change a list, and the rules shall see what forward saw
-        return {name: tuple(value) if type(value) is list else value for name, value in options.items()}
 
-
-def _wrong(cls: type[Primitive], what: str) -> DeclarationError:
+def wrong(cls: type[Primitive], what: str) -> DeclarationError:
     return DeclarationError(f"Primitive {cls.__module__}.{cls.__qualname__}: {what}")
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
-    """The parameters of a function, None if it does not tell: kernels such as torch.exp, or a bare (*args, **kwargs)."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return None
-    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else parameters
-
-
-def _complete(cls: type[Primitive]) -> None:
-    """Check a declaration and fill in what follows from it."""
-    cls._plans = {}
-    if not callable(getattr(cls, "forward", None)):
-        raise _wrong(cls, "declares no `forward`")
-    has_vjps, has_vjp = hasattr(cls, "vjps"), hasattr(cls, "vjp")
-    if has_vjps == has_vjp:
-        raise _wrong(
-            cls,
-            "declares both `vjps` and `vjp`; keep one" if has_vjps else
-            "declares no gradient rules; give `vjps`, one per operand (None where there is no derivative), or one `vjp`",
-        )  # fmt: skip
-    parameters = _parameters(cls.forward)
-    if parameters is None:  # then the rules name the operands
-        told = (_parameters(rule) for rule in getattr(cls, "vjps", ()) if callable(rule))
-        parameters = next((p[2:] for p in told if p is not None), [])
-    starred = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
-    named = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-    cls.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    if has_vjp:
-        if not starred or named:
-            raise _wrong(cls, "gives one `vjp` for any number of operands, so `forward` must take `*operands` and no other operand")
-        cls.operand_names, cls.arity, cls.rules, cls.differentiable = tuple(starred), None, (), True
-        if "vjp" in vars(cls) and "vjp_of" not in vars(cls):
-            cls.vjp_of = None  # what the base declares says the same as its own `vjp`
-    else:
-        if starred:
-            raise _wrong(cls, "`forward` takes any number of operands; give one `vjp(index, g, out, *operands, **options)`")
-        if not isinstance(cls.vjps, tuple) or len(cls.vjps) != (len(named) or len(cls.vjps)):
-            raise _wrong(
-                cls, f"has {len(named)} operands ({', '.join(named)}), so `vjps` must be a tuple of as many rules; got {cls.vjps!r}"
-            )
-        cls.operand_names = named or tuple("abcdefgh"[: len(cls.vjps)])
-        cls.arity, cls.rules = len(cls.vjps), cls.vjps
-        cls.differentiable = any(rule is not None for rule in cls.vjps)
-        for name, rule in zip(cls.operand_names, cls.vjps):
-            _check_rule(cls, name, rule)
-    cls._call = staticmethod(cls.forward)
-    if not _own(cls):
-        cls._call = staticmethod(_checked_forward(cls))
-        cls.rules = tuple(rule and _checked_rule(cls, name, rule) for name, rule in zip(cls.operand_names, cls.rules))
-    _complete_reads(cls)
-    if cls.domain and cls.arity is not None and len(cls.domain) != cls.arity:
-        raise _wrong(cls, f"has {cls.arity} operands, but `domain` has {len(cls.domain)} entries")
-    _check_native(cls)
-    unknown = set(cls.options) - set(cls.defaults)
-    if unknown:
-        raise _wrong(cls, f"`options` names {sorted(unknown)}, but `forward` takes {sorted(cls.defaults) or 'no options'}")
-
-
-def _own(cls: type[Primitive]) -> bool:
-    """Whether the op is hotgrad's own. Its tests vouch for it, so that its calls need not be looked at."""
-    return cls.__module__.startswith("hotgrad.")
-
-
-def _flaw(value: Any, given: Sequence[Tensor]) -> str | None:
-    """What makes a tensor or Variable none to go on with, if none of those `given` is like that."""
-    tensor = value if isinstance(value, Tensor) else getattr(value, "_data", None)
-    if not isinstance(tensor, Tensor):
-        return None
-    flaws: dict[str, Callable[[Tensor], bool]] = {
-        f"layout {tensor.layout}; convert it with to_dense()": lambda t: t.layout is not torch.strided,
-        "complex data; use its real and imaginary parts": Tensor.is_complex,
-        "a tensor that requires a torch gradient; detach() it": lambda t: t.requires_grad,
-        "a tensor on the device meta, which holds no values": lambda t: t.is_meta,
-    }
-    return next((what for what, has in flaws.items() if has(tensor) and not any(map(has, given))), None)
-
-
-def _checked_forward(cls: type[Primitive]) -> Callable[..., Any]:
-    """`forward`, which must leave its operands as they are and give a tensor. Raises RuleError, or DtypeError for complex data."""
-    forward = cls.forward
-
-    def call(*operands: Any, **options: Any) -> Any:
-        tensors = [x for x in operands if isinstance(x, Tensor)]
-        versions = [None if x.is_inference() else x._version for x in tensors]
-        out = forward(*operands, **options)
-        for x, version in zip(tensors, versions):
-            if version is not None and x._version != version:
-                place = next(i for i, operand in enumerate(operands) if operand is x)
-                name = f"{cls.operand_names[0]}[{place}]" if cls.arity is None else cls.operand_names[place]
-                raise RuleError(f"{cls.name}: forward wrote into its operand {name}; compute a new tensor")
-        flaw = _flaw(out, tensors) if isinstance(out, Tensor) else type(out).__name__
-        if flaw is not None:
-            kind = DtypeError if flaw.startswith("complex") else RuleError
-            raise kind(f"{cls.name}: forward returned {flaw}; it must return a plain tensor of real numbers")
-        return out
-
-    return call
-
-
-def _checked_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A rule whose result must be a tensor, or a number. Raises RuleError."""
-
-    @wraps(rule, updated=())
-    def checked(*args: Any, **options: Any) -> Any:
-        result = rule(*args, **options)
-        flaw = _flaw(result, [t for x in args[:2] if isinstance(t := getattr(x, "_data", x), Tensor)])
-        if flaw is not None:
-            raise RuleError(f"{cls.name}: the rule for {operand} returned {flaw}")
-        return result
-
-    return checked
-
-
-def _check_native(cls: type[Primitive]) -> None:
-    if not isinstance(cls.native, str):
-        raise _wrong(cls, f"`native` must be a C expression, in which {{a}} stands for the operand a; got {cls.native!r:.60}")
-    if re.search("[{}]", re.sub(r"{\w+}", "", cls.native)):
-        raise _wrong(cls, f"`native` must have each name in a pair of braces, as {{a}}; got {cls.native!r:.60}")
-
-
-def _check_rule(cls: type[Primitive], operand: str, rule: Callable[..., Any] | None) -> None:
-    if rule is None:
-        return
-    if not callable(rule):
-        raise _wrong(cls, f"the rule for {operand!r} is {rule!r}, not a function")
-    options = dict.fromkeys(cls.defaults)
-    try:
-        inspect.signature(rule).bind(None, None, *cls.operand_names, **options)
-    except TypeError:
-        wanted = ", ".join(("g", "out", *cls.operand_names, *options))
-        raise _wrong(cls, f"the rule for {operand!r} must take ({wanted}); it takes {inspect.signature(rule)}") from None
-    except ValueError:  # a builtin that does not tell
-        pass
-
-
-def _complete_reads(cls: type[Primitive]) -> None:
-    rules = len(cls.operand_names)
-    reads = getattr(cls, "reads", None)
-    if reads is None:
-        cls.reads = (" ".join((*cls.operand_names, "out")),) * rules
-        return
-    if isinstance(reads, str):
-        reads = (reads,) * rules
-    if len(reads) != rules:
-        raise _wrong(cls, f"has {rules} rules, so `reads` must have as many entries; got {reads!r}")
-    for entry in reads:
-        unknown = set(entry.split()) - {*cls.operand_names, "out"}
-        if unknown:
-            raise _wrong(cls, f"`reads` names {sorted(unknown)}; it may name {', '.join((*cls.operand_names, 'out'))}")
-    cls.reads = tuple(reads)

@@ -1,136 +1,69 @@
-"""The tape: records of what was computed, the values they keep, and the state of each thread.
+"""What the tape keeps: records of calls, the values that rules will read, and stand-ins for the others.
 
-Records link to the records, or to the Sinks of the leaf Variables, from which their operands came; they never hold a
+Records link to the records, or to the Accumulators of the leaf Variables, from which their operands came; they never hold a
 Variable. So an intermediate's data lives only while somebody holds it or a rule will read it.
 """
 
 from __future__ import annotations
 
-import contextvars
-import functools
-import gc
-import inspect
 import itertools
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
+from hotgrad.core.nodes import Node
 from hotgrad.core.primitive import Primitive
-from hotgrad.errors import OperandError, TapeError
 
-if TYPE_CHECKING:
-    from hotgrad.core.variable import Variable
-
-T = TypeVar("T")
+V = TypeVar("V", bound="Value")
 
 next_sequence = itertools.count().__next__  # grows over all tapes and threads
 
 
-class Unread(AttributeError):
-    """A rule used a value that was not kept; `obj` is the Node that stood for it, as in every AttributeError on a Node."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__("only shape, dtype and device of this value are known, not its data")
-        self.obj = node
-
-
-class Node:
-    """What the graph knows of a value that it does not keep: shape, dtype and device.
-
-    Rules get it in place of operands that they do not read.
-    """
-
-    __slots__ = ("shape", "dtype", "device", "__weakref__")
-
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def numel(self) -> int:
-        return self.shape.numel()
-
-    def _unread(self, *args: Any, **kwargs: Any) -> Any:
-        raise Unread(self)
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Node):
-            return self is other
-        raise Unread(self)
-
-    __hash__ = object.__hash__
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [x for a in (*args, *(kwargs or {}).values()) for x in (a if isinstance(a, (list, tuple)) else (a,))]
-        raise Unread(next(x for x in given if isinstance(x, Node)))
-
-
-for _name in "add radd sub rsub mul rmul truediv rtruediv pow rpow matmul rmatmul neg abs getitem gt ge lt le float".split():
-    setattr(Node, f"__{_name}__", Node._unread)
-
-
-class Constant(Node):
-    """A tensor operand that needs no gradient and that no needed rule reads."""
-
-    __slots__ = ()
-
-    def __init__(self, value: Tensor) -> None:
-        self.shape, self.dtype, self.device = value.shape, value.dtype, value.device
-
-
-class Sink(Node):
+class Accumulator(Node):
     """Where a gradient accumulates: that of a leaf, or of another Variable after `retain_grad()`. Also keeps its name."""
 
     __slots__ = ("grad", "name", "retain")
 
     def __init__(self, value: Tensor, name: str | None = None) -> None:
         self.shape, self.dtype, self.device = value.shape, value.dtype, value.device
-        self.grad: Tensor | Variable | None = None
+        self.grad: Any = None  # a tensor, a Variable, or None
         self.name = name
         self.retain = False  # on a Record: keep the gradient that arrives there
 
 
-# What Variables have for a Sink that need none: no gradient, no name. Never written to. MADE stands in Variables that were made as
-# such, NO_SINK in those that an op computed.
-NO_SINK: Sink = Sink.__new__(Sink)
-MADE: Sink = Sink.__new__(Sink)
-for _none in (NO_SINK, MADE):
+# What Variables that need none have for an Accumulator: no gradient, no name. Never written to. MADE stands in Variables that were
+# made as such, NO_ACCUMULATOR in those that an op computed.
+NO_ACCUMULATOR: Accumulator = Accumulator.__new__(Accumulator)
+MADE: Accumulator = Accumulator.__new__(Accumulator)
+for _none in (NO_ACCUMULATOR, MADE):
     _none.grad = _none.name = None
     _none.retain = False
-NO_SINKS = frozenset((NO_SINK, MADE))  # not a tuple, in which others are looked for with Node's `==`
+NO_ACCUMULATORS = frozenset((NO_ACCUMULATOR, MADE))  # not a tuple, in which others are looked for with Node's `==`
 
 
 class Record(Node):
     """One recorded call. Its own shape, dtype and device are those of the result. Ops make it empty and fill it in place.
 
     `operands` holds the values that the needed rules read, numbers and constants among them, and Nodes in place of the others;
-    `out` the result if a rule reads it; `parents` the Record or Sink of each operand that needs a gradient. Freeing a
+    `out` the result if a rule reads it; `parents` the Record or Accumulator of each operand that needs a gradient. Freeing a
     record empties these three.
     """
 
-    __slots__ = ("op", "parents", "operands", "options", "out", "guards", "sequence", "sink", "tape")
+    __slots__ = ("op", "parents", "operands", "options", "out", "guards", "sequence", "accumulator", "tape")
 
     op: type[Primitive]
-    parents: tuple[Record | Sink | None, ...] | None
+    parents: tuple[Record | Accumulator | None, ...] | None
     operands: tuple[Any, ...]
     options: dict[str, Any] | None
     out: Tensor | None
     guards: tuple[Any, ...] | None  # the tensors kept, each followed by the version it had
     sequence: int
-    sink: Sink
-    tape: Tape
+    accumulator: Accumulator
+    tape: object  # the Tape that it is on
 
     @property
     def name(self) -> str | None:
-        return self.sink.name
+        return self.accumulator.name
 
     def saved(self) -> list[Tensor]:
         """The tensors this record keeps alive and guards against writes, index tensors among the options included."""
@@ -140,331 +73,20 @@ class Record(Node):
         return f"<Record {self.sequence} {self.op.name} {tuple(self.shape)}{' freed' if self.parents is None else ''}>"
 
 
-def tensors_in(options: dict[str, Any] | None) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in (options or {}).values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, Tensor):
-                found.append(item)
-    return found
-
-
-# ---------------------------------------------------------------------------------------------------------------- tapes
-
-
-class Tape:
-    """The records of one thread, in order. `with Tape() as t:` records on a tape of its own.
-
-    A record lives as long as a Variable or a later record can reach it, and no longer: reference counts see to that, without
-    pruning. So a tape does not hold its records. Each names its tape, and the tape looks for them when it is asked, which
-    takes milliseconds and costs recording nothing. `len`, iteration and `str` show live records: reachable, and not freed.
-
-    >>> import hotgrad as hg
-    >>> x = hg.Variable([1.0, 2.0], requires_grad=True)
-    >>> with hg.Tape() as t:
-    ...     y = (x * x).sum()
-    >>> [record.op.name for record in t]
-    ['Mul', 'Sum']
-    """
-
-    __slots__ = ()
-
-    def __enter__(self) -> Tape:
-        now = state.now
-        _enter(Mode(self, now.recording, now.trace, now, self))
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _leave(self)
-
-    def __len__(self) -> int:
-        return len(self._records())
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._records())
-
-    def __str__(self) -> str:
-        return table(self._records())
-
-    def _records(self) -> list[Record]:
-        if state.trace is not None:
-            state.trace.refuse("the tape was looked at while capturing, where it is not as in eager execution")
-        # A record names its tape last, when it is complete.
-        found = [o for o in gc.get_objects() if type(o) is Record and getattr(o, "tape", None) is self and o.parents is not None]
-        return sorted(found, key=lambda record: record.sequence)
-
-
-class Tracing(Exception):
-    """Raised by `Mode.active` while a program is captured."""
-
-
-class Mode:
-    """What holds where ops are called: the tape, whether it records, and the capture going on (`trace`, see `program.trace`), or None.
-
-    `active`: the tape to record on, or None. `outer`: the Mode to go back to; `by`: what was entered; `place`: by
-    which block (that of an ExitStack is entered and left by different ones).
-    """
-
-    __slots__ = ("tape", "recording", "trace", "active", "outer", "by", "place")
-
-    def __init__(self, tape: Tape, recording: bool, trace: Any = None, outer: Mode | None = None, by: Any = None) -> None:
-        self.tape, self.recording, self.trace, self.outer, self.by = tape, recording, trace, outer, by
-        self.place = _place(sys._getframe(2))
-        if type(self) is Mode:
-            self.active: Tape | None = tape if recording else None
-        if trace is not None:
-            self.__class__ = TracingMode
-
-
-def _place(frame: Any) -> tuple[int, Any]:
-    return id(frame), frame.f_code
-
-
-class TracingMode(Mode):
-    """The Mode while a program is captured. Asking for `active` sends every call of an op to the trace, so ops need not ask for a trace."""
-
-    __slots__ = ()
-
-    @property
-    def active(self) -> Any:  # type: ignore[override]
-        raise Tracing
-
-
-class _First(Mode):
-    """Stands where no Mode was set yet: in a new thread, and in a task that was started there."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        pass
-
-    @property
-    def active(self) -> Any:  # type: ignore[override]
-        return state.now.active
-
-
-class _Base(threading.local):
-    """The Mode that each thread starts in, on a tape of its own."""
-
-    def __init__(self) -> None:
-        self.mode = Mode(Tape(), True)
-
-
-_BASE = _Base()
-_FIRST = _First()
-# A context variable, so that asyncio tasks have modes of their own. Ops read `MODE.get().active`.
-MODE: contextvars.ContextVar[Mode] = contextvars.ContextVar("hotgrad mode", default=_FIRST)
-
-
-class _State:
-    """The Mode that holds now, and its fields."""
-
-    __slots__ = ()
-
-    @property
-    def now(self) -> Mode:
-        mode = MODE.get()
-        if mode is _FIRST:
-            mode = _BASE.mode
-            MODE.set(mode)
-        return mode
-
-    @property
-    def tape(self) -> Tape:
-        return self.now.tape
-
-    @property
-    def recording(self) -> bool:
-        return self.now.recording
-
-    @property
-    def trace(self) -> Any:
-        mode = MODE.get()
-        return None if mode is _FIRST else mode.trace
-
-
-state = _State()
-
-
-def _enter(mode: Mode) -> None:
-    """Let `mode` hold from here on. Ctrl-C before the block begins, which would not be left then, takes it back."""
-    try:
-        MODE.set(mode)
-    except BaseException:
-        MODE.set(mode.outer)  # type: ignore[arg-type]
-        raise
-
-
-def _leave(by: Any) -> None:
-    """Go back to the Mode that held when `by` was entered, whatever was entered since and was not left."""
-    frame, outer = sys._getframe(2), None
-    try:
-        outer = _outer(by, frame)
-        MODE.set(outer)
-    except KeyboardInterrupt:
-        MODE.set(outer or _outer(by, frame))
-        raise
-
-
-def _outer(by: Any, frame: Any) -> Mode:
-    place, found = _place(frame), None
-    mode: Mode | None = state.now
-    while mode is not None and (found is None or found.place != place):
-        if mode.by is by and (found is None or mode.place == place):
-            found = mode
-        mode = mode.outer
-    if found is None or found.outer is None:
-        what = "a Tape scope" if isinstance(by, Tape) else repr(by)
-        raise TapeError(
-            f"{what} was left in another task or thread than it was entered in, or after what it was entered in; use a `with` block for each"
-        )
-    return found.outer
-
-
-def surely(body: Callable[[], T], *undo: Callable[[], object]) -> T:
-    """What `body()` gives; then the Mode is as before, and each `undo` has run to its end, even if Ctrl-C came in the middle of one.
-
-    So each is run twice, and must not mind.
-    """
-    mode = state.now
-
-    def back() -> None:
-        MODE.set(mode)
-        for step in undo:
-            step()
-
-    try:
-        try:
-            return body()
-        finally:
-            back()
-    finally:
-        back()
-
-
-def tape() -> Tape:
-    """This thread's current tape, or that of the asyncio task.
-
-    >>> import hotgrad as hg
-    >>> isinstance(hg.tape(), hg.Tape)
-    True
-    """
-    return state.tape
-
-
-class RecordingMode:
-    """Switches recording on or off for a block, a function or a generator, in this thread and task. See `no_grad`, `enable_grad`."""
-
-    def __init__(self, recording: bool) -> None:
-        self._recording = recording
-
-    def __enter__(self) -> None:
-        now = state.now
-        _enter(Mode(now.tape, self._recording, now.trace, now, self))
-
-    def __exit__(self, *exc: object) -> None:
-        _leave(self)
-
-    def __call__(self, function: Callable[..., Any] | None = None) -> Any:
-        if function is None:
-            return self
-        if inspect.isasyncgenfunction(function):
-            raise OperandError(
-                f"{self!r} cannot decorate the asynchronous generator {function.__name__}: its consumer would run in its mode; "
-                "use `with` around the parts that do not yield"
-            )
-        asynchronous, stepwise = inspect.iscoroutinefunction(function), inspect.isgeneratorfunction(function)
-        wrapper = self._coroutine if asynchronous else self._generator if stepwise else self._plain
-        return functools.wraps(function)(wrapper(function))
-
-    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """What the function gives, called in this mode. Unlike a `with` block it cannot be left half by Ctrl-C."""
-
-        def body() -> T:
-            now = state.now
-            MODE.set(Mode(now.tape, self._recording, now.trace, now, self))
-            return function(*args, **kwargs)
-
-        return surely(body)
-
-    def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self.run(function, *args, **kwargs)
-
-        return call
-
-    def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return await function(*args, **kwargs)
-
-        return call
-
-    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The mode holds while the generator's own code runs, never in its consumer's between two items."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            generator = function(*args, **kwargs)
-            resume, value = generator.send, None
-            try:
-                while True:
-                    try:
-                        item = self.run(resume, value)
-                    except StopIteration as stop:
-                        return stop.value
-                    try:
-                        resume, value = generator.send, (yield item)
-                    except GeneratorExit:
-                        raise
-                    except BaseException as error:
-                        resume, value = generator.throw, error
-            finally:
-                self.run(generator.close)
-
-        return call
-
-    def __repr__(self) -> str:
-        return "enable_grad" if self._recording else "no_grad"
-
-
-no_grad = RecordingMode(False)
-"""Nothing is recorded inside: a context manager and a decorator, with or without parentheses.
-
->>> import hotgrad as hg
->>> x = hg.Variable(1.0, requires_grad=True)
->>> with hg.no_grad():
-...     (x * 2).requires_grad
-False
-"""
-
-enable_grad = RecordingMode(True)
-"""Recording is on inside, whatever holds outside; used like `no_grad`."""
-
-
-def table(records: Sequence[Record]) -> str:
-    """Records as text, one line each: number, op, where the operands came from, result, what is kept for backward."""
-    numbers = {id(record): f"%{i}" for i, record in enumerate(records)}
-    rows = [("", "op", "operands", "result", "keeps")]
-    for record in records:
-        operands = []
-        for parent, value in zip(record.parents or (), record.operands):
-            shown = numbers.get(id(parent)) or (parent.name if parent is not None else None)
-            if shown is None:
-                leaf = "leaf" if isinstance(parent, Sink) else "constant" if parent is None else "freed"
-                shown = f"{leaf}{_shape(value)}" if isinstance(value, (Tensor, Node)) else repr(value)
-            operands.append(shown)
-        size = sum(t.numel() * t.element_size() for t in record.saved())
-        result = f"{record.name or ''}{_shape(record)} {str(record.dtype).removeprefix('torch.')}"
-        rows.append((numbers[id(record)], record.op.name, ", ".join(operands), result, f"{size:,} B"))
-    if len(rows) == 1:
-        return "(nothing recorded)"
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row[:-1], widths)) + "  " + row[-1].rjust(widths[-1]) for row in rows]
-    return "\n".join(lines)
-
-
-def _shape(value: Tensor | Node) -> str:
-    return "(" + ", ".join(map(str, value.shape)) + ")"
+class Value:
+    """What a Variable is to the tape: a tensor, and its place in the graph."""
+
+    # _link: what records point to: the Record or Accumulator of this value, None if it needs no gradient. _accumulator: the one that
+    # holds gradient and name where there is one.
+    __slots__ = ("_data", "_link", "_accumulator", "__weakref__")
+
+    _data: Tensor
+    _link: Record | Accumulator | None
+    _accumulator: Accumulator
+
+    @classmethod
+    def _at(cls: type[V], data: Tensor, link: Record | Accumulator | None, accumulator: Accumulator = NO_ACCUMULATOR) -> V:
+        """One of `data` at this place in the graph, without checks."""
+        out = cls.__new__(cls)
+        out._data, out._link, out._accumulator = data, link, accumulator
+        return out

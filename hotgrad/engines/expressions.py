@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
-from hotgrad.core.primitive import Booleans
+from hotgrad.core.domains import Booleans
 from hotgrad.engines.layout import C_TYPES, NativeError
 from hotgrad.program.instructions import Instruction, Value
 
@@ -39,9 +39,9 @@ _CALL = re.compile(r"\b([a-z_]\w*)\s*\(")
 _FRACTION = re.compile(r"(?<![\w.])(\d+\.\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?![\w.])")
 
 
-def is_expression(native: str) -> bool:
-    """Whether this is a C expression, not the name of a shape class."""
-    return "{" in native
+def is_expression(native: Any) -> TypeGuard[str]:
+    """Whether this is a C expression, not a function or the name of a kernel."""
+    return isinstance(native, str) and "{" in native
 
 
 def literal(number: Any, dtype: torch.dtype) -> str:
@@ -109,6 +109,8 @@ def expression(instruction: Instruction, texts: Sequence[str], used: set[tuple[s
     for option, value in instruction.options.items():
         if isinstance(value, (bool, int, float)):
             names[option] = literal(value, dtype)
+    if not is_expression(op.native):
+        raise NativeError(f"{op.name} is no C expression")
     text = _typed(op.native, op.name, dtype, used)
     for name, value in names.items():
         simple = re.fullmatch(r"[\w.]+", value)

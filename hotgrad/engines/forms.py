@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Booleans, Domain, Integers, Interval, Primitive
+from hotgrad.core.domains import Booleans, Domain, Integers, Interval
+from hotgrad.core.primitive import Primitive
 from hotgrad.engines.engine import Engine
 from hotgrad.engines.expressions import is_expression
 from hotgrad.engines.layout import NativeError

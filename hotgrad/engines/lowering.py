@@ -77,7 +77,7 @@ class Lowering:
         return self.places[operand] if isinstance(operand, Value) and operand.kind != "scalar" else operand
 
     def _scalar(self, instruction: Instruction) -> None:
-        native = "pow({a}, {b})" if instruction.op.native == "pow" else instruction.op.native
+        native = "pow({a}, {b})" if instruction.op.native == "pow" else str(instruction.op.native)
         texts = [self.scalars[o] if isinstance(o, Value) else f"({literal(o, torch.float64)})" for o in instruction.operands]
         for name, text in zip(instruction.op.operand_names, texts):
             native = native.replace("{" + name + "}", text)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.explain import nearest
-from hotgrad.core.variable import Variable, as_tensor
+from hotgrad.checks import nearest
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.variable import Variable
 from hotgrad.engines.native import Native
 from hotgrad.engines.replay import Replay
 from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError

@@ -166,7 +166,7 @@ def _reduce(low: Lowering, instruction: Instruction, a: Place, dim: Any = None, 
     axes = normal_axes(dim, len(a.shape))
     out = low.fresh(instruction.out)
     whole = reshaped(out, tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
-    low.add(Reduce(low.context, [a], [cast(Place, whole)], low.note(instruction), instruction.op.native, axes))
+    low.add(Reduce(low.context, [a], [cast(Place, whole)], low.note(instruction), str(instruction.op.native), axes))
     return out
 
 

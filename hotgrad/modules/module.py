@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.recording import forward_pass
+from hotgrad.core.in_place import forward_pass
 from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import DtypeError, HotgradError, NestingError, OperandError, ShapeError
 from hotgrad.modules.parameters import LazyParameter, fits, pattern, replace, size_lazy
@@ -283,7 +283,7 @@ class Module:
         for parameter in self.parameters():
             if isinstance(parameter, LazyParameter):
                 like = converted(torch.empty(0, dtype=parameter.dtype, device=parameter.device))
-                parameter._leaf.dtype, parameter._leaf.device = like.dtype, like.device
+                parameter._accumulator.dtype, parameter._accumulator.device = like.dtype, like.device
             else:
                 replace(parameter, converted(parameter.data))
         for module in self.modules():

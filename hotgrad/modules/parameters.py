@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.explain import nearest
-from hotgrad.core.records import NO_SINKS, Sink, state
-from hotgrad.core.variable import Parameter, Variable, as_tensor
+from hotgrad.checks import nearest
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.modes import state
+from hotgrad.core.records import NO_ACCUMULATORS, Accumulator
+from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import CaptureError, OperandError, SettingError, ShapeError, TapeError
 
 Initializer = Callable[[tuple[int, ...], "torch.Generator | None"], Any]
@@ -111,9 +113,9 @@ class LazyParameter(Parameter):
 
     def __init__(self, shape: Sequence[int | None], dtype: torch.dtype | None = None, device: Any = None) -> None:
         like = torch.empty(0, dtype=dtype, device=device)
-        self._leaf = Sink(like)
-        self._leaf.shape = tuple(shape)  # type: ignore[assignment]
-        self._link = self._leaf
+        self._accumulator = Accumulator(like)
+        self._accumulator.shape = tuple(shape)  # type: ignore[assignment]
+        self._link = self._accumulator
 
     def _unsized(self, *args: Any) -> Any:
         raise TapeError(f"this Parameter of shape {pattern(self)} is not sized yet; call the model on an input first")
@@ -126,24 +128,24 @@ class LazyParameter(Parameter):
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        self._link = self._leaf if value else None
+        self._link = self._accumulator if value else None
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._leaf.dtype
+        return self._accumulator.dtype
 
     @property
     def device(self) -> torch.device:
-        return self._leaf.device
+        return self._accumulator.device
 
     def __repr__(self) -> str:
         return f"LazyParameter{pattern(self)}"
 
     def __reduce__(self) -> Any:
-        return _lazy, (self._leaf.shape, self.dtype, str(self.device), self.requires_grad, self.name)
+        return _lazy, (self._accumulator.shape, self.dtype, str(self.device), self.requires_grad, self.name)
 
     def __copy__(self) -> LazyParameter:
-        return _lazy(self._leaf.shape, self.dtype, self.device, self.requires_grad, self.name)
+        return _lazy(self._accumulator.shape, self.dtype, self.device, self.requires_grad, self.name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyParameter:
         memo[id(self)] = copied = self.__copy__()
@@ -163,7 +165,7 @@ def shape_of(parameter: Variable) -> tuple[Any, ...]:
     >>> shape_of(LazyParameter((None, 3)))
     (None, 3)
     """
-    return tuple(parameter._leaf.shape if isinstance(parameter, LazyParameter) else parameter.shape)
+    return tuple(parameter._accumulator.shape if isinstance(parameter, LazyParameter) else parameter.shape)
 
 
 def pattern(parameter: Variable) -> str:
@@ -199,10 +201,10 @@ def size_lazy(parameter: LazyParameter, shape: Sequence[int]) -> None:
 
 def replace(parameter: Variable, data: Tensor) -> None:
     """Give a leaf other data, of any dtype and device; its gradient and what links to it follow."""
-    sink = parameter._leaf
-    if isinstance(sink.grad, Variable):
+    accumulator = parameter._accumulator
+    if isinstance(accumulator.grad, Variable):
         raise OperandError("a parameter whose gradient belongs to a graph cannot be converted; call zero_grad() first")
     parameter._data = data
-    if sink not in NO_SINKS:
-        sink.shape, sink.dtype, sink.device = data.shape, data.dtype, data.device
-        sink.grad = None if sink.grad is None else sink.grad.to(device=data.device, dtype=data.dtype)
+    if accumulator not in NO_ACCUMULATORS:
+        accumulator.shape, accumulator.dtype, accumulator.device = data.shape, data.dtype, data.device
+        accumulator.grad = None if accumulator.grad is None else accumulator.grad.to(device=data.device, dtype=data.dtype)

@@ -1,6 +1,6 @@
 """The ops: a class per primitive (`hg.ops.Mul`), and per public op a function (`hg.mul`) that is also a method (`v.mul`)."""
 
-from hotgrad.core import recording  # noqa: F401  gives every op declared from here on its `apply`
+from hotgrad.core import declarations, operators  # noqa: F401  gives every op declared from here on its `apply`
 from hotgrad.core.methods import FUNCTIONS, Methods
 from hotgrad.core.primitive import primitives
 from hotgrad.ops import composites, pointwise  # noqa: F401  importing declares the ops

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Booleans, Interval, Primitive, zero
+from hotgrad.core.domains import Booleans, Interval
+from hotgrad.core.primitive import Primitive, zero
 from hotgrad.errors import OperandError
 
 

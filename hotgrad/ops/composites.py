@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.variable import Variable, as_tensor
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.ops.axes import normal_axes, normal_axis

@@ -13,7 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Interval, Primitive, zero
+from hotgrad.core.domains import Interval
+from hotgrad.core.primitive import Primitive, zero
 from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.axes import number
 

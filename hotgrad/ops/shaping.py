@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.arrays import is_numpy
+from hotgrad.core.arrays import as_tensor, is_numpy
 from hotgrad.core.explain import out_of_range
 from hotgrad.core.primitive import Primitive
-from hotgrad.core.variable import Variable, as_tensor
+from hotgrad.core.variable import Variable
 from hotgrad.errors import AxisError, DeviceError, OperandError, ShapeError
 from hotgrad.ops.axes import normal_axes, normal_axis
 

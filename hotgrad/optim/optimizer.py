@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import finite_number, overlapping, whole_number
-from hotgrad.core import records
+from hotgrad.core.modes import state
 from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.modules.parameters import LazyParameter
@@ -222,7 +222,7 @@ class Optimizer:
         """Set the `grad` of all its parameters to None."""
         for group in self._bound():
             for slot in group.slots:
-                slot.parameter._leaf.grad = None
+                slot.parameter._accumulator.grad = None
 
     def step(self) -> None:
         """Change each parameter that requires a gradient and has one; all others stay as they are, with their state.
@@ -233,7 +233,7 @@ class Optimizer:
         for group in self._bound():
             group.settings.lr = group.lr
             work += [(group, *alike) for alike in _ready(group)]
-        trace = records.state.trace
+        trace = state.trace
         factor = None
         if self.clip_norm is not None and work:
             norms = torch._foreach_norm if trace is None else lambda gradients: [Norm.apply(g) for g in gradients]
@@ -407,10 +407,10 @@ def _ready(group: Group) -> Iterable[tuple[list[Slot], list[Any], list[Any]]]:
     """The slots of a group that can be changed now, with parameters and gradients: those of one count and dtype together."""
     found: dict[Any, tuple[list[Slot], list[Any], list[Any]]] = {}
     count = dtype = None
-    trace = records.state.trace
+    trace = state.trace
     for slot in group.slots:
         p = slot.parameter
-        g = p._leaf.grad
+        g = p._accumulator.grad
         if g is None or p._link is None:
             continue
         data: Any = p._data if trace is None else trace.leaf(p)

@@ -18,7 +18,7 @@ from hotgrad.errors import CaptureError
 from hotgrad.program.guards import Unsteady, Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified
-from hotgrad.program.trace import Trace
+from hotgrad.program.trace import ProgramTrace
 from hotgrad.program.tree import flatten, shown
 
 
@@ -79,7 +79,7 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
     variables = [*watch.variables, *(parameter for optimizer in watch.optimizers for parameter in optimizer.parameters)]
     try:
         for values in (tensors, [_other(tensor) for tensor in tensors]):
-            traces.append(Trace(watch.names, list(watch.buffers.values()), variables, watch.seen))
+            traces.append(ProgramTrace(watch.names, list(watch.buffers.values()), variables, watch.seen))
             structures.append(_traced_run(traces[-1], f, values, examples, watch, variables))
         first, second = traces
         if structures[0] != structures[1]:
@@ -110,10 +110,15 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
 
 
 def _traced_run(
-    trace: Trace, f: Callable[..., Any], values: Sequence[Tensor], examples: Sequence[Any], watch: Watch, variables: Sequence[Variable]
+    trace: ProgramTrace,
+    f: Callable[..., Any],
+    values: Sequence[Tensor],
+    examples: Sequence[Any],
+    watch: Watch,
+    variables: Sequence[Variable],
 ) -> Any:
     """One run of `f`, noted; what it returned, as a structure."""
-    leaves = [variable._sink() for variable in variables if variable.is_leaf]
+    leaves = [variable._own_accumulator() for variable in variables if variable.is_leaf]
     unsteady = Unsteady()
 
     def run() -> Any:

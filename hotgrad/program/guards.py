@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hotgrad.core.modes import surely
 from hotgrad.core.primitive import Primitive
-from hotgrad.core.records import surely
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
 from hotgrad.modules import Module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from hotgrad.core.explain import users_frame
 from hotgrad.core.methods import WRITERS
-from hotgrad.core.records import state
+from hotgrad.core.modes import state
+from hotgrad.core.trace import Trace
 from hotgrad.core.variable import Variable
 
 # What may be asked of a plain tensor: nothing of it depends on values.
@@ -42,6 +43,13 @@ def where() -> str:
     return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
 
 
+class _Capture(Trace, Protocol):
+    """The capture that asks."""
+
+    inside: int
+    current: dict[int, Any]
+
+
 class TorchCalls(TorchFunctionMode):
     """Sorts the torch functions that code outside of hotgrad calls on something else than Variables.
 
@@ -49,7 +57,7 @@ class TorchCalls(TorchFunctionMode):
     the program. What is computed from other tensors would go stale: it is refused.
     """
 
-    def __init__(self, trace: Any) -> None:
+    def __init__(self, trace: _Capture) -> None:
         super().__init__()
         self.trace = trace
         self.made: dict[int, Tensor] = {}  # by id: the tensors of which the program may be sure

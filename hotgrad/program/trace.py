@@ -1,6 +1,6 @@
 """Capture: calls of ops noted as instructions of a program, while the function runs on example values.
 
-While a Trace is on (`state.trace`), every op call on this thread comes to `Trace.apply`, gradient rules and update rules included,
+While a ProgramTrace is on (`state.trace`), every op call on this thread comes to `ProgramTrace.apply`, gradient rules and update rules included,
 since those are made of ops. What a call gives is a Traced Variable: it knows shape and dtype, and refuses to tell its values,
 which would differ at each run. torch functions called on plain tensors are refused for the same reason.
 """
@@ -14,13 +14,15 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from hotgrad.core.arrays import is_numpy, number_in
+from hotgrad.core.arrays import as_tensor, is_numpy, number_in
 from hotgrad.core.explain import fail
+from hotgrad.core.modes import MODE, Mode, Tape, state, surely
+from hotgrad.core.operands import as_operands, tensors_in
 from hotgrad.core.primitive import Primitive, primitives
-from hotgrad.core.recording import as_operands
-from hotgrad.core.records import MADE, MODE, NO_SINK, NO_SINKS, Mode, Record, Sink, Tape, next_sequence, state, surely, tensors_in
+from hotgrad.core.records import MADE, NO_ACCUMULATOR, NO_ACCUMULATORS, Accumulator, Record, next_sequence
 from hotgrad.core.scalars import Scalar
-from hotgrad.core.variable import Variable, as_tensor
+from hotgrad.core.trace import Trace
+from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError, DtypeError, OperandError
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.program.guards import draws
@@ -53,7 +55,7 @@ class Traced(Variable):
 
     __str__ = __repr__ = __format__ = _text
 
-    def _unreadable(self, *args: Any, **kwargs: Any) -> Any:
+    def _unreadable(self, *args: Any, **kwargs: Any) -> NoReturn:
         message = f"a value was read while capturing{where()}: it differs at each run of the program. Branch with hg.where, "
         message += "print what the program returns, or leave this out of what is captured"
         if state.trace is None:
@@ -73,8 +75,8 @@ class Traced(Variable):
     __copy__ = __deepcopy__ = __reduce__ = _unreadable
 
     def detach(self) -> Variable:
-        out: Traced = state.trace.new(self._data, self.value)
-        out._leaf = MADE
+        out: Traced = (state.trace or self._unreadable()).new(self._data, self.value)
+        out._accumulator = MADE
         return out
 
     @property
@@ -85,7 +87,7 @@ class Traced(Variable):
 
     def __getattr__(self, name: str) -> Any:
         # its slots are emptied when the capture ends
-        if name in ("_data", "_link", "_leaf"):
+        if name in ("_data", "_link", "_accumulator"):
             raise CaptureError("this Variable was made while capturing a program, which is over; return it from the captured function")
         raise _NoAttribute(f"a Variable has no attribute {name!r}; while capturing, what was a tensor may be a Variable{where()}")
 
@@ -105,8 +107,7 @@ class _Earlier:
     def __getattr__(self, name: str) -> NoReturn:
         if state.trace is None:
             raise _NoAttribute("this gradient stood for one while capturing a program, which is over")
-        trace: Trace = state.trace
-        trace.refuse(f"a gradient from before the capture was used{where()}; call zero_grad() in the captured function first")
+        state.trace.refuse(f"a gradient from before the capture was used{where()}; call zero_grad() in the captured function first")
 
     def _refuse(self, *others: Any) -> NoReturn:
         self.__getattr__("value")
@@ -118,7 +119,7 @@ class _Earlier:
 _EARLIER: Any = _Earlier()
 
 
-class Trace:
+class ProgramTrace(Trace):
     """One run of a function, noted as `code`."""
 
     def __init__(self, names: dict[int, str], buffers: Sequence[Tensor], variables: Sequence[Variable], known: Iterable[int]) -> None:
@@ -136,7 +137,7 @@ class Trace:
         self.written: set[int] = set()  # memory that has other contents by now; what stands there was computed elsewhere
         self.kept: list[Any] = []  # so that no id is used twice
         self.versions: list[tuple[Tensor, int]] = []
-        self.grads: list[tuple[Sink, Any]] = []
+        self.grads: list[tuple[Accumulator, Any]] = []
         self.hidden: set[int] = set()
         self.slots: list[tuple[Any, str]] = []  # of optimizers, with the names of what they keep
         self.added: list[tuple[dict[str, Any], str]] = []  # and that of it which was made on the way
@@ -162,11 +163,11 @@ class Trace:
         return surely(traced, watching.leave, self._end)
 
     def _end(self) -> None:
-        for sink, grad in self.grads:
-            sink.grad = grad
+        for accumulator, grad in self.grads:
+            accumulator.grad = grad
         for traced in self.made:
             try:  # noqa: SIM105 - there are thousands
-                del traced._data, traced._link, traced._leaf
+                del traced._data, traced._link, traced._accumulator
             except AttributeError:  # it was, when Ctrl-C came
                 pass
         self.made.clear()
@@ -190,10 +191,10 @@ class Trace:
         self.refused = self.refused or error
         return error
 
-    def new(self, data: Tensor, value: Value, link: Record | Sink | None = None, plain: bool = False) -> Traced:
+    def new(self, data: Tensor, value: Value, link: Record | Accumulator | None = None, plain: bool = False) -> Traced:
         """A Traced Variable of `data` at this place in the program and in the graph."""
         out = Traced.__new__(Traced)
-        out._data, out._link, out._leaf, out.value, out.plain = data, link, MADE if plain else NO_SINK, value, plain
+        out._data, out._link, out._accumulator, out.value, out.plain = data, link, MADE if plain else NO_ACCUMULATOR, value, plain
         self.made.append(out)
         return out
 
@@ -207,7 +208,7 @@ class Trace:
         traced = self.new(tensor, value, None, not isinstance(like, Variable))
         requires_grad = isinstance(like, Variable) and like.requires_grad
         if requires_grad:
-            traced._link = traced._leaf = Sink(tensor)
+            traced._link = traced._accumulator = Accumulator(tensor)
         return traced
 
     def scalar(self, example: float, name: str) -> Scalar:
@@ -280,17 +281,17 @@ class Trace:
                 f"a Variable computed outside of the captured function{where()} (op {variable.previous_op.name}) was used in it; "  # type: ignore[union-attr]
                 "compute it inside, or detach() it"
             )
-        if variable._leaf in NO_SINKS:
+        if variable._accumulator in NO_ACCUMULATORS:
             return self.constant(variable._data)
-        self.keep_grad(variable._leaf)
+        self.keep_grad(variable._accumulator)
         return self._state(variable, variable._data, variable._link)
 
-    def keep_grad(self, sink: Sink) -> None:
+    def keep_grad(self, accumulator: Accumulator) -> None:
         """Hide this leaf's gradient, and give it back when the capture ends."""
-        if id(sink) not in self.hidden:
-            self.hidden.add(id(sink))
-            self.grads.append((sink, sink.grad))
-            sink.grad = _EARLIER
+        if id(accumulator) not in self.hidden:
+            self.hidden.add(id(accumulator))
+            self.grads.append((accumulator, accumulator.grad))
+            accumulator.grad = _EARLIER
 
     def _state(self, holder: Variable | Tensor, data: Tensor, link: Any) -> Traced:
         value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
@@ -333,7 +334,7 @@ class Trace:
         old = self.leaf(target) if isinstance(target, Variable) else self.constant(target)
         self.fresh.append(target)
         self._forget(old._data)
-        holder = target._data if isinstance(target, Variable) and target._leaf in NO_SINKS else target
+        holder = target._data if isinstance(target, Variable) and target._accumulator in NO_ACCUMULATORS else target
         self.current[id(holder)] = self._cast(new, old)
 
     def _forget(self, memory: Tensor) -> None:
@@ -356,7 +357,7 @@ class Trace:
         old = self.leaf(holder) if isinstance(holder, Variable) else self.constant(holder)
         holder = self.owners.get(id(holder), holder)
         name = self.names.get(id(holder), "")
-        if isinstance(holder, Variable) and holder._leaf in NO_SINKS:
+        if isinstance(holder, Variable) and holder._accumulator in NO_ACCUMULATORS:
             holder = holder._data
         if old.value in self.code.constants:
             del self.code.constants[old.value]
@@ -457,7 +458,7 @@ class Trace:
                 guards += (g, 0)
         record.op, record.parents, record.options, record.operands = op, links, options, tuple(given)
         record.guards = tuple(guards) or None
-        record.shape, record.dtype, record.device, record.sink = out.shape, out.dtype, out.device, NO_SINK
+        record.shape, record.dtype, record.device, record.accumulator = out.shape, out.dtype, out.device, NO_ACCUMULATOR
         record.out = self.new(out, value, record)  # type: ignore[assignment]
         record.sequence = next_sequence()
         record.tape = tape

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 from torch import Tensor
 
-from hotgrad.core.explain import nearest
+from hotgrad.checks import nearest
 from hotgrad.core.primitive import Primitive, primitives
 from hotgrad.core.variable import Variable
 from hotgrad.errors import HotgradError, OperandError

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Interval
+from hotgrad.core.domains import Interval
 from hotgrad.core.variable import Variable, gradients
 from hotgrad.testing.identities import algebra, constants, contexts, first_backward, narrow, poison, repeated
 from hotgrad.testing.numeric import Slopes, persists, slopes

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Interval
-from hotgrad.core.records import no_grad
+from hotgrad.core.domains import Interval
+from hotgrad.core.modes import no_grad
 from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import DtypeError, OperandError
 from hotgrad.ops import cat, reshape

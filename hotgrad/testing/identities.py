@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Interval
+from hotgrad.core.domains import Interval
 from hotgrad.core.variable import Parameter, Variable, gradients
 from hotgrad.ops import add, mul
 from hotgrad.testing.report import Problem

@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from hotgrad.core import variable
+from hotgrad.core import variable, walk
 from hotgrad.ops import CLASSES
 from hotgrad.testing.check import check_op
 from hotgrad.testing.functions import check_programs
@@ -106,7 +106,7 @@ def _outcome(check: Callable[..., Any], *args: Any, **options: Any) -> GradientE
 
 def engine_mutants() -> Iterator[tuple[str, str, Callable[[], contextlib.AbstractContextManager[Any]]]]:
     """Mistakes in the walk itself, as (class, name, a context manager that plants it for its duration)."""
-    walk, fit, seed_of, backward = variable.walk, variable._fit, variable._seed, variable.Variable.backward
+    walked, fit, seed_of, backward = walk.walk, walk._fit, walk._seed, variable.Variable.backward
 
     def averaged(gi: Any, parent: Any, record: Any, kind: Any) -> Any:
         out = fit(gi, parent, record, kind)
@@ -118,18 +118,18 @@ def engine_mutants() -> Iterator[tuple[str, str, Callable[[], contextlib.Abstrac
             return gi[tuple(slice(0, 1) if n == 1 else slice(None) for n in shape)]
         return fit(gi, parent, record, kind)
 
-    def ones(root: Any, gradient: Any, create_graph: bool) -> Any:
-        out = seed_of(root, gradient, create_graph)
+    def ones(root: Any, gradient: Any, kind: type[Any]) -> Any:
+        out = seed_of(root, gradient, kind)
         return torch.ones_like(out) if isinstance(out, torch.Tensor) else out
 
     def replaced(self: Any, *args: Any, **options: Any) -> None:
         """Puts the new gradient in place of the accumulated one."""
-        for sink in walk([(self, args[0] if args else options.get("gradient"))], None, True, False):
-            sink.grad = None
+        for accumulator in walked([(self, args[0] if args else options.get("gradient"))], None, True, False, variable.Variable):
+            accumulator.grad = None
         backward(self, *args, **options)
 
     def after(change: Callable[[dict[Any, Any]], dict[Any, Any]]) -> Callable[..., Any]:
-        return lambda *args, **options: change(walk(*args, **options))
+        return lambda *args, **options: change(walked(*args, **options))
 
     def plain(change: Callable[[torch.Tensor], Any]) -> Callable[[dict[Any, Any]], dict[Any, Any]]:
         return lambda found: {node: change(g) if isinstance(g, torch.Tensor) else g for node, g in found.items()}
@@ -147,9 +147,9 @@ def engine_mutants() -> Iterator[tuple[str, str, Callable[[], contextlib.Abstrac
         return lambda: mock.patch.object(target, name, value)
 
     engine = "engine: "
-    yield engine + "broadcasting", "averaged", planted(variable, "_fit", averaged)
-    yield engine + "broadcasting", "one copy taken", planted(variable, "_fit", last_axis_kept)
-    yield engine + "seed", "replaced by ones", planted(variable, "_seed", ones)
+    yield engine + "broadcasting", "averaged", planted(walk, "_fit", averaged)
+    yield engine + "broadcasting", "one copy taken", planted(walk, "_fit", last_axis_kept)
+    yield engine + "seed", "replaced by ones", planted(walk, "_seed", ones)
     yield engine + "accumulation", "overwritten", planted(variable.Variable, "backward", replaced)
     yield engine + "accumulation", "doubled", planted(variable, "walk", after(plain(lambda g: g * 2)))
     yield (

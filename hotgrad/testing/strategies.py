@@ -15,7 +15,9 @@ import hypothesis.strategies as st
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import REQUIRED, Booleans, Domain, Integers, Interval, Primitive
+from hotgrad.core.domains import Booleans, Domain, Integers, Interval
+from hotgrad.core.options import REQUIRED
+from hotgrad.core.primitive import Primitive
 from hotgrad.core.variable import Variable
 from hotgrad.errors import DeclarationError
 

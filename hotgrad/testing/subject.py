@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Domain, Interval
-from hotgrad.core.records import no_grad
+from hotgrad.core.domains import Domain, Interval
+from hotgrad.core.modes import no_grad
 from hotgrad.core.variable import Variable
 from hotgrad.testing.numeric import Direction, Slopes
 from hotgrad.testing.report import Problem, Report

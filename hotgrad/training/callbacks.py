@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hotgrad.checks import finite_number, flag, shown, whole_number
-from hotgrad.core.explain import nearest, warn
+from hotgrad.checks import finite_number, flag, nearest, shown, whole_number
+from hotgrad.core.explain import warn
 from hotgrad.errors import OperandError, SettingError
 from hotgrad.training.history import History, line
 from hotgrad.training.state import Snapshot

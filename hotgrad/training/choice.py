@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hotgrad.core.explain import nearest, warn
+from hotgrad.checks import nearest
+from hotgrad.core.explain import warn
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.costs import compile_seconds, estimates

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from hotgrad.core.records import enable_grad
+from hotgrad.core.modes import enable_grad
 from hotgrad.core.variable import Parameter
 from hotgrad.errors import BusyError
 from hotgrad.modules import Dropout, Module

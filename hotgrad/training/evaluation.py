@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hotgrad.core.recording import forward_pass
-from hotgrad.core.records import no_grad, surely
+from hotgrad.core.in_place import forward_pass
+from hotgrad.core.modes import no_grad, surely
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import OperandError
 from hotgrad.functional import check_labels

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.variable import as_tensor
+from hotgrad.core.arrays import as_tensor
 from hotgrad.errors import DataError, HotgradError, OperandError
 
 _NUMPY = {"b": "bool", "i": "int64", "u": "uint64", "f": "float64"}  # what nullable dtypes and categories become, by numpy's letter

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate, default_convert
 
-from hotgrad.core.arrays import check_unmasked
-from hotgrad.core.variable import as_tensor
+from hotgrad.core.arrays import as_tensor, check_unmasked
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.training.frames import from_frame, is_frame
 

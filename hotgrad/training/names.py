@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hotgrad.core.explain import nearest
+from hotgrad.checks import nearest
 from hotgrad.errors import OperandError, SettingError
 from hotgrad.modules import L1, MSE, BCEWithLogits, CrossEntropy, Huber
 from hotgrad.optim import LBFGS, SGD, Adam, AdamW, RMSprop

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hotgrad import functional
 from hotgrad.checks import whole_number
-from hotgrad.core.records import no_grad
+from hotgrad.core.modes import no_grad
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.files import digest

@@ -15,7 +15,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 
 import hotgrad as hg
-from hotgrad.core.records import state
+from hotgrad.core.modes import state
 from hotgrad.training import claims
 
 PACKAGE = str(Path(hg.__file__).parent)

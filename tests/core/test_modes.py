@@ -18,7 +18,7 @@ import torch
 from graphs import leaf, recording
 
 import hotgrad as hg
-from hotgrad.core.records import state
+from hotgrad.core.modes import state
 
 pytestmark = pytest.mark.usefixtures("tape")
 

@@ -14,7 +14,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import Variable
-from hotgrad.core import recording
+from hotgrad.core import operators
 from hotgrad.core.methods import WRITERS, Methods
 
 pytestmark = pytest.mark.usefixtures("tape")
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.usefixtures("tape")
 @pytest.fixture(autouse=True)
 def _operators() -> Iterator[None]:
     """No operator is left behind."""
-    providers = dict(recording._PROVIDERS)
+    providers = dict(operators._PROVIDERS)
     yield
-    for name in set(recording._PROVIDERS) - set(providers):
-        del recording._PROVIDERS[name]
+    for name in set(operators._PROVIDERS) - set(providers):
+        del operators._PROVIDERS[name]
         delattr(Methods, name)
         if WRITERS.pop(f"__i{name[2:]}", None):
             delattr(Methods, f"__i{name[2:]}")
@@ -163,7 +163,15 @@ def test_a_name_may_be_given() -> None:
 
 # ------------------------------------------------------------------------------------------------------- wrong declarations
 
+ONE: dict[str, Any] = {"forward": lambda a: a * 1, "vjps": (None,)}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("a native form of other operands", {**ONE, "native": "{a} + {b}"}, r"`native` names {b}; it may name a$"),
+    ("a native form with a slip", {"forward": lambda left: left, "vjps": (None,), "native": "-{lef}"}, "did you mean 'left'"),
+    ("an unknown kernel", {**ONE, "native": "reshap"}, "`native` is 'reshap', which is no kernel .* did you mean 'reshape'"),
+    ("native is a number", {**ONE, "native": 3}, "`native` must be a C expression"),
+    ("a field with a slip", {**ONE, "vjp_": 1, "read": ""}, "'vjp_' is no field of a declaration; did you mean 'vjp"),
+    ("another field with a slip", {**ONE, "element_wise": True}, "did you mean 'elementwise'"),
+    ("operator", {**ONE, "operator": ("__neg__",)}, "did you mean 'operators'"),
     ("no forward", {"vjps": (None,)}, "declares no `forward`"),
     ("forward is no function", {"forward": None, "vjps": (None,)}, "declares no `forward`"),
     ("no rules", {"forward": lambda a: a}, "declares no gradient rules; give `vjps`"),

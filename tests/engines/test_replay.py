@@ -13,7 +13,8 @@ from building import Build, interpret
 from torch import Tensor
 
 import hotgrad as hg
-from hotgrad.core.primitive import Booleans, Integers, Interval, Primitive
+from hotgrad.core.domains import Booleans, Integers, Interval
+from hotgrad.core.primitive import Primitive
 from hotgrad.engines.replay import Replay
 
 

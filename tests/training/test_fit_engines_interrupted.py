@@ -16,7 +16,7 @@ from fitting import BATCH, DEFAULT, ENGINES, EXACT, ROUNDING, compare, fit, made
 
 import hotgrad as hg
 from hotgrad import optim
-from hotgrad.core import records
+from hotgrad.core import modes
 from hotgrad.engines.compiler import find_compiler
 from hotgrad.training import compiled
 from hotgrad.training.compiled import Compiled
@@ -195,7 +195,7 @@ def test_ctrl_c_while_capturing(engine: str, monkeypatch: pytest.MonkeyPatch) ->
 
     def layer(x: Any) -> Any:
         nonlocal pressed
-        if records.state.trace is not None and not pressed:
+        if modes.state.trace is not None and not pressed:
             pressed += 1
             signal.raise_signal(signal.SIGINT)
         return x * 1
@@ -207,7 +207,7 @@ def test_ctrl_c_while_capturing(engine: str, monkeypatch: pytest.MonkeyPatch) ->
         with part_of_more() if part else nullcontext(), pytest.raises(KeyboardInterrupt) if part else nullcontext():
             history = fit(model, engine, epochs=300)
             assert len(history) == 0 and "interrupted" in history.engine_note
-        assert pressed == 1 and records.state.trace is None
+        assert pressed == 1 and modes.state.trace is None
         assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
         assert not model.optimizer.groups and model.generator is None and torch.equal(random, torch.get_rng_state())
         assert len(fit(model, engine, epochs=2, seed=0)) == 2

@@ -1,0 +1,66 @@
+"""What the tape asks of a capture that is going on. The capture itself is `program.trace`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, Protocol
+
+from torch import Generator, Tensor
+
+from hotgrad.core.primitive import Primitive
+from hotgrad.core.records import Accumulator
+from hotgrad.core.scalars import Scalar
+
+
+class Trace(Protocol):
+    """While one is on, every call of an op on this thread goes to it. What it makes in place of Variables knows no values."""
+
+    hooks: list[Any]  # what computes the scalars of each run, and hears of its end
+
+    def apply(self, op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
+        """The call of an op: noted, and its result."""
+
+    def internal(self) -> AbstractContextManager[None]:
+        """Inside, hotgrad itself calls torch functions; elsewhere those are looked at."""
+
+    def refuse(self, message: str) -> NoReturn:
+        """Raise CaptureError, and let the capture fail even if that is caught."""
+
+    def remember(self, message: str) -> Exception:
+        """The error with which the capture will fail, not raised."""
+
+    def new(self, data: Tensor, value: Any) -> Any:
+        """What stands for a value of the program, with `data` as its example."""
+
+    def overwritten(self, traced: Any) -> bool:
+        """Whether other values stand by now where this one was in memory."""
+
+    def constant(self, tensor: Tensor) -> Any:
+        """A tensor from outside as it stands now in the program."""
+
+    def leaf(self, variable: Any) -> Any:
+        """A Variable as it stands now in the program."""
+
+    def write(self, target: Any, new: Any) -> None:
+        """Write `new` where `target` is in memory."""
+
+    def update(self, holder: Any, new: Any) -> None:
+        """Leave `new` in this Variable or tensor at the end of each run."""
+
+    def gradient(self, g: Any, shared: bool, create_graph: bool) -> Any:
+        """A result of the walk as backward leaves it."""
+
+    def accumulate(self, old: Any, g: Any, create_graph: bool) -> Any:
+        """The sum of a gradient that is there and one that a backward adds."""
+
+    def keep_grad(self, accumulator: Accumulator) -> None:
+        """Hide this leaf's gradient until the capture ends."""
+
+    def memory(self, slot: Any, name: str) -> Any:
+        """What an optimizer keeps for a parameter under this name."""
+
+    def scalar(self, example: float, name: str) -> Scalar:
+        """A number that is given at each run."""
+
+    def draw(self, shape: tuple[int, ...], generator: Generator | None) -> Any:
+        """Random numbers, new at each run."""
