@@ -23,7 +23,8 @@ from hotgrad.core.variable import Parameter, Variable
 
 def unary(op: type[Primitive]) -> Callable[..., Any]:
     """The call of an op of one operand; `options` are complete, None for an op without."""
-    forward, usual = op._call, op.defaults
+    forward = op._call
+    usual = None if tensors_in(op.defaults) else op.defaults  # in which nothing can be written to
     (keep,), keep_out = op.keeps((True,))
     variable, parameter, new, record_ = Variable, Parameter, object.__new__, Record
     sequence, mode, no_accumulator = next_sequence, MODE.get, NO_ACCUMULATOR
