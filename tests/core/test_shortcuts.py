@@ -32,11 +32,12 @@ class Keeper(hg.Primitive, register=False):
 
 
 class Counts(hg.Primitive, register=False):
-    """Takes numbers, and an index among its options."""
+    """Has an index among its options, and one option by which it gives whole numbers."""
 
-    forward = staticmethod(lambda a, *, k=(INDEX, 2): a * 2)
-    vjps = (lambda g, out, a, k: g * 2,)
+    forward = staticmethod(lambda a, *, k=(INDEX, 2), whole=False: (a * 2).long() if whole else a * 2)
+    vjps = (lambda g, out, a, k, whole: g * 2,)
     reads = ("",)
+    options = {"whole": [False, True]}
 
 
 GIVEN: list[Tensor] = []  # the tensors that the call at hand was given, not made from arrays or numbers
