@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -148,3 +148,16 @@ def nearest(name: Any, known: Iterable[str], closeness: float = 0.6) -> str:
     given = str(name).lower()
     found = difflib.get_close_matches(given, list(lowered), 1, closeness) or [one for one in lowered if given and one.startswith(given)]
     return f"; did you mean {lowered[found[0]]!r}?" if found else ""
+
+
+def one_of(what: str, name: Any, known: Collection[str], otherwise: str = "") -> str:
+    """`name` if it is one of those that are known. Raises SettingError, which lists them and names the one that was meant.
+
+    >>> one_of("engine", "reply", ("eager", "replay"))
+    Traceback (most recent call last):
+    hotgrad.errors.SettingError: unknown engine 'reply'; known are 'eager', 'replay'; did you mean 'replay'?
+    """
+    if isinstance(name, str) and name in known:
+        return name
+    listed = ", ".join(map(repr, known))
+    raise SettingError(f"unknown {what} {shown(name)}; known are {listed}{otherwise}{nearest(name, known)}")

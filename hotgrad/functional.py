@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import finite_number, nearest, whole_number
+from hotgrad.checks import finite_number, one_of, whole_number
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.explain import describe
 from hotgrad.core.modes import state
@@ -42,11 +42,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 def check_reduction(reduction: str) -> str:
     """`reduction` if there is one of that name. Raises SettingError."""
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise SettingError(
-            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r:.60}{nearest(reduction, REDUCTIONS)}"
-        )
-    return reduction
+    return one_of("reduction", reduction, REDUCTIONS)
 
 
 def _reduced(values: Any, reduction: str, output: Any, target: Any) -> Any:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import nearest
+from hotgrad.checks import one_of
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.modes import state
 from hotgrad.core.records import NO_ACCUMULATORS, Accumulator
 from hotgrad.core.variable import Parameter, Variable
-from hotgrad.errors import CaptureError, OperandError, SettingError, ShapeError, TapeError
+from hotgrad.errors import CaptureError, OperandError, ShapeError, TapeError
 
 Initializer = Callable[[tuple[int, ...], "torch.Generator | None"], Any]
 
@@ -71,12 +71,7 @@ def initializer(init: str | Initializer) -> Initializer:
     """The function `(shape, generator) -> values` of that name, or the function itself. Raises SettingError for unknown names."""
     if callable(init):
         return init
-    if init not in INITIALIZERS:
-        known = ", ".join(map(repr, INITIALIZERS))
-        raise SettingError(
-            f"unknown initialiser {init!r}; known are {known}, or a function (shape, generator){nearest(init, INITIALIZERS)}"
-        )
-    return INITIALIZERS[init]
+    return INITIALIZERS[one_of("initialiser", init, INITIALIZERS, ", or a function (shape, generator)")]
 
 
 def fill(parameter: Variable, init: str | Initializer, generator: torch.Generator | None = None) -> None:

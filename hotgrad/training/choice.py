@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hotgrad.checks import nearest
+from hotgrad.checks import one_of
 from hotgrad.core.explain import warn
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
 from hotgrad.training.compiled import Compiled
@@ -19,9 +19,7 @@ NAMES = ("auto", "eager", "replay", "native")
 
 def check_engine(engine: Any) -> str:
     """`engine` if there is one of that name. Raises SettingError."""
-    if engine not in NAMES:
-        raise SettingError(f"unknown engine {engine!r}; available are {', '.join(map(repr, NAMES))}{nearest(engine, NAMES)}")
-    return str(engine)
+    return one_of("engine", engine, NAMES)
 
 
 def runner_for(model: Any, job: Job, engine: str) -> Any:

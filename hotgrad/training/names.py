@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hotgrad.checks import nearest
-from hotgrad.errors import OperandError, SettingError
+from hotgrad.checks import one_of
+from hotgrad.errors import OperandError
 from hotgrad.modules import L1, MSE, BCEWithLogits, CrossEntropy, Huber
 from hotgrad.optim import LBFGS, SGD, Adam, AdamW, RMSprop
 
@@ -20,12 +20,6 @@ LOSSES: dict[str, Callable[[], Any]] = {
 OPTIMIZERS: dict[str, Callable[[], Any]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "lbfgs": LBFGS}
 
 
-def _named(kind: str, name: str, known: dict[str, Callable[[], Any]]) -> Any:
-    if name not in known:
-        raise SettingError(f"unknown {kind} {name!r}; known are {', '.join(map(repr, known))}, or give your own{nearest(name, known)}")
-    return known[name]()
-
-
 def loss_of(loss: Any) -> Callable[..., Any]:
     """The loss of that name, or the callable itself. Raises SettingError for unknown names, OperandError for anything else.
 
@@ -33,7 +27,7 @@ def loss_of(loss: Any) -> Callable[..., Any]:
     MSE()
     """
     if isinstance(loss, str):
-        return _named("loss", loss, LOSSES)  # type: ignore[no-any-return]
+        return LOSSES[one_of("loss", loss, LOSSES, ", or give your own")]()  # type: ignore[no-any-return]
     if not callable(loss) or isinstance(loss, type):
         raise OperandError(f"a loss is a name or a callable loss(output, target); got {loss!r:.60}. Give an instance, such as hg.MSE()")
     return loss  # type: ignore[no-any-return]
@@ -42,7 +36,7 @@ def loss_of(loss: Any) -> Callable[..., Any]:
 def optimizer_of(optimizer: Any) -> Any:
     """The optimizer of that name, or the object itself. Raises SettingError for unknown names, OperandError for anything else."""
     if isinstance(optimizer, str):
-        return _named("optimizer", optimizer, OPTIMIZERS)
+        return OPTIMIZERS[one_of("optimizer", optimizer, OPTIMIZERS, ", or give your own")]()
     if isinstance(optimizer, type) or not hasattr(optimizer, "bind"):
         raise OperandError(f"an optimizer is a name or an object such as hg.optim.SGD(lr=0.1); got {optimizer!r:.60}")
     return optimizer
