@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from hotgrad.modules import Module
 from hotgrad.modules.module import held, joined
 from hotgrad.modules.parameters import replace
 from hotgrad.training import Sequential
+from hotgrad.training.names import published
 
 
 class TorchResidual(nn.Module):
@@ -33,98 +35,64 @@ class TorchResidual(nn.Module):
         return self.inner(x) + (x if self.shortcut is None else self.shortcut(x))
 
 
-# Each layer's class here and there, and how one makes the other; containers get the converter for what is in them.
-_LAYERS: list[tuple[type[Module], type[nn.Module], Callable[..., Any], Callable[..., Any]]] = [
-    (modules.ReLU, nn.ReLU, lambda a: nn.ReLU(), lambda b: modules.ReLU()),
-    (modules.Tanh, nn.Tanh, lambda a: nn.Tanh(), lambda b: modules.Tanh()),
-    (modules.Sigmoid, nn.Sigmoid, lambda a: nn.Sigmoid(), lambda b: modules.Sigmoid()),
-    (modules.GELU, nn.GELU, lambda a: nn.GELU(), lambda b: _only(b, approximate="none") and modules.GELU()),
-    (modules.Softmax, nn.Softmax, lambda a: nn.Softmax(a.dim), lambda b: modules.Softmax(_numbers(b, "dim"))),
-    (modules.Dropout, nn.Dropout, lambda a: nn.Dropout(a.p), lambda b: modules.Dropout(b.p)),
-    (modules.Flatten, nn.Flatten, lambda a: nn.Flatten(a.start_dim, a.end_dim), lambda b: modules.Flatten(b.start_dim, b.end_dim)),
-    (
-        modules.Linear,
-        nn.Linear,
-        lambda a: nn.Linear(a.in_features, a.out_features, a.bias is not None, device="meta"),
-        lambda b: _undrawn(modules.Linear, b.in_features, b.out_features, b.bias is not None),
-    ),
-    (
-        modules.LayerNorm,
-        nn.LayerNorm,
-        lambda a: nn.LayerNorm(a.normalized_shape, a.eps, a.weight is not None, a.bias is not None, device="meta"),
-        lambda b: modules.LayerNorm(b.normalized_shape, b.eps, b.weight is not None, b.bias is not None),
-    ),
-    (
-        modules.BatchNorm1d,
-        nn.BatchNorm1d,
-        lambda a: nn.BatchNorm1d(a.num_features, a.eps, a.momentum, a.weight is not None),
-        lambda b: _only(b, track_running_stats=True) and modules.BatchNorm1d(b.num_features, b.eps, _numbers(b, "momentum"), b.affine),
-    ),
-    (
-        modules.Conv2d,
-        nn.Conv2d,
-        lambda a: nn.Conv2d(
-            a.weight.shape[1], a.weight.shape[0], a.kernel_size, a.stride, a.padding, bias=a.bias is not None, device="meta"
-        ),
-        lambda b: (
-            _only(b, dilation=(1, 1), groups=1, padding_mode="zeros")
-            and _undrawn(modules.Conv2d, b.in_channels, b.out_channels, b.kernel_size, b.stride, _numbers(b, "padding"), b.bias is not None)
-        ),
-    ),
-    (
-        modules.Residual,
-        TorchResidual,
-        lambda a, to: TorchResidual(to(a.inner), a.shortcut and to(a.shortcut)),
-        lambda b, to: modules.Residual(to(b.inner), b.shortcut and to(b.shortcut)),
-    ),
-    (
-        Sequential,
-        nn.Sequential,
-        lambda a, to: nn.Sequential(OrderedDict((name, to(layer)) for name, layer in a.named_layers())),
-        lambda b, to: Sequential({name: to(layer) for name, layer in b._modules.items()}),
-    ),
-]
-_CONTAINERS = (modules.Residual, TorchResidual, Sequential, nn.Sequential)
-_TO_TORCH = {here: make for here, there, make, _ in _LAYERS}
-_FROM_TORCH = {there: make for here, there, _, make in _LAYERS}
+_CONTAINERS: dict[type, Callable[..., Any]] = {
+    modules.Residual: lambda a, to: TorchResidual(to(a.inner), a.shortcut and to(a.shortcut)),
+    TorchResidual: lambda b, to: modules.Residual(to(b.inner), b.shortcut and to(b.shortcut)),
+    Sequential: lambda a, to: nn.Sequential(OrderedDict((name, to(layer)) for name, layer in a.named_layers())),
+    nn.Sequential: lambda b, to: Sequential({name: to(layer) for name, layer in b._modules.items()}),
+}
+# The other layers become those of the same names, with settings of the same names.
+_TO_TORCH: dict[type, type] = {kind: getattr(nn, kind.__name__) for kind in published(modules, Module) if hasattr(nn, kind.__name__)}
+_FROM_TORCH = {there: here for here, there in _TO_TORCH.items()}
+# Settings that one side may have alone: they do not change what is computed, and a bias without its own setting comes with the weight.
+_OF_ONE_SIDE = ("init", "device", "dtype", "inplace", "bias")
 
 
-def _only(layer: nn.Module, **settings: Any) -> bool:
-    """True if a torch layer has these settings, the ones we know. Raises OperandError."""
-    for name, value in settings.items():
-        if getattr(layer, name) != value:
-            raise OperandError(f"from_torch: {layer} has {name}={getattr(layer, name)!r}; hotgrad's has only {value!r}")
-    return True
+def _settings(kind: type) -> Mapping[str, Any]:
+    """What a layer's constructor takes, by name."""
+    found = signature(kind).parameters.items()
+    return {name: setting for name, setting in found if setting.kind not in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD)}
 
 
-def _numbers(layer: nn.Module, name: str) -> Any:
-    """A setting of a torch layer that may be None or a word there, but is numbers here. Raises OperandError."""
-    value = getattr(layer, name)
-    if value is None or isinstance(value, str):
-        raise OperandError(f"from_torch: {layer} has {name}={value!r}; hotgrad's takes numbers")
-    return value
+def _alike(function: str, layer: Any, kind: type) -> Any:
+    """A layer of the other library with the settings of this one, its weights not drawn, so that no generator moves.
+
+    Raises OperandError for a setting that the other has not, or has as a number where this one is None or a word.
+    """
+    own, others = _settings(type(layer)), _settings(kind)
+    settings: dict[str, Any] = {}
+    for name, parameter in own.items():
+        value = getattr(layer, name, None)
+        if name not in others:
+            if name not in _OF_ONE_SIDE and value not in (parameter.default, (parameter.default,) * 2):
+                raise OperandError(
+                    f"{function}: {layer} has {name}={value!r}; {kind.__module__.split('.')[0]}'s has only {parameter.default!r}"
+                )
+        elif isinstance(parameter.default, bool):
+            settings[name] = value if isinstance(value, bool) else value is not None  # whether it has that parameter
+        elif (value is None or isinstance(value, str)) and not isinstance(others[name].default, str):
+            raise OperandError(f"{function}: {layer} has {name}={value!r}; {kind.__module__.split('.')[0]}'s takes numbers")
+        else:
+            settings[name] = value
+    made = kind(**settings, **({"device": "meta"} if "init" in own else {"init": "zeros"} if "init" in others else {}))
+    if "init" in others:
+        made.init = others["init"].default  # drawn anew, they are as usual
+    return made
 
 
-def _undrawn(kind: Any, *settings: Any) -> Any:
-    """A layer of these settings whose weights are not drawn, so that no generator moves; drawn anew, they are as usual."""
-    layer = kind(*settings, init="zeros")
-    layer.init = "xavier_uniform"
-    return layer
-
-
-def _converter(function: str, known: Mapping[type, Callable[..., Any]]) -> Callable[[Any], Any]:
+def _converter(function: str, known: Mapping[type, type]) -> Callable[[Any], Any]:
     """Converts layers, one that occurs several times into one."""
     made: dict[int, Any] = {}
 
     def convert(layer: Any) -> Any:
-        if type(layer) not in known:
+        kind = type(layer)
+        if kind not in known and kind not in _CONTAINERS:
             raise OperandError(
-                f"{function} converts {', '.join(kind.__name__ for kind in known)}; got {type(layer).__name__}. "
+                f"{function} converts Sequential, Residual, {', '.join(kind.__name__ for kind in known)}; got {kind.__name__}. "
                 "For other models exchange the weights alone: to_torch_state, from_torch_state"
             )
         if id(layer) not in made:
-            make = known[type(layer)]
-            made[id(layer)] = make(layer, convert) if type(layer) in _CONTAINERS else make(layer)
+            made[id(layer)] = _CONTAINERS[kind](layer, convert) if kind in _CONTAINERS else _alike(function, layer, known[kind])
             made[id(layer)].train(layer.training)
         return made[id(layer)]
 

@@ -1,49 +1,11 @@
 """Everything that networks are built from, under one name: `hg.nn`."""
 
-from hotgrad.core.variable import Parameter
-from hotgrad.modules import (
-    GELU,
-    L1,
-    MSE,
-    BatchNorm1d,
-    BCEWithLogits,
-    Conv2d,
-    CrossEntropy,
-    Dropout,
-    Flatten,
-    Huber,
-    LayerNorm,
-    Linear,
-    Loss,
-    Module,
-    ReLU,
-    Residual,
-    Sigmoid,
-    Softmax,
-    Tanh,
-)
-from hotgrad.training import Sequential
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "GELU",
-    "L1",
-    "MSE",
-    "BCEWithLogits",
-    "BatchNorm1d",
-    "Conv2d",
-    "CrossEntropy",
-    "Dropout",
-    "Flatten",
-    "Huber",
-    "LayerNorm",
-    "Linear",
-    "Loss",
-    "Module",
-    "Parameter",
-    "ReLU",
-    "Residual",
-    "Sequential",
-    "Sigmoid",
-    "Softmax",
-    "Tanh",
-]
+from hotgrad import modules
+from hotgrad.core.variable import Parameter as Parameter
+from hotgrad.modules import *  # noqa: F403
+from hotgrad.training import Sequential as Sequential
+
+if not TYPE_CHECKING:  # type checkers take what is published from the imports: they read only lists that are written out
+    __all__ = ["Parameter", "Sequential", *modules.__all__]

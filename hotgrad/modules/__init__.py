@@ -1,33 +1,16 @@
-"""Modules: what networks are built from. Layers, losses, and the base of one's own."""
+"""Modules: what networks are built from. Layers, losses, and the base of one's own.
 
-from hotgrad.modules.layers import GELU, Dropout, Flatten, Linear, ReLU, Residual, Sigmoid, Softmax, Tanh
-from hotgrad.modules.losses import L1, MSE, BCEWithLogits, CrossEntropy, Huber, Loss
-from hotgrad.modules.module import Module
-from hotgrad.modules.norms import BatchNorm1d, Conv2d, LayerNorm
-from hotgrad.modules.parameters import INITIALIZERS, LazyParameter, fill, size_lazy
+What a file here publishes stands in its `__all__`; it is then in `hg.nn`, converted to torch.nn's class of the same name, and
+a loss is known to `fit` by the name of its function. A new file has its two lines here.
+"""
 
-__all__ = [
-    "GELU",
-    "INITIALIZERS",
-    "L1",
-    "MSE",
-    "BCEWithLogits",
-    "BatchNorm1d",
-    "Conv2d",
-    "CrossEntropy",
-    "Dropout",
-    "Flatten",
-    "Huber",
-    "LayerNorm",
-    "LazyParameter",
-    "Linear",
-    "Loss",
-    "Module",
-    "ReLU",
-    "Residual",
-    "Sigmoid",
-    "Softmax",
-    "Tanh",
-    "fill",
-    "size_lazy",
-]
+from typing import TYPE_CHECKING
+
+from hotgrad.modules import layers, losses, norms
+from hotgrad.modules.layers import *  # noqa: F403
+from hotgrad.modules.losses import *  # noqa: F403
+from hotgrad.modules.module import Module as Module
+from hotgrad.modules.norms import *  # noqa: F403
+
+if not TYPE_CHECKING:  # type checkers take what is published from the imports: they read only lists that are written out
+    __all__ = ["Module", *layers.__all__, *losses.__all__, *norms.__all__]

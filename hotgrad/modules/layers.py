@@ -18,6 +18,8 @@ from hotgrad.ops.pointwise import Sigmoid as SigmoidOp
 from hotgrad.ops.pointwise import Tanh as TanhOp
 from hotgrad.ops.reductions import Softmax as SoftmaxOp
 
+__all__ = ["GELU", "Dropout", "Flatten", "Linear", "ReLU", "Residual", "Sigmoid", "Softmax", "Tanh"]
+
 
 class Linear(Module):
     """`x @ weight + bias`: weight (in_features, out_features), bias (out_features,); x (..., in_features).
@@ -32,6 +34,8 @@ class Linear(Module):
     >>> layer(torch.zeros(5, 3)).shape, layer
     (torch.Size([5, 2]), Linear(3, 2))
     """
+
+    _row_axes = 1
 
     def __init__(
         self, in_features: int, out_features: int | None = None, bias: bool = True, *, init: str | Initializer = "xavier_uniform"
@@ -95,6 +99,8 @@ class ReLU(Module):
     tensor([0., 2.])
     """
 
+    _row_axes = 0
+
     def forward(self, x: Any) -> Any:
         return ReLUOp.apply(x)
 
@@ -106,6 +112,8 @@ class Tanh(Module):
     tensor([0., 1.])
     """
 
+    _row_axes = 0
+
     def forward(self, x: Any) -> Any:
         return TanhOp.apply(x)
 
@@ -116,6 +124,8 @@ class Sigmoid(Module):
     >>> hg.nn.Sigmoid()(torch.tensor([0.0, 100.0]))
     tensor([0.5000, 1.0000])
     """
+
+    _row_axes = 0
 
     def forward(self, x: Any) -> Any:
         return SigmoidOp.apply(x)
@@ -145,6 +155,8 @@ class GELU(Module):
     tensor([  0., 100.])
     """
 
+    _row_axes = 0
+
     def forward(self, x: Any) -> Any:
         return functional.gelu(x)
 
@@ -158,6 +170,8 @@ class Dropout(Module):
     >>> layer(torch.ones(3))
     tensor([1., 1., 1.])
     """
+
+    _row_axes = 0
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = finite_number("Dropout: p", p, 0, 1)
@@ -175,6 +189,8 @@ class Flatten(Module):
     >>> hg.nn.Flatten()(torch.zeros(5, 2, 3)).shape
     torch.Size([5, 6])
     """
+
+    _row_axes = 1
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim, self.end_dim = start_dim, end_dim

@@ -11,11 +11,14 @@ from hotgrad.core.variable import Variable
 from hotgrad.errors import DataError
 from hotgrad.modules.module import Module
 
+__all__ = ["L1", "MSE", "BCEWithLogits", "CrossEntropy", "Huber", "Loss"]
+
 
 class Loss(Module):
     """Base of the losses. `reduction`: "mean", "sum", or "none" for the values themselves.
 
-    A subclass sets `function(output, target, reduction)`. Any other callable that gives a scalar Variable serves as a loss, too.
+    A subclass sets `function(output, target, reduction)`, and `reaches_target` if its least is where the output equals the target,
+    so that labels 0 and 1 are told apart at 0.5. Any other callable that gives a scalar Variable serves as a loss, too.
 
     >>> class Cubic(hg.nn.Loss):
     ...     function = staticmethod(lambda output, target, reduction: (abs(output - target) ** 3).mean())
@@ -24,6 +27,7 @@ class Loss(Module):
     """
 
     function: ClassVar[Callable[..., Any]]
+    reaches_target: ClassVar[bool] = False
 
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = functional.check_reduction(reduction)
@@ -46,6 +50,7 @@ class MSE(Loss):
     """
 
     function = staticmethod(functional.mse)
+    reaches_target = True
 
 
 class L1(Loss):
@@ -56,6 +61,7 @@ class L1(Loss):
     """
 
     function = staticmethod(functional.l1)
+    reaches_target = True
 
 
 class Huber(Loss):
@@ -64,6 +70,9 @@ class Huber(Loss):
     >>> hg.nn.Huber()(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     Variable(0.7500)
     """
+
+    function = staticmethod(functional.huber)
+    reaches_target = True
 
     def __init__(self, delta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)

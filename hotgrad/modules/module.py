@@ -19,6 +19,7 @@ from hotgrad.core.in_place import forward_pass
 from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import DtypeError, HotgradError, NestingError, OperandError, ShapeError
 from hotgrad.modules.parameters import LazyParameter, fits, pattern, replace, size_lazy
+from hotgrad.ops.composites import destination
 
 
 class Module:
@@ -43,6 +44,8 @@ class Module:
     training: bool = True
     generator: torch.Generator | None = None
     _buffers: tuple[str, ...] = ()
+    # How many axes each row of its input has at least; 0: any number, each element counts alone; None: it cannot tell.
+    _row_axes: int | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module computes; every subclass defines its own."""
@@ -265,15 +268,7 @@ class Module:
         >>> hg.Linear(3, 2).to(torch.float64).weight.dtype
         torch.float64
         """
-        for arg in args:
-            if isinstance(arg, torch.dtype):
-                dtype = arg
-            elif isinstance(arg, (Tensor, Variable)):
-                dtype, device = arg.dtype, arg.device
-            elif isinstance(arg, (str, int, torch.device)) and not isinstance(arg, bool):
-                device = arg
-            elif arg is not None:
-                raise OperandError(f"to: expected a dtype, a device or a tensor; got {arg!r:.60}")
+        dtype, device = destination(args, dtype, device)
         if dtype is not None and not dtype.is_floating_point:
             raise DtypeError(f"a module's parameters must have a floating dtype; got {dtype}")
 

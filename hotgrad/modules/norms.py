@@ -14,6 +14,8 @@ from hotgrad.errors import ShapeError
 from hotgrad.modules.module import Module
 from hotgrad.modules.parameters import Initializer, fill
 
+__all__ = ["BatchNorm1d", "Conv2d", "LayerNorm"]
+
 
 class LayerNorm(Module):
     """Each row brought to mean 0 and deviation 1 over its last axes, of shape `normalized_shape`; see `functional.layer_norm`.
@@ -32,6 +34,15 @@ class LayerNorm(Module):
         self.eps = eps
         self.weight = Parameter(torch.ones(self.normalized_shape)) if elementwise_affine else None
         self.bias = Parameter(torch.zeros(self.normalized_shape)) if elementwise_affine and bias else None
+
+    @property
+    def _row_axes(self) -> int:  # type: ignore[override]
+        return len(self.normalized_shape)
+
+    @property
+    def elementwise_affine(self) -> bool:
+        """Whether it has a weight."""
+        return self.weight is not None
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """The weight becomes 1, the bias 0."""
@@ -58,6 +69,7 @@ class BatchNorm1d(Module):
     tensor([0.2000])
     """
 
+    _row_axes = 1
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
@@ -68,6 +80,11 @@ class BatchNorm1d(Module):
         self.bias = Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
+
+    @property
+    def affine(self) -> bool:
+        """Whether it has a weight and a bias."""
+        return self.weight is not None
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """The weight becomes 1, the bias 0, the running statistics 1 and 0."""
@@ -101,6 +118,8 @@ class Conv2d(Module):
     torch.Size([2, 8, 5, 5])
     """
 
+    _row_axes = 3
+
     def __init__(
         self,
         in_channels: int,
@@ -123,6 +142,16 @@ class Conv2d(Module):
         self.bias = Parameter(torch.zeros(channels[0])) if bias else None
         fill(self.weight, init)
 
+    @property
+    def in_channels(self) -> int:
+        """The number of channels that it takes."""
+        return self.weight.shape[1]
+
+    @property
+    def out_channels(self) -> int:
+        """The number of channels that it gives."""
+        return self.weight.shape[0]
+
     def initialize(self, generator: torch.Generator | None) -> None:
         """Draw new weights from `generator`; biases become 0."""
         fill(self.weight, self.init, generator)
@@ -138,4 +167,4 @@ class Conv2d(Module):
             for name, value, usual in (("stride", self.stride, (1, 1)), ("padding", self.padding, (0, 0)))
             if value != usual
         )
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, {self.kernel_size}{extra}{', bias=False' if self.bias is None else ''}"
+        return f"{self.in_channels}, {self.out_channels}, {self.kernel_size}{extra}{', bias=False' if self.bias is None else ''}"

@@ -160,12 +160,8 @@ def _in_turn(equation: str, operands: list[Any]) -> Any:
     return result
 
 
-def to(a: Any, *args: Any, dtype: torch.dtype | None = None, device: Any = None) -> Any:
-    """`a` in a dtype, on a device, or both, as in torch: `to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`.
-
-    >>> hg.Variable([1.0]).to(torch.float64).dtype
-    torch.float64
-    """
+def destination(args: tuple[Any, ...], dtype: torch.dtype | None, device: Any) -> tuple[torch.dtype | None, Any]:
+    """The dtype and the device that `to(*args, dtype=dtype, device=device)` asks for. Raises OperandError for anything else."""
     for arg in args:
         if isinstance(arg, torch.dtype):
             dtype = arg
@@ -175,6 +171,16 @@ def to(a: Any, *args: Any, dtype: torch.dtype | None = None, device: Any = None)
             device = arg
         elif arg is not None:
             raise OperandError(f"to: expected a dtype, a device or another tensor; got {arg!r:.60}")
+    return dtype, device
+
+
+def to(a: Any, *args: Any, dtype: torch.dtype | None = None, device: Any = None) -> Any:
+    """`a` in a dtype, on a device, or both, as in torch: `to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`.
+
+    >>> hg.Variable([1.0]).to(torch.float64).dtype
+    torch.float64
+    """
+    dtype, device = destination(args, dtype, device)
     return Cast.apply(a, dtype=dtype, device=device)
 
 

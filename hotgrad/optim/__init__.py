@@ -1,8 +1,12 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers and learning-rate schedules. What a file here publishes stands in its `__all__`; `fit` knows an optimizer by its name in small letters."""
 
-from hotgrad.optim.lbfgs import LBFGS
-from hotgrad.optim.optimizer import Optimizer
-from hotgrad.optim.rules import SGD, Adam, AdamW, RMSprop
-from hotgrad.optim.schedules import CosineLR, PlateauLR, Schedule, StepLR, WarmupLR
+from typing import TYPE_CHECKING
 
-__all__ = ["LBFGS", "SGD", "Adam", "AdamW", "CosineLR", "Optimizer", "PlateauLR", "RMSprop", "Schedule", "StepLR", "WarmupLR"]
+from hotgrad.optim import lbfgs, rules, schedules
+from hotgrad.optim.lbfgs import *  # noqa: F403
+from hotgrad.optim.optimizer import Optimizer as Optimizer
+from hotgrad.optim.rules import *  # noqa: F403
+from hotgrad.optim.schedules import *  # noqa: F403
+
+if not TYPE_CHECKING:  # type checkers take what is published from the imports: they read only lists that are written out
+    __all__ = ["Optimizer", *lbfgs.__all__, *rules.__all__, *schedules.__all__]

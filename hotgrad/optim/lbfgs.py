@@ -15,6 +15,8 @@ from hotgrad.errors import FileError, OperandError, SettingError, TapeError
 from hotgrad.optim.optimizer import Optimizer, clip_factor
 from hotgrad.optim.schedules import Schedule
 
+__all__ = ["LBFGS"]
+
 
 def _nothing() -> dict[str, Any]:
     """What is remembered at first. Later: pairs of a step and the change of the gradient over it, the last direction, the length

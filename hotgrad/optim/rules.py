@@ -10,6 +10,8 @@ from hotgrad.errors import SettingError
 from hotgrad.optim.optimizer import Optimizer
 from hotgrad.optim.schedules import Schedule
 
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
+
 
 class SGD(Optimizer):
     """Gradient descent, with momentum (Polyak 1964; `nesterov`: Sutskever et al. 2013) and weight decay.

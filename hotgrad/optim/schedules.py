@@ -13,6 +13,8 @@ from typing import Any
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import SettingError
 
+__all__ = ["CosineLR", "PlateauLR", "Schedule", "StepLR", "WarmupLR"]
+
 
 class Schedule:
     """Base of the schedules: the rate after `count` epochs is `at(count)`, which a subclass defines.

@@ -9,34 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad import functional
 from hotgrad.checks import whole_number
 from hotgrad.core.modes import no_grad
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.files import digest
-from hotgrad.modules import (
-    GELU,
-    L1,
-    MSE,
-    BatchNorm1d,
-    Conv2d,
-    Dropout,
-    Flatten,
-    Huber,
-    LayerNorm,
-    Linear,
-    Loss,
-    Module,
-    ReLU,
-    Residual,
-    Sigmoid,
-    Tanh,
-)
+from hotgrad.modules import Loss, Module, Residual, Sigmoid
 from hotgrad.training.evaluation import forward, row_loss
 from hotgrad.training.frames import column_names
 from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, pair, row_weights, to_tensor
 from hotgrad.training.metrics import columns_of, labels_of
+from hotgrad.training.names import LOSSES
 from hotgrad.training.predictor import trial
 from hotgrad.training.state import twin
 from hotgrad.training.steps import Data
@@ -117,12 +100,11 @@ def _axes_of_rows(layer: Any) -> int:
     seen: set[int] = set()  # a loop rather than recursion: nesting may be deep, and even circular
     while id(layer) not in seen:
         seen.add(id(layer))
-        if isinstance(layer, LayerNorm):
-            return len(layer.normalized_shape)
-        if isinstance(layer, (Linear, BatchNorm1d, Flatten, Conv2d)):
-            return 3 if isinstance(layer, Conv2d) else 1
+        least: int | None = getattr(layer, "_row_axes", None)
+        if least:
+            return least
         layers = [layer.inner] if isinstance(layer, Residual) else layer if hasattr(layer, "named_layers") else ()
-        tell = [inner for inner in layers if not isinstance(inner, (ReLU, Tanh, Sigmoid, GELU, Dropout))]
+        tell = [inner for inner in layers if getattr(inner, "_row_axes", None) != 0]
         layer = tell[0] if tell else None
     return 0
 
@@ -238,7 +220,10 @@ def cut_of(loss: Callable[..., Any], data: Data) -> float:
     """Between the labels of one column as this loss draws the output to them: 0.5 where that is to 0 and 1 themselves, else 0, the
     sign of a logit, and the middle of -1 and +1.
     """
-    direct = isinstance(loss, (MSE, L1, Huber)) or any(loss is known for known in (functional.mse, functional.l1, functional.huber))
+    kinds = [
+        type(loss) if isinstance(loss, Loss) else known for known in LOSSES.values() if isinstance(loss, Loss) or loss is known.function
+    ]
+    direct = any(kind.reaches_target for kind in kinds)
     one = data.labels is not None and data.y.numel() == len(data.y)
     return 0.5 if direct and one and bool(data.y.min() == 0) else 0.0
 

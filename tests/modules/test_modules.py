@@ -15,7 +15,7 @@ import torch
 import hotgrad as hg
 from hotgrad import functional, interop, nn
 from hotgrad.errors import DataError, DtypeError, OperandError, SettingError, ShapeError, TapeError
-from hotgrad.modules import INITIALIZERS, LazyParameter, fill, size_lazy
+from hotgrad.modules.parameters import INITIALIZERS, LazyParameter, fill, size_lazy
 
 F64 = torch.float64
 
