@@ -153,14 +153,15 @@ def test_layers_compute_what_torch_s_of_the_same_name_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_models_are_the_same_after_a_file(name: str, tmp_path: Path) -> None:
-    x, y = problem("mse")
+    x, _ = problem("mse")
     model = around(name, loss="mse", optimizer="sgd")
     model(x)
     model.save(tmp_path / "model.pt")
     other = around(name)
     other(x)
     other.load(tmp_path / "model.pt")
-    model.eval(), other.eval()
+    model.eval()
+    other.eval()
     assert torch.equal(model(x).data, other(x).data)
 
 
