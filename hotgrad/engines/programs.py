@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import one_of
+from hotgrad.checks import nearest
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.variable import Variable
 from hotgrad.engines.native import Native
 from hotgrad.engines.replay import Replay
-from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, ShapeError
+from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError
 from hotgrad.program import storage
 from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
@@ -43,8 +43,10 @@ class Program:
     """
 
     def __init__(self, found: Captured, engine: str = "replay", fuse: bool = True) -> None:
+        if engine not in ENGINES:
+            raise SettingError(f"unknown engine {engine!r}; a program runs on {' or '.join(map(repr, ENGINES))}{nearest(engine, ENGINES)}")
         self._captured, self.code = found, found.code
-        self.engine, self.fuse = one_of("engine of programs", engine, ENGINES), fuse
+        self.engine, self.fuse = engine, fuse
         self._runner: Any = None
         self._kept: list[Tensor] | None = None
         # the engine's memory serves one run at a time; and where runs leave something behind, all Programs made of one capture share that
