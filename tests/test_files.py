@@ -335,9 +335,7 @@ SLOW_COMPILER = """#!/bin/sh
 case "$*" in *library.so*) exec sleep 600;; esac
 exec cc "$@"
 """
-COMPILE = (
-    "import sys; from hotgrad.engines.compiler import compile_source as c; print(c('int f(void) { return ' + sys.argv[1] + '; }').path)"
-)
+COMPILE = "import sys; from hotgrad.engines.native.compiler import compile_source as c; print(c('int f(void) { return ' + sys.argv[1] + '; }').path)"
 
 
 def compiling(number: int, wait_for: Path | None, **environment: str) -> subprocess.Popen[str]:

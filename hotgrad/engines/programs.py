@@ -13,10 +13,10 @@ from torch import Tensor
 from hotgrad.checks import nearest
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.variable import Variable
-from hotgrad.engines.native import Native
+from hotgrad.engines.native.engine import Native
 from hotgrad.engines.replay import Replay
 from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError
-from hotgrad.program import storage
+from hotgrad.program import serialisation
 from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
@@ -167,7 +167,7 @@ class Program:
             raise CaptureError(
                 "a program that holds an optimizer's step cannot be saved, since its rates are computed outside; save the model"
             )
-        storage.save(path, self.code, self._captured.structure, self._captured.dtype)
+        serialisation.save(path, self.code, self._captured.structure, self._captured.dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], engine: str = "replay", fuse: bool = True) -> Program:
@@ -175,7 +175,7 @@ class Program:
 
         Nothing in the file is executed. Raises FileError for a file that is broken or foreign, or needs an op that is not declared.
         """
-        code, structure, dtype = storage.load(path)
+        code, structure, dtype = serialisation.load(path)
         return cls(Captured(code, structure, [], Watch([]), [], [], dtype), engine, fuse)
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -21,7 +21,7 @@ from hotgrad.engines.calls import Call, lower, number_dtype, together
 from hotgrad.engines.engine import Engine
 from hotgrad.ops.arithmetic import AddScaled
 from hotgrad.program.instructions import Code, Instruction, Value, described
-from hotgrad.program.liveness import assign_buffers, empty, evaluate, given
+from hotgrad.program.memory import assign_buffers, empty, evaluate, given
 from hotgrad.program.passes import fuse_matmul_add, simplified, sum_rows_by_product
 
 # How the host computes scalars.

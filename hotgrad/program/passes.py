@@ -12,7 +12,7 @@ from hotgrad.ops.products import AddMM, MatMul
 from hotgrad.ops.reductions import Sum
 from hotgrad.ops.shaping import Permute
 from hotgrad.program.instructions import Code, Instruction, Value
-from hotgrad.program.liveness import evaluate
+from hotgrad.program.memory import evaluate
 
 
 def simplified(code: Code) -> Code:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from hotgrad.core.domains import Booleans, Domain, Integers, Interval
 from hotgrad.core.primitive import Primitive
-from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.expressions import is_expression
-from hotgrad.engines.forms import Form
-from hotgrad.engines.layout import NativeError
-from hotgrad.engines.native import native_form
+from hotgrad.engines.native.compiler import find_compiler
+from hotgrad.engines.native.engine import native_form
+from hotgrad.engines.native.expressions import is_expression
+from hotgrad.engines.native.layout import NativeError
+from hotgrad.engines.native.user_forms import Form
 from hotgrad.errors import EngineError, OperandError
 from hotgrad.testing.report import Problem, Report
 from hotgrad.testing.strategies import domain_of

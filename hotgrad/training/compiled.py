@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hotgrad.core.variable import wrap
 from hotgrad.engines import ENGINES
-from hotgrad.engines.compiler import LIMIT
+from hotgrad.engines.native.compiler import LIMIT
 from hotgrad.errors import EngineError
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training.agreement import check_agreement

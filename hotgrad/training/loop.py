@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hotgrad.engines.compiler import given_up
+from hotgrad.engines.native.compiler import given_up
 from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
 from hotgrad.training.callbacks import Progress, ends
 from hotgrad.training.checkpoint import restore_states, states_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from hotgrad.engines.compiler import given_up
+from hotgrad.engines.native.compiler import given_up
 
 T = TypeVar("T")
 

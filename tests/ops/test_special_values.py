@@ -14,7 +14,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import Variable
-from hotgrad.engines.compiler import find_compiler
+from hotgrad.engines.native.compiler import find_compiler
 
 INF, NAN = math.inf, math.nan
 # made here, since a function to be captured makes no tensors

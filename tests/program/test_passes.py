@@ -6,7 +6,7 @@ import torch
 from building import Build
 
 from hotgrad.program.instructions import Code
-from hotgrad.program.liveness import assign_buffers, liveness, writable
+from hotgrad.program.memory import assign_buffers, liveness, writable
 from hotgrad.program.passes import fold_constants, fuse_matmul_add, merge_common, remove_dead, simplified, sum_rows_by_product
 
 

@@ -15,7 +15,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import __main__, testing
-from hotgrad.engines.compiler import find_compiler
+from hotgrad.engines.native.compiler import find_compiler
 from hotgrad.testing import GradientError, check_gradients, check_op, cli
 
 

@@ -17,7 +17,7 @@ from fitting import BATCH, DEFAULT, ENGINES, EXACT, ROUNDING, compare, fit, made
 import hotgrad as hg
 from hotgrad import optim
 from hotgrad.core import modes
-from hotgrad.engines.compiler import find_compiler
+from hotgrad.engines.native.compiler import find_compiler
 from hotgrad.training import compiled
 from hotgrad.training.compiled import Compiled
 from hotgrad.training.threads import part_of_more

@@ -16,7 +16,7 @@ from fitting import COMBINATIONS, ENGINES, compare, fit, made, problem, recorded
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import hotgrad as hg
-from hotgrad.engines.compiler import find_compiler
+from hotgrad.engines.native.compiler import find_compiler
 from hotgrad.training.compiled import Compiled
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")

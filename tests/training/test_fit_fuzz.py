@@ -14,7 +14,7 @@ import torch
 from fuzzing import FULL, OPTIMIZERS, Case, Outcome, cases, train
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from hotgrad.engines import compiler
+from hotgrad.engines.native import compiler
 
 Count = Callable[[int, int], int]
 

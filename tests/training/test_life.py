@@ -19,7 +19,7 @@ from plain import F64, Cell, Layer, Model, Rate, Refused
 
 import hotgrad as hg
 from hotgrad import nn, optim
-from hotgrad.engines import compiler
+from hotgrad.engines.native import compiler
 from hotgrad.modules.parameters import LazyParameter
 
 G = torch.Generator().manual_seed(1)

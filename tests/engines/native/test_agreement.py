@@ -13,11 +13,11 @@ import torch
 import hotgrad as hg
 from hotgrad import nn, optim
 from hotgrad.core.variable import wrap
-from hotgrad.engines import csource
-from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.kernels import Kernel
-from hotgrad.engines.layout import Nest
-from hotgrad.engines.native import Native
+from hotgrad.engines.native import csource
+from hotgrad.engines.native.compiler import find_compiler
+from hotgrad.engines.native.engine import Native
+from hotgrad.engines.native.kernels import Kernel
+from hotgrad.engines.native.layout import Nest
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training import agreement
 from hotgrad.training.agreement import check_agreement

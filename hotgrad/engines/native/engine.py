@@ -15,12 +15,12 @@ from torch import Tensor
 
 from hotgrad.core.explain import out_of_range
 from hotgrad.core.primitive import Primitive
-from hotgrad.engines import csource
-from hotgrad.engines.compiler import LIMIT, CompilerError, Library, compile_source, find_compiler
 from hotgrad.engines.engine import Engine
-from hotgrad.engines.forms import Form, forms_of
-from hotgrad.engines.layout import NativeError
-from hotgrad.engines.lowering import Lowering
+from hotgrad.engines.native import csource
+from hotgrad.engines.native.compiler import LIMIT, CompilerError, Library, compile_source, find_compiler
+from hotgrad.engines.native.layout import NativeError
+from hotgrad.engines.native.lowering import Lowering
+from hotgrad.engines.native.user_forms import Form, forms_of
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.axes import normal_axis
 from hotgrad.program.instructions import Code, Instruction, Value, described

@@ -16,10 +16,10 @@ from building import Build, interpret
 from torch import Tensor
 
 import hotgrad as hg
-from hotgrad.engines import csource
-from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.csource import standalone
-from hotgrad.engines.native import Native, NativeError
+from hotgrad.engines.native import csource
+from hotgrad.engines.native.compiler import find_compiler
+from hotgrad.engines.native.csource import standalone
+from hotgrad.engines.native.engine import Native, NativeError
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from hotgrad.core.primitive import Primitive
-from hotgrad.engines.expressions import is_expression
-from hotgrad.engines.layout import NativeError, broadcast
+from hotgrad.engines.native.expressions import is_expression
+from hotgrad.engines.native.layout import NativeError, broadcast
 from hotgrad.ops.arithmetic import Abs, Cast, Div, Equal, Maximum, Minimum, Mul, NotEqual, Pow, Sub, Where
 from hotgrad.ops.arithmetic import Add as Plus
 from hotgrad.ops.axes import normal_axes, normal_axis

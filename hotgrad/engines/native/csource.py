@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from hotgrad.engines import elementary
-from hotgrad.engines.kernels import Context, Kernel
-from hotgrad.engines.layout import C_TYPES, INDICES, Nest, Place, added, scaled
-from hotgrad.engines.lowering import Lowering
+from hotgrad.engines.native import vector_maths
+from hotgrad.engines.native.kernels import Context, Kernel
+from hotgrad.engines.native.layout import C_TYPES, INDICES, Nest, Place, added, scaled
+from hotgrad.engines.native.lowering import Lowering
 from hotgrad.program.instructions import Code
 
 _HEAD = """\
@@ -100,7 +100,7 @@ def source(programs: Sequence[Lowering], names: Sequence[str]) -> str:
             text.append(_VECTORS.format(t=ctype, bytes=size, align=dtype.itemsize, bits=8 * dtype.itemsize))
         wanted = sorted(name for name, of in functions if of is dtype)
         if wanted:
-            text.append("\n" + elementary.source(wanted, ctype))
+            text.append("\n" + vector_maths.source(wanted, ctype))
     text += ["\n" + helper for helper in helpers.values()]
     return "".join(text) + "\n" + "\n\n".join(bodies) + "\n"
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from hotgrad.engines.kernels import Copy
-from hotgrad.engines.layout import Place, fresh, reshaped
-from hotgrad.engines.products import Dots, Product, Transpose, fits
-from hotgrad.engines.reducing import Reduce
+from hotgrad.engines.native.kernels import Copy
+from hotgrad.engines.native.layout import Place, fresh, reshaped
+from hotgrad.engines.native.matmul_kernels import Dots, Product, Transpose, fits
+from hotgrad.engines.native.reductions import Reduce
 from hotgrad.ops.products import spell_out
 
 if TYPE_CHECKING:
-    from hotgrad.engines.lowering import Lowering
+    from hotgrad.engines.native.lowering import Lowering
 
 
 def product(low: Lowering, note: list[str], a: Place, b: Place, c: Place) -> None:

@@ -16,7 +16,7 @@ from fitting import compare, state
 
 import hotgrad as hg
 from hotgrad.core.variable import wrap
-from hotgrad.engines import compiler, csource
+from hotgrad.engines.native import compiler, csource
 from hotgrad.program.captured import captured
 from hotgrad.training import choice
 from hotgrad.training.costs import Cost

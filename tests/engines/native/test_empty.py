@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import hotgrad as hg
-from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.native import Native
+from hotgrad.engines.native.compiler import find_compiler
+from hotgrad.engines.native.engine import Native
 
 Case = tuple[str, Callable[..., Any], tuple[tuple[int, ...], ...]]
 EMPTY = [(0,), (0, 3), (3, 0), (2, 0, 3), (0, 0)]

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from hotgrad.engines.contractions import einsum, product
-from hotgrad.engines.kernels import Copy, Fill
-from hotgrad.engines.layout import NativeError, Place, fresh, reshaped
-from hotgrad.engines.reducing import Cumsum, Reduce
-from hotgrad.engines.scattering import Gathering, Scattering, Table
+from hotgrad.engines.native.contractions import einsum, product
+from hotgrad.engines.native.indexing import Gathering, Scattering, Table
+from hotgrad.engines.native.kernels import Copy, Fill
+from hotgrad.engines.native.layout import NativeError, Place, fresh, reshaped
+from hotgrad.engines.native.reductions import Cumsum, Reduce
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.program.instructions import Instruction
 
 if TYPE_CHECKING:
-    from hotgrad.engines.lowering import Lowering
+    from hotgrad.engines.native.lowering import Lowering
 
 
 def _reshape(low: Lowering, instruction: Instruction, a: Place, shape: Any) -> Place:

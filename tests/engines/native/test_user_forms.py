@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import hotgrad as hg
-from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.native import native_form
+from hotgrad.engines.native.compiler import find_compiler
+from hotgrad.engines.native.engine import native_form
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
 

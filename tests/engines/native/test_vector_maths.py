@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hotgrad.engines import elementary
-from hotgrad.engines.compiler import OPTIONS, compile_source, find_compiler
+from hotgrad.engines.native import vector_maths
+from hotgrad.engines.native.compiler import OPTIONS, compile_source, find_compiler
 from hotgrad.errors import SettingError
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
@@ -33,10 +33,10 @@ Call = Callable[..., Tensor]
 
 def program() -> str:
     """Loops over every function in both dtypes."""
-    parts = [elementary.HEADERS]
+    parts = [vector_maths.HEADERS]
     for dtype, end in (("float", "f32"), ("double", "f64")):
-        parts.append(elementary.source(elementary.NAMES, dtype))
-        for name in elementary.NAMES:
+        parts.append(vector_maths.source(vector_maths.NAMES, dtype))
+        for name in vector_maths.NAMES:
             second = f"const {dtype} *restrict b, " if name == "pow" else ""
             given = "a[i], b[i]" if name == "pow" else "a[i]"
             parts.append(
@@ -248,7 +248,7 @@ def test_loops_become_vector_code(name: str, dtype: str, end: str, tmp_path: Any
     compiler = find_compiler()
     assert compiler is not None
     width = "f32" if dtype == "float" else "f64"
-    text = elementary.HEADERS + elementary.source([name], dtype)
+    text = vector_maths.HEADERS + vector_maths.source([name], dtype)
     text += (
         f"void f(const {dtype} *restrict a, {dtype} *restrict out) {{ for (int i = 0; i < 64; i++) out[i] = hg_{name}_{width}(a[i]); }}\n"
     )
@@ -263,27 +263,27 @@ def test_loops_become_vector_code(name: str, dtype: str, end: str, tmp_path: Any
 
 
 def test_only_what_is_needed_is_written() -> None:
-    text = elementary.source(["tanh", "tanh"], "float")
+    text = vector_maths.source(["tanh", "tanh"], "float")
     assert text.count("hg_tanh_f32(float x)") == 1 and "hg_log" not in text and "double" not in text
-    both = elementary.source(["sigmoid", "exp"], "double")
+    both = vector_maths.source(["sigmoid", "exp"], "double")
     assert both.count("double hg_exp_f64(double x)") == 1
-    assert elementary.source([], "float") == ""
+    assert vector_maths.source([], "float") == ""
 
 
 def test_unknown_names_and_dtypes() -> None:
     with pytest.raises(SettingError, match="no elementary function 'gamma'; there are: exp"):
-        elementary.source(["gamma"], "float")
+        vector_maths.source(["gamma"], "float")
     with pytest.raises(SettingError, match="_bits"):
-        elementary.source(["_bits"], "float")
+        vector_maths.source(["_bits"], "float")
     with pytest.raises(SettingError, match="float16"):
-        elementary.source(["exp"], "float16")
+        vector_maths.source(["exp"], "float16")
 
 
 def test_literals_are_exact() -> None:
     for number in (0.1, -1.5, 1e-30, 2.0**-126):
-        assert float.fromhex(elementary._literal(number, "double").strip("()")) == number
+        assert float.fromhex(vector_maths._literal(number, "double").strip("()")) == number
         short = struct.unpack("f", struct.pack("f", number))[0]
-        assert float.fromhex(elementary._literal(number, "float").strip("()").removesuffix("f")) == short
+        assert float.fromhex(vector_maths._literal(number, "float").strip("()").removesuffix("f")) == short
 
 
 def test_undefined_behaviour_is_not_relied_on(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

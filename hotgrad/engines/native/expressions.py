@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import torch
 
 from hotgrad.core.domains import Booleans
-from hotgrad.engines.layout import C_TYPES, NativeError
+from hotgrad.engines.native.layout import C_TYPES, NativeError
 from hotgrad.program.instructions import Instruction, Value
 
 # Functions that expressions may call by their names in C for double. The first have vector code, see elementary.py.

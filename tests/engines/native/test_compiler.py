@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from hotgrad.engines import compiler as module
-from hotgrad.engines.compiler import CompilerError, cache_directory, compile_source, find_compiler
+from hotgrad.engines.native import compiler as module
+from hotgrad.engines.native.compiler import CompilerError, cache_directory, compile_source, find_compiler
 from hotgrad.errors import HotgradError
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
@@ -142,7 +142,7 @@ def test_the_compiler_ends_with_the_process_that_started_it(how: signal.Signals,
     os.mkfifo(tmp_path / "pipe")
     commands = f"exec 3>{tmp_path / 'pipe'}; echo begun >&3; (sleep 60; echo late >&3) & sleep 60"
     environment = {**os.environ, "CC": script(tmp_path / "cc", commands)}
-    code = "import sys; from hotgrad.engines.compiler import compile_source as c; c(sys.argv[1])"
+    code = "import sys; from hotgrad.engines.native.compiler import compile_source as c; c(sys.argv[1])"
     process = subprocess.Popen([sys.executable, "-c", code, SOURCE], env=environment, stderr=subprocess.PIPE, text=True)
     with process, open(tmp_path / "pipe") as lines:
         assert lines.readline() == "begun\n"
@@ -383,7 +383,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_the_private_directory_is_removed_at_exit(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    code = "import sys; from hotgrad.engines.compiler import compile_source as c; print(c(sys.argv[1]).path)"
+    code = "import sys; from hotgrad.engines.native.compiler import compile_source as c; print(c(sys.argv[1]).path)"
     environment = {**os.environ, "HOTGRAD_CACHE": str(tmp_path / "file")}
     made = subprocess.run([sys.executable, "-c", code, SOURCE], check=True, capture_output=True, text=True, env=environment)
     path = Path(made.stdout.strip())

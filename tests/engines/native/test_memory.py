@@ -12,8 +12,8 @@ from building import Build
 from torch import Tensor
 
 import hotgrad as hg
-from hotgrad.engines.compiler import find_compiler
-from hotgrad.engines.native import Native
+from hotgrad.engines.native.compiler import find_compiler
+from hotgrad.engines.native.engine import Native
 from hotgrad.files import digest
 
 BASE = torch.tensor([1.0, -2.0, 3.0, 0.5])

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hotgrad.engines.expressions import converted, expression, literal
-from hotgrad.engines.layout import C_TYPES, Buffer, Nest, Place, padded_row
+from hotgrad.engines.native.expressions import converted, expression, literal
+from hotgrad.engines.native.layout import C_TYPES, Buffer, Nest, Place, padded_row
 from hotgrad.program.instructions import Instruction, Value
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from hotgrad.core.domains import Booleans, Domain, Integers, Interval
 from hotgrad.core.primitive import Primitive
 from hotgrad.engines.engine import Engine
-from hotgrad.engines.expressions import is_expression
-from hotgrad.engines.layout import NativeError
+from hotgrad.engines.native.expressions import is_expression
+from hotgrad.engines.native.layout import NativeError
 from hotgrad.program.instructions import Code, Instruction, Value
 
 COUNT = 128  # elements of ordinary size that an expression is tried on

@@ -8,9 +8,9 @@ from string import Template
 
 import torch
 
-from hotgrad.engines.expressions import converted
-from hotgrad.engines.kernels import Context, Kernel
-from hotgrad.engines.layout import C_TYPES, Nest, added
+from hotgrad.engines.native.expressions import converted
+from hotgrad.engines.native.kernels import Context, Kernel
+from hotgrad.engines.native.layout import C_TYPES, Nest, added
 
 # by the name of a reduction: how two elements become one, and what it starts from
 _COMBINE = {

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotgrad.engines import soundness
+from hotgrad.engines.native import soundness
 from hotgrad.errors import EngineError
 from hotgrad.files import held_folder, remove_abandoned
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hotgrad.engines.kernels import Kernel
-from hotgrad.engines.layout import Nest, added, scaled
+from hotgrad.engines.native.kernels import Kernel
+from hotgrad.engines.native.layout import Nest, added, scaled
 
 
 @dataclass(eq=False)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from hotgrad.engines.kernels import Context, Kernel
-from hotgrad.engines.layout import C_TYPES, Nest, Place, added, fresh
+from hotgrad.engines.native.kernels import Context, Kernel
+from hotgrad.engines.native.layout import C_TYPES, Nest, Place, added, fresh
 
 PANEL = 4  # vectors of columns at a time
 DEPTH = 384  # products summed in one go; more, and the right operand's panel leaves the cache

@@ -11,11 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hotgrad.engines.compositions import expanded
-from hotgrad.engines.expressions import is_expression, literal
-from hotgrad.engines.kernels import Context, Copy, Elementwise, Kernel
-from hotgrad.engines.layout import C_TYPES, Buffer, NativeError, Place, fresh
-from hotgrad.engines.shapes import SHAPE_CLASSES
+from hotgrad.engines.native.compositions import expanded
+from hotgrad.engines.native.expressions import is_expression, literal
+from hotgrad.engines.native.kernels import Context, Copy, Elementwise, Kernel
+from hotgrad.engines.native.layout import C_TYPES, Buffer, NativeError, Place, fresh
+from hotgrad.engines.native.structured import SHAPE_CLASSES
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.program.instructions import Code, Instruction, Value, described
 

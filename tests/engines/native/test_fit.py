@@ -11,7 +11,7 @@ import torch
 from fitting import COMBINATIONS, DEFAULT, compare, fit, made, problem, state
 
 import hotgrad as hg
-from hotgrad.engines import compiler
+from hotgrad.engines.native import compiler
 from hotgrad.training import agreement, choice, compiled
 
 if compiler.find_compiler() is None:
