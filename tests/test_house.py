@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import copy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,16 +28,17 @@ OPTIONAL = {"numpy", "matplotlib", "safetensors", "pandas", "IPython", "sklearn"
 MAY_USE_TORCHS = {"interop", "__main__", "experiments", "testing"}
 
 
-def modules() -> dict[str, ast.Module]:
-    """Every module's name and syntax tree."""
-    trees = {}
+def paths() -> dict[str, Path]:
+    """Every module's name and file."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        trees[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text())
-    return trees
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-TREES = modules()
+PATHS = paths()
+TREES = {module: ast.parse(path.read_text()) for module, path in PATHS.items()}
 
 
 def layer(module: str) -> str:
@@ -141,6 +144,94 @@ def test_public_names_are_there_and_sorted_out() -> None:
 def test_files_stay_readable() -> None:
     lengths = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {path: n for path, n in lengths.items() if n > 600}
+
+
+# ---- nothing stands twice
+
+RUN = 6
+PARTS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements hold others
+
+
+def steps(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements of a function in their order, each without those in it; other functions, classes and docstrings aside."""
+    for inner in (inner for part in PARTS for inner in getattr(node, part, ())):
+        if not isinstance(inner, (ast.FunctionDef, ast.ClassDef)) and not is_text(inner):
+            alone = copy.copy(inner)
+            for part in PARTS:
+                if hasattr(alone, part):
+                    setattr(alone, part, [])
+            yield alone
+            yield from steps(inner)
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def shape(nodes: list[ast.AST]) -> tuple[Any, ...]:
+    """What is left of these with every constant alike, and each name replaced by the number of names before it."""
+    names: dict[str, int] = {}
+    found: list[Any] = []
+
+    def visit(thing: Any) -> None:
+        if isinstance(thing, (ast.Constant, ast.JoinedStr)):
+            found.append("constant")
+        elif isinstance(thing, ast.AST):
+            found.append(type(thing).__name__)
+            for name in thing._fields:
+                visit(getattr(thing, name, None))
+        elif isinstance(thing, list):
+            found.append(len(thing))
+            for inner in thing:
+                visit(inner)
+        else:
+            found.append(names.setdefault(thing, len(names)) if isinstance(thing, str) else thing)
+
+    for node in nodes:
+        visit(node)
+    return tuple(found)
+
+
+def shapes(module: str) -> Iterator[tuple[Any, str]]:
+    """All runs of statements in a module's functions by their shape, and where they begin; not those in which each is like the others,
+    as the rows of a table are.
+    """
+    for function in ast.walk(TREES[module]):
+        if isinstance(function, ast.FunctionDef):
+            found = list(steps(function))
+            for run in (found[i : i + RUN] for i in range(len(found) - RUN + 1)):
+                if len({shape([step]) for step in run}) > 1:
+                    yield shape(run), f"{module}:{run[0].lineno}"  # type: ignore[attr-defined]
+
+
+def letters(module: str) -> Iterator[tuple[Any, str]]:
+    """All runs of lines in a module, and where they begin. Comments, docstrings, imports, lists of names and the heads of functions, which
+    spell out what callers may give, are passed over.
+    """
+    passed: set[int] = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef):
+            passed.update(range(node.lineno, node.body[0].lineno))
+        elif (
+            isinstance(node, (ast.Import, ast.ImportFrom))
+            or is_text(node)
+            or (isinstance(node, ast.Assign) and "__all__" in ast.unparse(node))
+        ):
+            passed.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    text = [(i, line.strip()) for i, line in enumerate(PATHS[module].read_text().splitlines(), 1) if i not in passed]
+    lines = [(i, line) for i, line in text if line and not line.startswith("#")]
+    for run in (lines[i : i + RUN] for i in range(len(lines) - RUN + 1)):
+        yield tuple(line for _, line in run), f"{module}:{run[0][0]}"
+
+
+@pytest.mark.parametrize("runs", [shapes, letters])
+def test_nothing_stands_twice(runs: Callable[[str], Iterator[tuple[Any, str]]]) -> None:
+    """No six lines, nor six statements but for names and constants: what is alike stands in a function of its own."""
+    places: dict[Any, set[str]] = {}
+    for module in TREES:
+        for run, place in runs(module):
+            places.setdefault(run, set()).add(place)
+    assert not [sorted(found) for found in places.values() if len(found) > 1]
 
 
 # Who imports what, told by Python itself: every import statement that runs in one of hotgrad's modules.
