@@ -407,3 +407,41 @@ def test_a_rule_without_derivative_raises_only_when_asked() -> None:
     with pytest.raises(hg.TapeError, match=r"not differentiable with respect to 'b'.*detach\(\)"):
         half.apply(x, w).sum().backward()
     assert x.grad.tolist() == [3.0, 4.0] and w.grad is None
+
+
+def test_comparing_what_was_not_kept_says_so() -> None:
+    class Careless(hg.Primitive):
+        forward = staticmethod(lambda a: a + 1)
+        vjps = (lambda g, out, a: g if a == 0 else -g,)
+        reads = ("",)
+
+    with pytest.raises(hg.RuleError, match="the rule for 'a' uses 'a'"):
+        Careless.apply(leaf([1.0])).backward()
+
+
+def test_gradients_come_to_their_operand_s_device() -> None:
+    class Moved(hg.Primitive):
+        forward = staticmethod(lambda a: torch.ones(a.shape))
+        vjps = (lambda g, out, a: g,)
+        reads = ("",)
+
+    scalar = hg.Variable(torch.ones((), device="meta"), requires_grad=True)
+    Moved.apply(scalar).backward()
+    assert scalar.grad is not None and scalar.grad.device.type == "meta"
+
+    class Spread(hg.Primitive):
+        forward = staticmethod(lambda a: torch.ones(2, 3))
+        vjps = (lambda g, out, a: g,)
+        reads = ("",)
+
+    column = hg.Variable(torch.ones(2, 1, device="meta"), requires_grad=True)
+    with pytest.raises(hg.RuleError, match="returned a tensor on cpu; the operand is on meta"):
+        Spread.apply(column).sum().backward()
+
+
+def test_a_rule_that_does_not_tell_its_parameters_is_taken_as_it_is() -> None:
+    class Opaque(hg.Primitive):
+        forward = staticmethod(lambda a: a.max(dim=0).values)
+        vjps = (max,)
+
+    assert Opaque.operand_names == ("a",)

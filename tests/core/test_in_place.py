@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphs import leaf
 
 import hotgrad as hg
 
@@ -325,3 +326,19 @@ def test_drawn_functions_agree(thorough: bool) -> None:
             for a, b in zip(found, values, strict=True):
                 assert torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True), f"seed {seed}"
     assert ran > 50
+
+
+def test_tensor_options_of_an_op_with_two_operands_are_guarded() -> None:
+    class Picked(hg.Primitive):
+        forward = staticmethod(lambda a, b, *, mask: torch.where(mask, a, b))
+        vjps = (lambda g, out, a, b, mask: hg.where(mask, g, 0.0), lambda g, out, a, b, mask: hg.where(mask, 0.0, g))
+        reads = ("", "")
+
+    mask = torch.tensor([True, False])
+    x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    Picked.apply(x, y, mask=mask).sum().backward()
+    assert (x.grad.tolist(), y.grad.tolist()) == ([1.0, 0.0], [0.0, 1.0])
+    out = Picked.apply(x, y, mask=mask).sum()
+    mask[0] = False
+    with pytest.raises(hg.TapeError, match="Picked: an index or option"):
+        out.backward()

@@ -399,3 +399,17 @@ def test_variables_cannot_be_written() -> None:
     kept = y
     y += 1.0  # makes a new Variable
     assert y is not kept and kept.tolist() == [1.0, 2.0]
+
+
+def test_too_many_or_too_few_arguments() -> None:
+    x = leaf([1.0])
+    with pytest.raises(hg.OperandError, match="Tanh: got more arguments than its operands"):
+        x.tanh(3)
+    with pytest.raises(hg.OperandError, match=r"Where: takes 3 operands \(condition, a, b\); got 1"):
+        hg.ops.Where.apply(x)
+    with pytest.raises(hg.OperandError, match="the equation as a string"):
+        hg.einsum(x, "i->i")
+    with pytest.raises(hg.OperandError, match="the equation as a string"):
+        hg.einsum("i->i")
+    with pytest.raises(hg.OperandError, match="names 2 operands; got 1"):
+        hg.einsum("i,i->i", x)

@@ -273,3 +273,9 @@ def test_a_write_by_a_rule_into_nothing_of_ours() -> None:
     x, w = leaf([1.0, 2.0]), leaf([1.0, 2.0])
     (held.apply(x) + held.apply(w) + held.apply(x)).sum().backward()
     assert x.grad.tolist() == [2.0, 2.0] and w.grad.tolist() == [1.0, 1.0] and one.tolist() == [1.0, 1.0]
+
+
+def test_links_are_equal_where_they_are_of_the_same_result() -> None:
+    x = leaf([1.0, 2.0, 3.0])
+    first, second = x * 2, x * 3
+    assert first._link == first._link and first._link != second._link

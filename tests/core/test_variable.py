@@ -308,6 +308,7 @@ def test_to() -> None:
     (y * 2).sum().backward()
     assert x.grad.dtype is torch.float32 and x.grad.tolist() == [2.0, 2.0]
     assert x.to("cpu", torch.float16).dtype is torch.float16
+    assert x.to(None).dtype is torch.float32
     assert x.to(torch.zeros(1, dtype=torch.bfloat16)).dtype is torch.bfloat16
     assert x.to(Variable(torch.zeros(1, dtype=torch.float64))).dtype is torch.float64
     assert x.to(dtype=torch.float64).dtype is torch.float64
@@ -387,3 +388,11 @@ def test_inference_tensors_are_refused() -> None:
         y.backward()
     y.backward()
     assert x.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_gradient_may_be_a_variable() -> None:
+    x = leaf([1.0, 2.0])
+    x.grad = given = hg.Variable([5.0, 6.0])
+    assert x.grad is given
+    (x * 2).sum().backward()
+    assert x.grad.tolist() == [7.0, 8.0]

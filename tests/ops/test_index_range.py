@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fitting import compare, state
+from graphs import leaf
 
 import hotgrad as hg
 from hotgrad import functional, optim
@@ -87,3 +88,10 @@ def test_labels_of_ones_own_loss(attended: bool, engine: str) -> None:
         states.append(state(model))
     assert states[0]["epochs"] > 2
     compare(states[1], states[0], 1e-4)
+
+
+def test_an_element_that_is_picked_twice_gets_both_gradients() -> None:
+    x = leaf([1.0, 2.0, 3.0])
+    hg.gather(x, torch.tensor([2, 2]), 0).sum().backward()
+    x[hg.Variable([0])].sum().backward()
+    assert x.grad.tolist() == [1.0, 0.0, 2.0]

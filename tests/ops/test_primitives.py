@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import leaf
 from torch import Tensor
 
 import hotgrad as hg
@@ -74,3 +75,11 @@ def test_a_torch_function_counts_everywhere_but_at_kinks(inner: float) -> None:
             check_op(hg.ops.Clip, oracle=oracle, shrink=False)
     else:
         check_op(hg.ops.Clip, oracle=oracle)
+
+
+def test_scalars_have_axes_in_a_sense() -> None:
+    x = leaf(3.0)
+    y = x.flatten().sum() + x.transpose(0, -1)
+    y.backward()
+    assert x.flatten().shape == (1,)
+    assert float(x.grad) == 2
