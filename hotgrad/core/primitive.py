@@ -27,7 +27,7 @@ from hotgrad.errors import DeclarationError
 
 # What `native` may name: the kernels of the native engine, which are no expressions of single elements.
 KERNELS = tuple(
-    "reshape permute expand flip unfold fold getitem putitem pad cat stack sum prod amax amin cumsum gather scatter_add matmul einsum mean var std norm logsumexp softmax log_softmax pow clip addmm".split()
+    "reshape permute expand flip unfold fold getitem putitem pad cat stack sum prod amax amin cumsum gather scatter_add matmul einsum".split()
 )
 _REGISTRY: dict[str, type[Primitive]] = {}
 # Later layers complete a declaration (`declarations` checks it, `operators` gives it `apply`) without being imported here.
@@ -77,8 +77,8 @@ class Primitive(TakesOptions):
     - `plain`: True where the result is a plain tensor also for Variables (comparisons).
     - `stable`: True promises no overflow where the exact result is representable; tests probe it.
     - `native`: how the native engine lowers the op: a C expression of operands and options in braces ("{a} * {b}"); or a function
-      `native(*operands, **options)` that computes the same with other ops, on Variables of which only shape and dtype are known; or the
-      name of one of the engine's kernels (KERNELS).
+      `native(*operands, **options)` that computes the same with other ops, on Variables of which only shape and dtype are known, or
+      returns NotImplemented where it cannot; or the name of one of the engine's kernels (KERNELS).
     - `elementwise`: whether each element of the result depends on the same element of the broadcast operands alone, so that the
       result may take the memory of an operand. Default: True for a C expression without an `into` of its own, else False.
     - `into(out, *operands, **options)`: how to compute the result into the tensor `out` without allocating: a functools.partial

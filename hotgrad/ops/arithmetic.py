@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -163,6 +164,29 @@ def _pow_exponent(g: Any, out: Any, a: Any, b: Any) -> Any:
     return Where.apply(nothing, 0.0, g * (out * Where.apply(nothing, 1.0, a).log()))
 
 
+class PowCall(Primitive, register=False):
+    """`pow` of C, element by element."""
+
+    function = ""
+    name = "Pow"
+    native = "pow({a}, {b})"
+    numbers = True
+    forward = staticmethod(torch.pow)
+    vjps = (None, None)
+
+
+# Powers that torch computes without `pow` too.
+_POWERS: dict[float, Callable[[Any], Any]] = {
+    1: lambda a: a,
+    2: lambda a: a * a,
+    3: lambda a: a * a * a,
+    -1: lambda a: a.reciprocal(),
+    -2: lambda a: (a * a).reciprocal(),
+    0.5: lambda a: a.sqrt(),
+    -0.5: lambda a: a.sqrt().reciprocal(),
+}
+
+
 class Pow(Primitive):
     """Power `a ** b`; a negative base gives NaN unless the exponent is a whole number.
 
@@ -173,7 +197,13 @@ class Pow(Primitive):
     Variable([1., 8.])
     """
 
-    native = "pow"
+    @staticmethod
+    def native(a: Any, b: Any) -> Any:
+        if not any(isinstance(x, float) or getattr(x, "dtype", torch.int64).is_floating_point for x in (a, b)):
+            return NotImplemented  # integers
+        exact = isinstance(b, (int, float)) and b in _POWERS and getattr(a, "dtype", torch.int64).is_floating_point
+        return _POWERS[b](a) if exact else PowCall.apply(a, b)
+
     numbers = True
     forward = staticmethod(torch.pow)
     into = staticmethod(lambda out, a, b: partial(torch.pow, a, exponent=b, out=out))
@@ -281,7 +311,10 @@ class Clip(Primitive):
     Variable([0.0000, 0.5000, 1.0000])
     """
 
-    native = "clip"
+    @staticmethod
+    def native(a: Any, *, min: float | None, max: float | None) -> Any:
+        a = a if min is None else Maximum.apply(a, min)
+        return a if max is None else Minimum.apply(a, max)
 
     @staticmethod
     def forward(a: Any, *, min: float | None = None, max: float | None = None) -> Tensor:

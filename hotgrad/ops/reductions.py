@@ -66,7 +66,7 @@ class Mean(Primitive):
     Variable(2.5000)
     """
 
-    native = "mean"
+    native = staticmethod(lambda a, *, dim, keepdim: a.sum(dim, keepdim) / float(count(a, dim)))
 
     @staticmethod
     def forward(a: Any, *, dim: Any = None, keepdim: bool = False) -> Any:
@@ -100,6 +100,13 @@ def _centred(a: Any, dim: Any) -> Any:
     return a - a.mean(dim, True)
 
 
+def _variance(a: Any, dim: Any, correction: float, keepdim: bool) -> Any:
+    """In double, as torch's kernel does: squares of float32 overflow and vanish where their roots, and often their mean, do not."""
+    a, n = a.to(torch.float64), count(a, dim)
+    deviation = a - a.sum(dim, True) / float(n)
+    return (deviation * deviation).sum(dim, keepdim) / float(max(n - correction, 0))
+
+
 class Var(Primitive):
     """Variance over `dim`: the squared deviations from the mean, divided by their number less `correction`.
 
@@ -109,7 +116,7 @@ class Var(Primitive):
     Variable(1.)
     """
 
-    native = "var"
+    native = staticmethod(lambda a, *, dim, correction, keepdim: _variance(a, dim, correction, keepdim).to(a.dtype))
 
     @staticmethod
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
@@ -135,7 +142,7 @@ class Std(Primitive):
     Variable(1.)
     """
 
-    native = "std"
+    native = staticmethod(lambda a, *, dim, correction, keepdim: _variance(a, dim, correction, keepdim).sqrt().to(a.dtype))
 
     @staticmethod
     def forward(a: Any, *, dim: Any = None, correction: float = 1, keepdim: bool = False) -> Any:
@@ -280,7 +287,16 @@ class LogSumExp(Primitive):
     Variable(1000.6932)
     """
 
-    native = "logsumexp"
+    @staticmethod
+    def native(a: Any, *, dim: Any, keepdim: bool) -> Any:
+        if not count(a, dim):
+            return a.sum(dim, keepdim) - math.inf
+        largest = a.amax(dim, True)
+        # where all is -inf, or something inf, the difference would be NaN
+        shift = Where.apply(largest.abs() == math.inf, 0.0, largest)
+        total = (a - shift).exp().sum(dim, True).log() + shift
+        return total if keepdim else total.reshape(tuple(n for i, n in enumerate(a.shape) if i not in normal_axes(dim, a.ndim)))
+
     forward = staticmethod(lambda a, *, dim, keepdim=False: torch.logsumexp(a, normal_axes(dim, a.ndim), keepdim))
     vjps = (
         lambda g, out, a, dim, keepdim: (
@@ -299,6 +315,10 @@ def _along(kernel: Any, out: Any, a: Any, dim: int) -> list[partial[Any]]:
     return [*copies, partial(kernel, a, normal_axis(dim, a.ndim), out=out)]
 
 
+def _largest(a: Any, dim: int) -> Any:
+    return a.amax(dim, True) if count(a, dim) else 0.0
+
+
 class Softmax(Primitive):
     """exp(a) divided by its sum along the axis `dim`, without overflow.
 
@@ -306,7 +326,11 @@ class Softmax(Primitive):
     Variable([0., 1.])
     """
 
-    native = "softmax"
+    @staticmethod
+    def native(a: Any, *, dim: int) -> Any:
+        powers = (a - _largest(a, dim)).exp()
+        return powers / powers.sum(dim, True)
+
     forward = staticmethod(lambda a, *, dim: torch.softmax(a, normal_axis(dim, a.ndim)))
     into = staticmethod(lambda out, a, dim: _along(torch.softmax, out, a, dim))
     vjps = (lambda g, out, a, dim: out * (g - (g * out).sum(dim, True)),)
@@ -323,7 +347,11 @@ class LogSoftmax(Primitive):
     Variable([-1000.,     0.])
     """
 
-    native = "log_softmax"
+    @staticmethod
+    def native(a: Any, *, dim: int) -> Any:
+        shifted = a - _largest(a, dim)
+        return shifted - shifted.exp().sum(dim, True).log()
+
     function = "log_softmax"
     forward = staticmethod(lambda a, *, dim: torch.log_softmax(a, normal_axis(dim, a.ndim)))
     into = staticmethod(lambda out, a, dim: _along(torch.log_softmax, out, a, dim))
@@ -351,7 +379,17 @@ class Norm(Primitive):
     Variable(5.)
     """
 
-    native = "norm"
+    @staticmethod
+    def native(a: Any, *, p: Any, dim: Any, keepdim: bool) -> Any:
+        p = _order(p)
+        if p == 2:
+            return (a * a).sum(dim, keepdim).sqrt()
+        if p == 0:
+            return (a != 0.0).to(a.dtype).sum(dim, keepdim)
+        if math.isinf(p):
+            return a.abs().amax(dim, keepdim) if p > 0 else a.abs().amin(dim, keepdim)
+        return a.abs().sum(dim, keepdim) if p == 1 else (a.abs() ** p).sum(dim, keepdim) ** (1 / p)
+
     forward = staticmethod(
         lambda a, *, p=2.0, dim=None, keepdim=False: torch.linalg.vector_norm(a, _order(p), normal_axes(dim, a.ndim), keepdim)
     )

@@ -11,13 +11,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hotgrad.engines.native.compositions import expanded
 from hotgrad.engines.native.expressions import is_expression, literal
 from hotgrad.engines.native.kernels import Context, Copy, Elementwise, Kernel
 from hotgrad.engines.native.layout import C_TYPES, Buffer, NativeError, Place, fresh
 from hotgrad.engines.native.structured import SHAPE_CLASSES
-from hotgrad.ops.arithmetic import Cast
+from hotgrad.engines.native.written_out import written_out
+from hotgrad.ops.arithmetic import Cast, Pow, PowCall
 from hotgrad.program.instructions import Code, Instruction, Value, described
+from hotgrad.program.passes import remove_dead
 
 _LETTERS = {"float": "f", "double": "d", "int64_t": "l", "int32_t": "i", "uint8_t": "b"}  # names of shared memory
 LONGEST_CHAIN = 60  # instructions in a loop; more, and values leave the registers
@@ -31,7 +32,8 @@ class Lowering:
     """
 
     def __init__(self, code: Code, context: Context, fuse: bool = True) -> None:
-        self.code, self.context, self.fuse = code, context, fuse
+        self.code = code = remove_dead(written_out(code))
+        self.context, self.fuse = context, fuse
         self.kernels: list[Kernel | None] = []
         self._readers: dict[Buffer, set[int]] = {}  # the positions of the kernels that read it; those that were absorbed stay noted
         self._loops: dict[tuple[Place, tuple[int, ...]], dict[int, None]] = {}  # of loops by what they read, and their shape
@@ -44,7 +46,7 @@ class Lowering:
         for value in [*code.inputs, *(d.value for d in code.draws), *(s.value for s in code.states), *code.constants]:
             self.places[value] = self.fresh(value, pinned=True)
         self.constants += [(self.places[value], tensor) for value, tensor in code.constants.items()]
-        for instruction in _needed(expanded(code.instructions), code.results()):
+        for instruction in code.instructions:
             self._lower(instruction)
         self._finish()
 
@@ -77,7 +79,7 @@ class Lowering:
         return self.places[operand] if isinstance(operand, Value) and operand.kind != "scalar" else operand
 
     def _scalar(self, instruction: Instruction) -> None:
-        native = "pow({a}, {b})" if instruction.op.native == "pow" else str(instruction.op.native)
+        native = str((PowCall if instruction.op is Pow else instruction.op).native)
         texts = [self.scalars[o] if isinstance(o, Value) else f"({literal(o, torch.float64)})" for o in instruction.operands]
         for name, text in zip(instruction.op.operand_names, texts):
             native = native.replace("{" + name + "}", text)
@@ -300,14 +302,3 @@ class Lowering:
 
     def _size(self, slot: str) -> int:
         return self.slots[slot][1] if slot in self.slots else 0
-
-
-def _needed(instructions: list[Instruction], results: list[Value]) -> list[Instruction]:
-    """The instructions that the results depend on."""
-    wanted = set(results)
-    kept = []
-    for instruction in reversed(instructions):
-        if instruction.out in wanted:
-            wanted.update(instruction.reads())
-            kept.append(instruction)
-    return kept[::-1]
