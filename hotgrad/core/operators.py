@@ -48,12 +48,21 @@ def _give_apply(op: type[Primitive]) -> None:
     """Complete a declaration: its `apply`, and the operators it provides."""
     fast = {1: unary, 2: binary}.get(op.arity or 0) if not op.defaults and not op.plain and op.differentiable else None
     apply = (fast or _with_options)(op)
-    apply.__name__, apply.__qualname__, apply.__doc__ = op.function, f"{op.name}.apply", op.__doc__
+    apply.__name__, apply.__qualname__, apply.__doc__ = op.function, f"{op.name}.apply", _documented(op)
     op.apply = staticmethod(apply)
     if primitives().get(op.name) is op and "operators" in op.__dict__:
         _check_operators(op)
         for name in op.operators:
             _provide(op, name, apply)
+
+
+def _documented(op: type[Primitive]) -> str | None:
+    """The op's text, with what its kinks say before the example."""
+    text = op.__doc__
+    if not text or not op.kinks:
+        return text
+    what, example, rest = text.partition("\n    >>>")
+    return f"{what.rstrip()}\n\n    The gradient: {'; '.join(op.kinks)}.\n{example}{rest}"
 
 
 def _check_operators(op: type[Primitive]) -> None:

@@ -67,8 +67,8 @@ class Primitive(TakesOptions):
     - `options`: what tests draw for each option, as a list of values or a hypothesis strategy.
     - `operands()`: a list, from simple to intricate, or a hypothesis strategy, of (operands, options) where domain and
       signature do not say enough; an operand may be given by its shape alone.
-    - `kinks`: the gradients agreed on where the derivative is not unique or a mask must select, as a list of (operands, options,
-      cotangent, the gradient of each operand or None); the checker and the tests compare them.
+    - `kinks`: what the gradient is where the derivative is not unique or a mask must select: in words, and for each a list of cases
+      (operands, options, cotangent, the gradient of each operand or None), which the checker compares.
     - `signature`: numpy's generalised-ufunc form, "(m,k),(k,n)->(m,n)". Default: all operands broadcast.
     - `operators`: names of the Variable methods this op provides, ("__mul__", "__rmul__").
     - `collects`: True where several positional options are one tuple, as in `x.reshape(2, 3)`.
@@ -114,7 +114,7 @@ class Primitive(TakesOptions):
     fresh: ClassVar[bool] = False
     domain: ClassVar[Sequence[Domain]] = ()
     options: ClassVar[Mapping[str, Any]] = {}
-    kinks: ClassVar[Sequence[tuple[Sequence[Any], Mapping[str, Any], Any, Sequence[Any]]]] = ()
+    kinks: ClassVar[Mapping[str, Sequence[tuple[Sequence[Any], Mapping[str, Any], Any, Sequence[Any]]]]] = {}
     signature: ClassVar[str] = ""
     operators: ClassVar[Sequence[str]] = ()
     numbers: ClassVar[bool] = False

@@ -19,7 +19,7 @@ from hotgrad.errors import OperandError
 class Where(Primitive):
     """`a` where `condition` is true, else `b`; all three broadcast.
 
-    The unselected side gets a zero gradient, even where its own derivative is infinite. `condition` must be boolean.
+    `condition` must be boolean.
 
     >>> x = hg.Variable([1.0, -2.0])
     >>> hg.where(x > 0, x, 0.0)
@@ -27,6 +27,7 @@ class Where(Primitive):
     """
 
     native = "{condition} ? {a} : {b}"
+    elementwise = True
     numbers = True
     domain = (Booleans(), Interval(), Interval())
 
@@ -42,6 +43,11 @@ class Where(Primitive):
     )
     reads = ("", "condition", "condition")
     fresh = True
+    kinks = {
+        "the chosen operand's alone, whatever the other one holds": [
+            ([[True, False], [1.0, 2.0], [3.0, 4.0]], {}, [math.inf, math.nan], [None, [math.inf, 0.0], [0.0, math.nan]]),
+        ]
+    }  # fmt: skip
 
 
 class Add(Primitive):
@@ -67,6 +73,7 @@ class AddScaled(Primitive):
     """
 
     native = "{a} + {alpha} * {b}"
+    elementwise = True
     numbers = True
     function = ""
     forward = staticmethod(lambda a, b, alpha: torch.add(a, b, alpha=alpha))
@@ -190,8 +197,7 @@ _POWERS: dict[float, Callable[[Any], Any]] = {
 class Pow(Primitive):
     """Power `a ** b`; a negative base gives NaN unless the exponent is a whole number.
 
-    The derivative of x**0 is 0 everywhere, and that of 0**y with respect to y is 0 for y >= 0. A number as exponent costs
-    nothing extra; its gradient is never computed.
+    A number as exponent costs nothing extra; its gradient is never computed.
 
     >>> hg.Variable([1.0, 2.0]) ** 3
     Variable([1., 8.])
@@ -211,7 +217,22 @@ class Pow(Primitive):
     reads = ("a b", "a b out")
     domain = (Interval(0.0), Interval(-3.0, 3.0))
     fresh = True
+    elementwise = True
     operators = ("__pow__", "__rpow__")
+    kinks = {
+        "of `a ** b`: by a at b = 0: 0; by b at a = 0, b >= 0: 0": [
+            ([[0.0, 2.0, -2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 2.0]], {}, [1.0, 1.0, 1.0, 3.0, 3.0], [[0.0, 0.0, 0.0, 3.0, 0.0], None]),
+            ([[0.0, 0.0, 0.0], [0.0, 0.5, 2.0]], {}, [1.0, 1.0, 1.0], [None, [0.0, 0.0, 0.0]]),
+            ([[-2.0, -2.0, -1.0, -2.0], [2.0, 3.0, -1.0, -2.0]], {}, [1.0, 2.0, 1.0, 1.0], [[-4.0, 24.0, -1.0, 0.25], None]),
+            ([[0.0, -3.0, 2.0], 0], {}, [1.0, 2.0, 3.0], [[0.0, 0.0, 0.0], None]),
+            ([[0.0, -3.0, 2.0], 1], {}, [1.0, 2.0, 3.0], [[1.0, 2.0, 3.0], None]),
+            ([[0.0, -3.0, 2.0], 2], {}, [1.0, 2.0, 3.0], [[0.0, -12.0, 12.0], None]),
+            ([[0.0, -3.0, 2.0], 3], {}, [1.0, 2.0, 3.0], [[0.0, 54.0, 36.0], None]),
+            ([0.0, [0.0, 1.0, 2.0]], {}, [1.0, 2.0, 3.0], [None, [0.0, 0.0, 0.0]]),
+            ([[0.0, 1e-310, 2.0, math.inf], [0.0, 0.0, 0.0, 0.0]], {}, [math.inf, 1.0, math.nan, -math.inf], [[0.0, 0.0, 0.0, 0.0], None]),
+            ([[0.0, 0.0, math.inf], [0.0, 2.0, -1.0]], {}, [math.inf, math.nan, math.inf], [None, [0.0, 0.0, 0.0]]),
+        ]
+    }  # fmt: skip
 
 
 def signed(g: Any, a: Any) -> Any:
@@ -221,7 +242,7 @@ def signed(g: Any, a: Any) -> Any:
 
 
 class Abs(Primitive):
-    """Absolute value; its derivative at 0 is 0.
+    """Absolute value.
 
     >>> abs(hg.Variable([-1.0, 2.0]))
     Variable([1., 2.])
@@ -233,10 +254,17 @@ class Abs(Primitive):
     reads = ("a",)
     fresh = True
     operators = ("__abs__",)
+    kinks = {
+        "0 at 0": [
+            ([[-2.0, -0.0, 0.0, 1e-300, 3.0]], {}, [1.0, 2.0, 3.0, 4.0, 5.0], [[-1.0, 0.0, 0.0, 4.0, 5.0]]),
+            ([[0.0, -0.0, -2.0]], {}, [math.inf, math.nan, math.inf], [[0.0, 0.0, -math.inf]]),
+            ([[math.nan, -0.5, math.inf, -math.inf]], {}, [1.0, 1.0, 1.0, 1.0], [[0.0, -1.0, 1.0, -1.0]]),
+        ]
+    }  # fmt: skip
 
 
 class Sign(Primitive):
-    """-1, 0 or 1; its derivative is 0.
+    """-1, 0 or 1.
 
     >>> hg.sign(hg.Variable([-3.0, 0.0, 2.0]))
     Variable([-1.,  0.,  1.])
@@ -246,6 +274,11 @@ class Sign(Primitive):
     forward = staticmethod(torch.sign)
     vjps = (zero,)
     reads = ("",)
+    kinks = {
+        "0 everywhere": [
+            ([[-2.0, 0.0, 3.0]], {}, [1.0, math.inf, math.nan], [[0.0, 0.0, 0.0]]),
+        ]
+    }  # fmt: skip
 
 
 def _tensors(a: Any, b: Any) -> tuple[Tensor, Tensor]:
@@ -265,6 +298,7 @@ class Maximum(Primitive):
     """
 
     native = "(({a} > {b}) | ({a} != {a})) ? {a} : {b}"
+    elementwise = True
     numbers = True
     forward = staticmethod(lambda a, b: torch.maximum(*_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.maximum, a, b, out=out))
@@ -274,6 +308,13 @@ class Maximum(Primitive):
     )
     reads = ("a b", "a b")
     fresh = True
+    kinks = {
+        "half each at ties": [
+            ([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]], {}, [2.0, 3.0, 5.0], [[1.0, 0.0, 5.0], [1.0, 3.0, 0.0]]),
+            ([[1.0, 2.0], [2.0, 1.0]], {}, [math.inf, math.nan], [[0.0, math.nan], [math.inf, 0.0]]),
+            ([[0.0, 1.0, 2.0], 1.0], {}, [1.0, 1.0, 1.0], [[0.0, 0.5, 1.0], None]),
+        ]
+    }  # fmt: skip
 
 
 class Minimum(Primitive):
@@ -284,6 +325,7 @@ class Minimum(Primitive):
     """
 
     native = "(({a} < {b}) | ({a} != {a})) ? {a} : {b}"
+    elementwise = True
     numbers = True
     forward = staticmethod(lambda a, b: torch.minimum(*_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.minimum, a, b, out=out))
@@ -293,6 +335,13 @@ class Minimum(Primitive):
     )
     reads = ("a b", "a b")
     fresh = True
+    kinks = {
+        "half each at ties": [
+            ([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]], {}, [2.0, 3.0, 5.0], [[1.0, 3.0, 0.0], [1.0, 0.0, 5.0]]),
+            ([[1.0, 2.0], [2.0, 1.0]], {}, [math.inf, math.nan], [[math.inf, 0.0], [0.0, math.nan]]),
+            ([[0.0, 1.0, 2.0], 1.0], {}, [1.0, 1.0, 1.0], [[1.0, 0.5, 0.0], None]),
+        ]
+    }  # fmt: skip
 
 
 def _clip_rule(g: Any, out: Any, a: Any, min: float | None, max: float | None) -> Any:
@@ -304,8 +353,7 @@ def _clip_rule(g: Any, out: Any, a: Any, min: float | None, max: float | None) -
 class Clip(Primitive):
     """`a` limited to the closed interval from `min` to `max`, numbers or None for no limit, not both None.
 
-    The gradient passes on the closed interval, bounds included, and nowhere else: at NaN, which stays NaN, it is 0. Raises
-    OperandError for limits that are no numbers.
+    NaN stays NaN. Raises OperandError for limits that are no numbers.
 
     >>> hg.Variable([-3.0, 0.5, 3.0]).clip(0, 1)
     Variable([0.0000, 0.5000, 1.0000])
@@ -329,7 +377,19 @@ class Clip(Primitive):
     vjps = (_clip_rule,)
     reads = ("a",)
     fresh = True
+    elementwise = True
     options = {"min": [None, -1.0, 0.5], "max": [1.5, 2.0]}
+    kinks = {
+        "passes on the closed interval, bounds included; 0 at NaN": [
+            ([[-2.0, -1.0, 0.0, 2.0, 3.0]], {"min": -1.0, "max": 2.0}, [1.0, 2.0, 3.0, 4.0, 5.0], [[0.0, 2.0, 3.0, 4.0, 0.0]]),
+            ([[-2.0, -1.0, 3.0]], {"min": -1.0}, [math.inf, 2.0, 3.0], [[0.0, 2.0, 3.0]]),
+            ([[-2.0, 2.0, 3.0]], {"max": 2.0}, [1.0, 2.0, math.nan], [[1.0, 2.0, 0.0]]),
+            ([[math.nan, 1.0]], {"min": 0.0, "max": 2.0}, [1.0, 2.0], [[0.0, 2.0]]),
+            ([[0.0, 1.0, 2.0]], {"min": 1.0, "max": 1.0}, [1.0, 1.0, 1.0], [[0.0, 1.0, 0.0]]),
+            ([[math.nan, 0.5]], {"min": -1.0}, [1.0, 1.0], [[0.0, 1.0]]),
+            ([[math.nan, 0.5]], {"max": 1.0}, [1.0, 1.0], [[0.0, 1.0]]),
+        ]
+    }  # fmt: skip
 
 
 class Cast(Primitive):
@@ -340,6 +400,7 @@ class Cast(Primitive):
     """
 
     native = "{a}"
+    elementwise = True
 
     @staticmethod
     def forward(a: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Any:

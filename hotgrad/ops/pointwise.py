@@ -186,6 +186,7 @@ class TanhGrad(Primitive):
     """
 
     native = "{g} * (1 - {out} * {out})"
+    elementwise = True
     function = ""
     forward = staticmethod(_tanh_backward)
     into = staticmethod(lambda res, g, out: partial(_tanh_backward_into, g, out, grad_input=res))
@@ -218,6 +219,7 @@ class SigmoidGrad(Primitive):
     """
 
     native = "{g} * (1 - {out}) * {out}"
+    elementwise = True
     function = ""
     forward = staticmethod(_sigmoid_backward)
     into = staticmethod(lambda res, g, out: partial(_sigmoid_backward_into, g, out, grad_input=res))
@@ -264,27 +266,41 @@ class ReLUGrad(Primitive):
     """
 
     native = "{out} <= 0 ? 0 : {g}"
+    elementwise = True
     function = ""
     forward = staticmethod(lambda g, out: _threshold_backward(g, out, 0))
     into = staticmethod(lambda res, g, out: partial(_threshold_backward_into, g, out, 0, grad_input=res))
     vjps = (lambda h, res, g, out: ReLUGrad.apply(h, out), zero)
     reads = ("out", "")
     fresh = True
+    kinks = {
+        "0 where the result is 0 or below": [
+            ([[1.0, math.inf, math.nan, 2.0], [0.0, -1.0, 0.0, math.nan]], {}, [3.0, math.inf, 1.0, 5.0], [[0.0, 0.0, 0.0, 5.0], [0.0, 0.0, 0.0, 0.0]]),
+        ]
+    }  # fmt: skip
 
 
 class ReLU(Primitive):
-    """The larger of each element and 0; its derivative at 0 is 0. NaN stays NaN.
+    """The larger of each element and 0. NaN stays NaN.
 
     >>> hg.relu(hg.Variable([-1.0, 2.0]))
     Variable([0., 2.])
     """
 
     native = "{a} <= 0 ? 0 : {a}"
+    elementwise = True
     forward = staticmethod(torch.relu)
     into = staticmethod(lambda out, a: partial(torch.relu_, a) if out is a else partial(torch.clamp_min, a, 0, out=out))
     vjps = (lambda g, out, a: ReLUGrad.apply(g, out),)
     reads = ("out",)
     fresh = True
+    kinks = {
+        "0 at 0 and at NaN": [
+            ([[-1.0, -0.0, 0.0, 1e-7, 2.0]], {}, [1.0, 2.0, 3.0, 4.0, 5.0], [[0.0, 0.0, 0.0, 4.0, 5.0]]),
+            ([[-1.0, 0.0, 1.0, math.nan]], {}, [math.inf, math.nan, math.inf, 2.0], [[0.0, 0.0, math.inf, 2.0]]),
+            ([[math.inf, -math.inf]], {}, [1.0, 1.0], [[1.0, 0.0]]),
+        ]
+    }  # fmt: skip
 
 
 class Softplus(Primitive):
@@ -295,6 +311,7 @@ class Softplus(Primitive):
     """
 
     native = "{beta} * {a} > {threshold} ? {a} : softplus({beta} * {a}) / {beta}"
+    elementwise = True
 
     @staticmethod
     def forward(a, *, beta=1.0, threshold=20.0):  # type: ignore[no-untyped-def]

@@ -156,6 +156,7 @@ class Einsum(Primitive):
     """
 
     native = "einsum"
+    allocates = True
 
     @staticmethod
     def forward(*operands: Any, equation: str) -> Any:

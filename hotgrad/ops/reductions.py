@@ -136,7 +136,7 @@ class Var(Primitive):
 
 
 class Std(Primitive):
-    """Standard deviation over `dim`, the square root of `var`. Where it is 0 the gradient is 0.
+    """Standard deviation over `dim`, the square root of `var`.
 
     >>> hg.Variable([1.0, 2.0, 3.0]).std()
     Variable(1.)
@@ -161,6 +161,12 @@ class Std(Primitive):
     reads = ("a out",)
     fresh = True
     options = {"dim": _AXES, "correction": [0, 1], "keepdim": [False, True]}
+    kinks = {
+        "0 where all are equal": [
+            ([[1.0, 1.0, 1.0]], {}, 2.0, [[0.0, 0.0, 0.0]]),
+            ([[1.0, 1.0, 1.0]], {}, math.inf, [[0.0, 0.0, 0.0]]),
+        ]
+    }  # fmt: skip
 
 
 def _something(a: Any, dim: Any, what: str) -> tuple[int, ...]:
@@ -192,6 +198,13 @@ class Amax(Primitive):
     reads = ("a out",)
     fresh = True
     options = {"dim": _AXES, "keepdim": [False, True]}
+    kinks = {
+        "shared evenly at ties; NaN for all elements if one is NaN": [
+            ([[2.0, 1.0, 2.0, 2.0]], {}, 6.0, [[2.0, 0.0, 2.0, 2.0]]),
+            ([[[1.0, 1.0], [3.0, 2.0]]], {"dim": 1}, [4.0, math.inf], [[[2.0, 2.0], [math.inf, 0.0]]]),
+            ([[1.0, math.nan, 2.0]], {}, 1.0, [[math.nan, math.nan, math.nan]]),
+        ]
+    }  # fmt: skip
 
 
 class Amin(Primitive):
@@ -209,16 +222,24 @@ class Amin(Primitive):
     reads = ("a out",)
     fresh = True
     options = {"dim": _AXES, "keepdim": [False, True]}
+    kinks = {
+        "shared evenly at ties; NaN for all elements if one is NaN": [
+            ([[2.0, 5.0, 2.0, 2.0]], {}, 6.0, [[2.0, 0.0, 2.0, 2.0]]),
+            ([[[1.0, 1.0], [3.0, 2.0]]], {"dim": -1, "keepdim": True}, [[4.0], [math.inf]], [[[2.0, 2.0], [0.0, math.inf]]]),
+            ([[1.0, math.nan, 2.0]], {}, 1.0, [[math.nan, math.nan, math.nan]]),
+        ]
+    }  # fmt: skip
 
 
 class Prod(Primitive):
-    """Product over `dim`, one axis or None for all; 1 over nothing. The gradient is exact where elements are zero.
+    """Product over `dim`, one axis or None for all; 1 over nothing.
 
     >>> hg.Variable([2.0, 3.0, 0.0]).prod()
     Variable(0.)
     """
 
     native = "prod"
+    allocates = True
 
     @staticmethod
     def forward(a: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -263,6 +284,12 @@ class Prod(Primitive):
     reads = ("a",)
     fresh = True
     options = {"dim": [None, 0, -1], "keepdim": [False, True]}
+    kinks = {
+        "the product of the other factors, zeros included": [
+            ([[0.0, 2.0, 3.0]], {}, 2.0, [[12.0, 0.0, 0.0]]),
+            ([[0.0, 2.0, 0.0]], {}, 2.0, [[0.0, 0.0, 0.0]]),
+        ]
+    }  # fmt: skip
 
 
 class Cumsum(Primitive):
@@ -281,7 +308,7 @@ class Cumsum(Primitive):
 
 
 class LogSumExp(Primitive):
-    """log of the sum of exponentials over `dim`, without overflow; -inf over nothing. Where all elements are -inf the gradient is 0.
+    """log of the sum of exponentials over `dim`, without overflow; -inf over nothing.
 
     >>> hg.logsumexp(hg.Variable([1000.0, 1000.0]), 0)
     Variable(1000.6932)
@@ -307,7 +334,14 @@ class LogSumExp(Primitive):
     reads = ("a out",)
     fresh = True
     stable = True
+    allocates = True
     options = {"dim": _AXES[1:], "keepdim": [False, True]}
+    kinks = {
+        "0 where all elements are -inf": [
+            ([[-math.inf, -math.inf]], {"dim": 0}, 1.0, [[0.0, 0.0]]),
+            ([[-math.inf, 0.0]], {"dim": 0}, 2.0, [[0.0, 2.0]]),
+        ]
+    }  # fmt: skip
 
 
 def _along(kernel: Any, out: Any, a: Any, dim: int) -> list[partial[Any]]:
@@ -372,8 +406,7 @@ def _order(p: Any) -> float:
 
 class Norm(Primitive):
     """The p-norm over `dim`: (sum of |a|^p)^(1/p); the largest |a| for p = inf, the smallest for -inf, the number of
-    non-zeros for 0. Where it is 0 the gradient is 0, and so, but for even p, is that of an element that is 0. Where |a|^p overflows,
-    the gradient is NaN for p > 2, and 0 for smaller p, as torch has it.
+    non-zeros for 0. Where |a|^p overflows, the gradient is NaN for p > 2, and 0 for smaller p, as torch has it.
 
     >>> hg.norm(hg.Variable([3.0, 4.0]))
     Variable(5.)
@@ -426,3 +459,21 @@ class Norm(Primitive):
     reads = ("a out",)
     fresh = True
     options = {"p": [2.0, 1.0, 3.0, 1.5, 4.0, -1.0, math.inf], "dim": _AXES, "keepdim": [False, True]}
+    kinks = {
+        "0 where the norm is 0; of an element that is 0, 0 but for even p; for p = inf NaN for all elements if one is NaN": [
+            ([[0.0, 0.0]], {"p": 2.0}, 1.0, [[0.0, 0.0]]),
+            ([[0.0, -2.0]], {"p": 1.0}, 3.0, [[0.0, -3.0]]),
+            ([[2.0, -2.0, 1.0]], {"p": math.inf}, 6.0, [[3.0, -3.0, 0.0]]),
+            ([[0.0, 0.0]], {"p": 3.0}, 1.0, [[0.0, 0.0]]),
+            ([[0.0, 0.0]], {"p": 2.0}, math.inf, [[0.0, 0.0]]),
+            ([[0.0, 2.0]], {"p": 1.0}, math.inf, [[0.0, math.inf]]),
+            ([[0.0, 2.0]], {"p": -1.0}, 1.0, [[0.0, 0.0]]),
+            ([[1.0, math.nan, 0.0]], {"p": math.inf}, 1.0, [[math.nan, math.nan, math.nan]]),
+            ([[1.0, math.nan, 0.0]], {"p": -math.inf}, 1.0, [[math.nan, math.nan, math.nan]]),
+            ([[-1.0, 0.0, 2.0]], {"p": 1.0}, 1.0, [[-1.0, 0.0, 1.0]]),
+            ([[-3.0, 0.0, 3.0]], {"p": math.inf}, 1.0, [[-0.5, 0.0, 0.5]]),
+            ([[0.0, 0.0, 3.0]], {"p": -math.inf}, 1.0, [[0.0, 0.0, 0.0]]),
+            ([[-3.0, 0.0, 3.0]], {"p": 0.0}, 1.0, [[0.0, 0.0, 0.0]]),
+            ([[0.0, 2.0]], {"p": 0.5}, 1.0, [[0.0, 1.0]]),
+        ]
+    }  # fmt: skip

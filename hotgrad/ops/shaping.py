@@ -300,6 +300,11 @@ class GetItem(Primitive):
     vjps = (lambda g, out, a, index: PutItem.apply(g, shape=tuple(a.shape), index=index),)
     reads = ("",)
     operators = ("__getitem__",)
+    kinks = {
+        "added up where an index comes several times": [
+            ([[1.0, 2.0, 3.0]], {"index": torch.tensor([0, 2, 2])}, [1.0, 2.0, 3.0], [[1.0, 0.0, 5.0]]),
+        ]
+    }  # fmt: skip
 
 
 class PutItem(Primitive):

@@ -9,20 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Primitive
-from hotgrad.ops import arithmetic, pointwise
 from hotgrad.program.instructions import Code, Instruction, State, Value
 
 FOREVER = 1 << 60
-
-
-def elementwise(op: type[Primitive]) -> bool:
-    """Whether each element of the result depends on the operands' elements at the same place alone.
-
-    >>> elementwise(hg.ops.Add), elementwise(hg.ops.Sum)
-    (True, False)
-    """
-    return op.__module__ in (arithmetic.__name__, pointwise.__name__)
 
 
 def writable(shape: Sequence[int], stride: Sequence[int]) -> bool:
@@ -197,7 +186,7 @@ def _same(a: Value, b: Value) -> bool:
 
 def _overwritten(instruction: Instruction, place: int, memory: Memory) -> Value | None:
     """The operand in whose buffer an elementwise op can leave its result."""
-    if not elementwise(instruction.op):
+    if not instruction.op.elementwise:
         return None
     read = instruction.reads()
     for value in read:
@@ -228,7 +217,7 @@ def _settle(code: Code, memory: Memory) -> None:
             continue
         instruction = code.instructions[place]
         mine = [value for value in instruction.reads() if memory.owner.get(value) is old]
-        if mine and not (elementwise(instruction.op) and all(value is old for value in mine)):
+        if mine and not (instruction.op.elementwise and all(value is old for value in mine)):
             continue
         memory.home[new] = state
         _extend(code.instructions, places, place, state, memory)
@@ -236,7 +225,7 @@ def _settle(code: Code, memory: Memory) -> None:
 
 def _extend(instructions: list[Instruction], places: dict[Value, int], place: int, state: State, memory: Memory) -> None:
     """Let operands of what is computed into a state's memory stand there too: those that it may overwrite."""
-    while elementwise(instructions[place].op):
+    while instructions[place].op.elementwise:
         read = instructions[place].reads()
         for value in read:
             before = places.get(value)
@@ -248,7 +237,7 @@ def _extend(instructions: list[Instruction], places: dict[Value, int], place: in
                 _same(memory.layout[value], Value.like("state", state.tensor))
                 and all(other is value for other in read if memory.owner.get(other) is value)
                 and memory.last.get(state.value, -1) <= before
-                and (not mine or (elementwise(source.op) and all(other is state.value for other in mine)))
+                and (not mine or (source.op.elementwise and all(other is state.value for other in mine)))
             ):
                 memory.home[value] = state
                 place = before

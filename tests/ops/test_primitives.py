@@ -13,7 +13,7 @@ from torch import Tensor
 
 import hotgrad as hg
 from hotgrad.testing import GradientError, check_op
-from hotgrad.testing.conventions import ORACLES, oracle_of
+from hotgrad.testing.conventions import oracle_of
 
 BUILT_IN = {name: op for name, op in hg.primitives().items() if op.__module__.startswith("hotgrad.")}
 
@@ -29,7 +29,7 @@ def test_primitive(name: str, count: Callable[[int, int], int]) -> None:
 
 
 def test_every_primitive_is_compared_with_torch() -> None:
-    assert [name for name in BUILT_IN if name not in ORACLES] == []
+    assert [name for name in BUILT_IN if oracle_of(hg.primitives()[name]) is None] == []
 
 
 @pytest.mark.parametrize("name", [name for name, op in BUILT_IN.items() if op.differentiable and op.rules and name != "Sign"])

@@ -93,10 +93,6 @@ BROADCAST = [
 SHAPES = [(), (1,), (3,), (25,), (2, 3), (20, 25), (5, 1), (0, 3), (2, 3, 4), (3, 17, 40), (2, 1, 3, 2), (70, 130), (300,)]
 
 
-def elementwise(op: Any) -> bool:
-    return "{" in op.native or op.native in ("pow", "clip")
-
-
 def op_examples(share: int) -> list[tuple[str, Example]]:
     """One of `share` cases of every op with many."""
     found: list[tuple[str, Example | None]] = []
@@ -107,7 +103,7 @@ def op_examples(share: int) -> list[tuple[str, Example]]:
             options = [dict(zip(choices, c)) for c in itertools.product(*choices.values())] if choices else [{}]
             if hasattr(op, "operands"):
                 cases = list(op.operands())
-            elif elementwise(op):
+            elif op.elementwise:
                 shapes = {1: [(s,) for s in SHAPES], 2: BROADCAST, 3: [(a, b, a) for a, b in BROADCAST]}[op.arity or 1]
                 cases = [(s, o) for s in shapes for o in options]
             else:
@@ -130,7 +126,7 @@ SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-40, -1e-40, 1e-310, 1.0,
 def test_special_values() -> None:
     examples = []
     for name, op in hg.primitives().items():
-        if not elementwise(op) or name in ("Where",):
+        if not op.elementwise or name in ("Where",):
             continue
         for dtype in (torch.float32, torch.float64):
             numbers = torch.tensor(SPECIAL, dtype=torch.float64).to(dtype)
