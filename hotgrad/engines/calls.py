@@ -73,12 +73,12 @@ _LISTS: dict[Any, Any] = {
 }
 
 
-def together(steps: Sequence[tuple[Call | str, str]]) -> Iterator[tuple[Call | str, str]]:
+def grouped(steps: Sequence[tuple[Call | str, str]]) -> Iterator[tuple[Call | str, str]]:
     """The same steps, with calls that stand together and overwrite one tensor each as one call on lists: half the time.
 
     >>> a, b, one = torch.zeros(2), torch.zeros(2), torch.tensor(1.0)
     >>> steps = [(partial(torch.add, tensor, one, out=tensor), "") for tensor in (a, b)]
-    >>> _ = [call() for call, _ in together(steps)]
+    >>> _ = [call() for call, _ in grouped(steps)]
     >>> a, b
     (tensor([1., 1.]), tensor([1., 1.]))
     """

@@ -7,21 +7,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from hotgrad.checks import nearest
+from hotgrad.checks import one_of
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.variable import Variable
-from hotgrad.engines.native.engine import Native
-from hotgrad.engines.replay import Replay
-from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, SettingError, ShapeError
+from hotgrad.engines.engine import Engine
+from hotgrad.engines.registry import ENGINES, EXACT
+from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, ShapeError
 from hotgrad.program import serialisation
 from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
-
-ENGINES: dict[str, Any] = {"replay": Replay, "native": Native}
 
 
 class Program:
@@ -42,19 +39,17 @@ class Program:
     tensor(0.)
     """
 
-    def __init__(self, found: Captured, engine: str = "replay", fuse: bool = True) -> None:
-        if engine not in ENGINES:
-            raise SettingError(f"unknown engine {engine!r}; a program runs on {' or '.join(map(repr, ENGINES))}{nearest(engine, ENGINES)}")
+    def __init__(self, found: Captured, engine: str = EXACT.name, fuse: bool = True) -> None:
         self._captured, self.code = found, found.code
-        self.engine, self.fuse = engine, fuse
-        self._runner: Any = None
+        self.engine, self.fuse = one_of("engine", engine, ENGINES), fuse
+        self._runner: Engine | None = None
         self._kept: list[Tensor] | None = None
         # the engine's memory serves one run at a time; and where runs leave something behind, all Programs made of one capture share that
         lasting = found.hooks or any(state.update is not None for state in self.code.states)
         self._lock: Any = found.lock if lasting else threading.RLock()
 
     def to(self, engine: str, fuse: bool = True) -> Program:
-        """The same program on another engine, "replay" or "native".
+        """The same program on another engine, such as "replay" or "native".
 
         Without `fuse` replay computes eager's results bit for bit, for inputs that lie in memory as the examples did: some kernels sum
         in the order of memory.
@@ -65,7 +60,7 @@ class Program:
         program._start()
         return program
 
-    def _start(self) -> Any:
+    def _start(self) -> Engine:
         if self._runner is None:
             self._runner = ENGINES[self.engine](self.code, self.fuse)
         return self._runner
@@ -81,11 +76,8 @@ class Program:
     def run(self, *inputs: Any) -> Any:
         """As calling it, but what it returns is the program's own memory, valid until the next run."""
         if self._kept is None:
-            self._kept = self._fresh()
+            self._kept = self.code.empty_outputs()
         return rebuilt(self._captured.structure, self._run(inputs, self._kept))
-
-    def _fresh(self) -> list[Tensor]:
-        return [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in self.code.outputs]
 
     def _run(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
         try:  # a `with` block may be left by Ctrl-C before it releases; and `surely` costs 3 us
@@ -106,15 +98,11 @@ class Program:
         tensors = self._checked(inputs)
         self._captured.begin()
         runner = self._start()
-        outputs = self._fresh() if outputs is None else outputs
         numbers = [number for hook in self._captured.hooks for number in hook.next()]
-        draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in self.code.draws]
-        for draw, tensor in zip(self.code.draws, draws):
-            draw.fill(tensor[0])
-        runner.many(tensors, None, 1, torch.tensor([numbers], dtype=torch.float64), draws, outputs)
+        results = runner.run_once(tensors, outputs, scalars=numbers)
         for hook in self._captured.hooks:
             hook.done()
-        return [output[0] for output in outputs]
+        return results
 
     def _checked(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         wanted = self.code.inputs
@@ -145,7 +133,7 @@ class Program:
         >>> hg.capture(lambda x: x.exp().tanh().exp().sum(), torch.ones(1000)).memory
         (12004, 4004)
         """
-        return sum(i.out.nbytes() for i in self.code.instructions), self._start().after
+        return sum(i.out.nbytes() for i in self.code.instructions), self._start().memory
 
     @property
     def states(self) -> dict[str, Tensor]:
@@ -170,7 +158,7 @@ class Program:
         serialisation.save(path, self.code, self._captured.structure, self._captured.dtype)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], engine: str = "replay", fuse: bool = True) -> Program:
+    def load(cls, path: str | os.PathLike[str], engine: str = EXACT.name, fuse: bool = True) -> Program:
         """The program that `save` wrote. Its states are tensors of its own; random numbers come from torch's global generator.
 
         Nothing in the file is executed. Raises FileError for a file that is broken or foreign, or needs an op that is not declared.
@@ -187,7 +175,7 @@ class Program:
 
     def source(self) -> str:
         """What its engine runs, as text: Python for replay, C for native."""
-        return self._start().source()  # type: ignore[no-any-return]
+        return self._start().source()
 
     def __str__(self) -> str:
         return str(self.code)

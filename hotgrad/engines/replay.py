@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.engines.calls import Call, lower, number_dtype, together
+from hotgrad.engines.calls import Call, grouped, lower, number_dtype
+from hotgrad.engines.costs import Cost, Rates
 from hotgrad.engines.engine import Engine
 from hotgrad.ops.arithmetic import AddScaled
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.memory import assign_buffers, empty, evaluate, given
 from hotgrad.program.passes import fuse_matmul_add, simplified, sum_rows_by_product
 
+_RATES = Rates(2.6, 0.024, 0.30, once=3000.0, once_instruction=200.0, trial_steps=4.0)
 # How the host computes scalars.
 _HOST = {"Add": "{} + {}", "Sub": "{} - {}", "Mul": "{} * {}", "Div": "{} / {}", "Neg": "-{}", "Pow": "{} ** {}"}
 
@@ -34,8 +36,6 @@ class Replay(Engine):
     - `inputs`, `draws`, `outputs`: tensors that stay the same; an output is valid until the next step.
     - `scalars`: a list of numbers.
     - `allocating`: names of the ops that have no kernel which computes into a given tensor; they allocate at each step.
-    - `before`, `after`: the bytes of all results, and of the buffers that hold them.
-    - `details`: the engine's name, for checkpoints.
 
     With `fuse` (products with their sums in one kernel) results differ from eager's by rounding; without they are equal bit for
     bit. On a CUDA device the kernels of a step become one CUDA graph.
@@ -53,26 +53,38 @@ class Replay(Engine):
             exp(x0, out=exp0)  # float32(2,)
     """
 
-    details = "replay"
+    name = "replay"
+    exact = True
 
     def __init__(self, code: Code, fuse: bool = True) -> None:
         code = sum_rows_by_product(fuse_matmul_add(simplified(code))) if fuse else code
+        self.code = code
         writer = _Writer(code, share=True)
         self.inputs: list[Tensor] = [writer.tensors[value] for value in code.inputs]
         self.draws: list[Tensor] = [writer.tensors[draw.value] for draw in code.draws]
         self.scalars: list[float] = writer.scalars
         self.outputs: list[Tensor] = writer.outputs
         self.allocating: list[str] = sorted(writer.allocating)
-        self.before, self.after = writer.memory.before, writer.memory.after
+        self._bytes = writer.memory.after
         self._source = writer.source()
         self.step: Callable[[], None] = writer.compiled(self._source)
 
     @classmethod
-    def together(cls, codes: Sequence[Code], fuse: bool = True, limit: float = 0.0) -> list[Replay]:
-        """Several programs made ready, which takes no time worth a limit."""
-        return [cls(code, fuse) for code in codes]
+    def seconds(cls, codes: Sequence[Code]) -> float:
+        """None worth a thought."""
+        return 0.0
 
-    def many(
+    @classmethod
+    def cost(cls, code: Code, cpu: bool) -> Cost:
+        """See Engine."""
+        return _RATES.cost(code)
+
+    @property
+    def memory(self) -> int:
+        """The bytes of the buffers that hold the results."""
+        return self._bytes
+
+    def run(
         self,
         sources: Sequence[Tensor],
         order: Tensor | None,
@@ -290,7 +302,7 @@ class _Writer:
     def source(self) -> str:
         """The function's text."""
         lines = []
-        for step, note in together(self.steps):
+        for step, note in grouped(self.steps):
             line = step if isinstance(step, str) else self.call(step)
             lines.append(line + (f"  # {note}" if note else ""))
         if self.graphed():

@@ -108,9 +108,9 @@ class Draw:
     value: Value
     generator: torch.Generator | None
 
-    def fill(self, out: Tensor) -> None:
+    def fill(self, out: Tensor) -> Tensor:
         """Draw into `out`, which is on a CPU."""
-        torch.rand(self.value.shape, generator=self.generator, out=out)
+        return torch.rand(self.value.shape, generator=self.generator, out=out)
 
 
 @dataclass(eq=False, slots=True)
@@ -131,6 +131,14 @@ class Code:
     def results(self) -> list[Value]:
         """What must be there after a call: the outputs, then the states' new values."""
         return [*self.outputs, *(state.update for state in self.states if state.update is not None)]
+
+    def empty_outputs(self) -> list[Tensor]:
+        """Memory for the outputs of one run, (1, *shape) each."""
+        return [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in self.outputs]
+
+    def drawn(self) -> list[Tensor]:
+        """The random numbers of one run, from each draw's generator."""
+        return [draw.fill(torch.empty(draw.value.shape, dtype=draw.value.dtype)) for draw in self.draws]
 
     def replaced(self, instructions: Sequence[Instruction], new: Callable[[Value], Value] = lambda value: value) -> Code:
         """The same program with other instructions, and with Values exchanged by `new` wherever they are read."""

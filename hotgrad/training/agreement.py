@@ -1,6 +1,6 @@
-"""Whether the native engine computes what torch's kernels do: one step on both, compared by what rounding can explain.
+"""Whether an engine of kernels of its own computes what torch's kernels do: one step on both, compared by what rounding can explain.
 
-Rounding is judged by replay itself: states and batch are moved by a rounding, several times, and what that moves is rounding's.
+Rounding is judged by the exact engine, replay, itself: states and batch are moved by a rounding, several times, and what that moves is rounding's.
 So a gradient whose true value is zero, and what an optimizer makes of it, may differ, and nothing else may.
 
 The step is taken where it shows most: from states that are not zero, since zeros hide terms, and with learning rates that move the
@@ -12,48 +12,48 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hotgrad.core.variable import Variable
-from hotgrad.engines import ENGINES
+from hotgrad.engines.engine import Engine
+from hotgrad.engines.registry import EXACT
 from hotgrad.errors import EngineError
 from hotgrad.program.captured import Captured
-from hotgrad.program.instructions import described
+from hotgrad.program.instructions import Code, described
 
-MOVED = 3  # how often replay is run on moved states and batches
-FACTOR = 50  # by how much native may be farther off than replay was moved
+MOVED = 3  # how often the exact engine is run on moved states and batches
+FACTOR = 50  # by how much the other may be farther off than that was moved
 ROUNDINGS = 256  # of a tensor's largest entry, besides: sums of many terms, where moved inputs average out
-_AGREED: set[str] = set()  # the programs that did agree, in this process, by their file
+_AGREED: set[str] = set()  # the programs that did agree, in this process, by what they are
 
 
-def check_agreement(program: Captured, native: Any, batch: Sequence[Tensor]) -> None:
-    """Raise EngineError unless one step on this batch gives the same natively as on replay but for rounding. Nothing changes."""
-    file = f"{native.library.path} {len(batch[0])}"
-    if file in _AGREED:
+def check_agreement(program: Captured, engine: Engine, batch: Sequence[Tensor]) -> None:
+    """Raise EngineError unless one step on this batch gives the same on `engine` as on an exact one but for rounding. Nothing changes."""
+    key = f"{engine.identity} {len(batch[0])}"
+    if key in _AGREED:
         return
     code = program.code
     before = [state.tensor.clone() for state in code.states]
     try:
-        _compare(_Step(program, list(batch), list(before)), ENGINES["replay"](code, fuse=False), native)
+        _compare(_Step(program, list(batch), list(before)), EXACT(code, fuse=False), engine)
     finally:
         for state, old in zip(code.states, before):
             state.tensor.copy_(old)
-    _AGREED.add(file)
+    _AGREED.add(key)
 
 
-def _compare(step: _Step, replay: Any, native: Any) -> None:
-    step.choose_point(replay)
-    expected = step.run(replay)
+def _compare(step: _Step, exact_engine: Engine, engine: Engine) -> None:
+    step.choose_point(exact_engine)
+    expected = step.run(exact_engine)
     noise = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in expected]
     for seed in range(MOVED):
-        for worst, exact, moved in zip(noise, expected, step.moved(seed).run(replay)):
+        for worst, exact, moved in zip(noise, expected, step.moved(seed).run(exact_engine)):
             torch.maximum(worst, _distance(exact, moved), out=worst)
-    step.turned().run(native)  # which leaves other values than zeros in its memory
+    step.turned().run(engine)  # which leaves other values than zeros in its memory
     values = [*step.code.outputs, *(state.value for state in step.code.states)]
-    for value, exact, worst, got in zip(values, expected, noise, step.run(native)):
+    for value, exact, worst, got in zip(values, expected, noise, step.run(engine)):
         if not exact.numel():
             continue
         scale = float(exact.double().nan_to_num(0, 0, 0).abs().max())
@@ -64,7 +64,7 @@ def _compare(step: _Step, replay: Any, native: Any) -> None:
         if wrong.any():
             most = int(off.where(wrong, -1.0).argmax())
             raise EngineError(
-                f"the native engine's step differs from replay's by {float(off.flatten()[most]):.3g} in {value.name or 'an output'}, "
+                f"the {engine.name} engine's step differs from {exact_engine.name}'s by {float(off.flatten()[most]):.3g} in {value.name or 'an output'}, "
                 f"{described(value)}, of values up to {scale:.3g}; rounding explains {float(worst.flatten()[most]):.1g}"
             )
 
@@ -85,22 +85,20 @@ class _Step:
     rate: float = 0.75  # in place of all numbers that the optimizer gives
 
     @property
-    def code(self) -> Any:
+    def code(self) -> Code:
         return self.program.code
 
-    def run(self, engine: Any) -> list[Tensor]:
+    def run(self, engine: Engine) -> list[Tensor]:
         """The outputs and the new states."""
         code = self.code
         for state, tensor in zip(code.states, self.states):
             state.tensor.copy_(tensor)
-        numbers = torch.full((1, len(code.scalars)), self.rate, dtype=torch.float64)
         generator = torch.Generator().manual_seed(0)
-        draws = [torch.rand((1, *draw.value.shape), generator=generator, dtype=draw.value.dtype) for draw in code.draws]
-        outputs = [torch.empty((1, *value.shape), dtype=value.dtype) for value in code.outputs]
-        engine.many(self.batch, None, 1, numbers, draws, outputs)
-        return [*(output[0] for output in outputs), *(state.tensor.clone() for state in code.states)]
+        draws = [torch.rand(draw.value.shape, generator=generator, dtype=draw.value.dtype) for draw in code.draws]
+        outputs = engine.run_once(self.batch, scalars=[self.rate] * len(code.scalars), draws=draws)
+        return [*outputs, *(state.tensor.clone() for state in code.states)]
 
-    def choose_point(self, engine: Any) -> None:
+    def choose_point(self, engine: Engine) -> None:
         """States and a rate from which every term of the step counts; found by taking one step."""
         new = self.run(engine)[len(self.code.outputs) :]
         generator = torch.Generator().manual_seed(1)

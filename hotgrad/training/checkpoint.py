@@ -10,6 +10,7 @@ from typing import Any
 
 from hotgrad.checks import whole_number
 from hotgrad.core.explain import warn
+from hotgrad.engines.registry import ENGINES
 from hotgrad.errors import EngineWarning, FileError, OperandError
 from hotgrad.files import NO_FILE, Mark, identity, plain, read, try_writing, write
 from hotgrad.training.fingerprint import PYTHON, Fingerprint, Section, Subject, changes, differences
@@ -86,7 +87,7 @@ class Checkpoint:
     def preferred(self, engine: str) -> str:
         """`engine`, or for "auto" the one that wrote the file."""
         stored = "" if self._stored is None else self._stored["engine"].split(" ")[0]
-        return stored if engine == "auto" and stored in ("eager", "replay", "native") else engine
+        return stored if engine == "auto" and stored in ("eager", *ENGINES) else engine
 
     def runs_on(self, engine: str) -> None:
         """Take note of the engine with its compiler and target; warns if it is not the one that wrote the file."""

@@ -6,15 +6,18 @@ from typing import Any
 
 from hotgrad.checks import one_of
 from hotgrad.core.explain import warn
+from hotgrad.engines.costs import Cost, Rates
+from hotgrad.engines.registry import ENGINES
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
+from hotgrad.program.instructions import Code
 from hotgrad.training.compiled import Compiled
-from hotgrad.training.costs import compile_seconds, estimates
 from hotgrad.training.minimised import Minimised
 from hotgrad.training.steps import Eager, Job
 
 FEW = 150  # steps for which a capture does not pay
-PATIENCE = 15.0  # seconds that "auto" gives the C compiler
-NAMES = ("auto", "eager", "replay", "native")
+PATIENCE = 15.0  # seconds that "auto" gives an engine to make programs ready, as by a C compiler
+NAMES = ("auto", "eager", *ENGINES)
+EAGER = Rates(8.0, 0.025, 0.35)
 
 
 def check_engine(engine: Any) -> str:
@@ -28,7 +31,7 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
     Raises CaptureError or EngineError if the engine asked for cannot run this model; "auto" takes another and warns once per model.
     """
     needy = [callback for callback in job.callbacks if getattr(callback, "needs_gradients", False)]
-    if engine in ("replay", "native"):
+    if engine in ENGINES:
         if needy:
             raise SettingError(f"the callback {needy[0]!r:.80} needs the parameters' gradients, which only engine='eager' leaves")
         runner: Any = _captured(model, job)
@@ -48,6 +51,12 @@ def runner_for(model: Any, job: Job, engine: str) -> Any:
     if job.checkpoint is not None:
         job.checkpoint.runs_on(runner.details)
     return runner
+
+
+def estimates(code: Code, cpu: bool) -> dict[str, Cost]:
+    """By engine what a training step of this program costs, without those that will not do."""
+    costs = {name: engine.cost(code, cpu) for name, engine in ENGINES.items()}
+    return {"eager": EAGER.cost(code), **{name: cost for name, cost in costs.items() if cost is not None}}
 
 
 def _captured(model: Any, job: Job) -> Compiled:
@@ -74,9 +83,9 @@ def _best(model: Any, job: Job) -> tuple[Compiled | None, list[str], bool]:
         if name == "eager":
             break
         # half of it, since other machines are slower, or busy
-        if name == "native" and compile_seconds(codes) > PATIENCE / 2:
+        if ENGINES[name].seconds(codes) > PATIENCE / 2:
             count = sum(len(code.instructions) for code in codes)
-            notes.append(f"native: compiling {count} instructions may take more than {PATIENCE:g} seconds; engine='native' waits for it")
+            notes.append(f"{name}: compiling {count} instructions may take more than {PATIENCE:g} seconds; engine={name!r} waits for it")
             continue
         try:
             runner.start(name, limit=PATIENCE)

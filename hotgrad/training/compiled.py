@@ -1,4 +1,4 @@
-"""Epochs on a captured program: one program for each batch shape, run by the replay or the native engine."""
+"""Epochs on a captured program: one program for each batch shape, run by an engine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hotgrad.core.variable import wrap
-from hotgrad.engines import ENGINES
-from hotgrad.engines.native.compiler import LIMIT
+from hotgrad.engines.engine import LIMIT, Engine
+from hotgrad.engines.registry import ENGINES, EXACT
 from hotgrad.errors import EngineError
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training.agreement import check_agreement
@@ -45,7 +45,7 @@ class _Part:
 
 
 class Compiled:
-    """Runs epochs on an engine, "replay" or "native", once `start` has been called.
+    """Runs epochs on an engine once `start` has been called.
 
     Raises CaptureError if the training step cannot be captured.
     """
@@ -55,7 +55,7 @@ class Compiled:
         self.name = self.details = ""
         self.programs: dict[int, Captured] = {}
         self.losses: dict[int, Any] = {}  # that they compute
-        self.engines: dict[int, Any] = {}
+        self.engines: dict[int, Engine] = {}
         self.parts: list[list[_Part]] = []  # per epoch
         self.stopped = False  # while noting them
         self.rate = 0.0  # steps per second, in the engine
@@ -69,18 +69,18 @@ class Compiled:
     def start(self, engine: str, fuse: bool | None = None, limit: float = LIMIT) -> None:
         """Make the programs ready to run on this engine. Raises EngineError if it cannot, or takes more than `limit` seconds.
 
-        Native code is fused, which makes it faster and smaller. Without `fuse` replay gives what eager gives, bit for bit, and is a
-        twentieth slower.
+        Native code is fused, which makes it faster and smaller. Without `fuse` an exact engine gives what eager gives, bit for bit, and
+        is a twentieth slower.
         """
-        self.name, self.fuse, self.limit = engine, engine == "native" if fuse is None else fuse, limit
+        self.name, self.fuse, self.limit = engine, not ENGINES[engine].exact if fuse is None else fuse, limit
         self._prepare(list(self.programs))
         self.details = next(iter(self.engines.values())).details
 
     def _prepare(self, batches: Sequence[int]) -> None:
         """Make the programs for batches of these sizes ready. Raises EngineError."""
-        made = ENGINES[self.name].together([self.programs[rows].code for rows in batches], self.fuse, self.limit)
+        made = ENGINES[self.name].prepare([self.programs[rows].code for rows in batches], self.fuse, self.limit)
         for rows, engine in zip(batches, made):
-            if self.name == "native":
+            if not engine.exact:
                 check_agreement(self.programs[rows], engine, [source[:rows] for source in self.job.data.sources()])
             self.engines[rows] = engine
 
@@ -113,13 +113,13 @@ class Compiled:
         """Make a program that was captured again ready. What changes again and again is not compiled each time."""
         self.renewals += 1
         try:
-            if self.name != "native" or self.renewals <= RENEWALS:
+            if self.renewals <= RENEWALS or not ENGINES[self.name].seconds([program.code]):
                 self._prepare([rows])
                 return
-            note = f"replay after {RENEWALS} changes of what the training step depends on"
+            note = f"{EXACT.name} after {RENEWALS} changes of what the training step depends on"
         except EngineError as error:
-            note = f"replay after a change of what the training step depends on: {error}"
-        self.engines[rows] = ENGINES["replay"](program.code, fuse=False)
+            note = f"{EXACT.name} after a change of what the training step depends on: {error}"
+        self.engines[rows] = EXACT(program.code, fuse=False)
         self.job.history.engine_note = note
 
     # ---- epochs
@@ -148,10 +148,7 @@ class Compiled:
         numbers = [list(chain(*row)) for row in zip(*(hook.take(steps) for hook in program.hooks))] or [[]]
         draws = []
         for _ in range(steps if program.code.draws else 0):
-            drawn = [torch.empty(draw.value.shape, dtype=draw.value.dtype) for draw in program.code.draws]
-            for draw, tensor in zip(program.code.draws, drawn):
-                draw.fill(tensor)
-            draws.append(drawn)
+            draws.append(program.code.drawn())
         return _Part(rows, steps, order, numbers, draws)
 
     def together(self) -> int:
@@ -191,7 +188,7 @@ class Compiled:
         data = self.job.data
         steps = sum(part.steps for part in parts)
         order = torch.cat([part.order for part in parts]).to(data.x.device)
-        loss, output = (torch.empty((1, *v.shape), dtype=v.dtype, device=v.device) for v in program.code.outputs[:2])
+        loss, output = program.code.empty_outputs()[:2]
         losses = loss.new_empty((steps, *loss.shape[1:]))
         outputs = output if data.labels is None else output.new_empty((steps, *output.shape[1:]))
         same = all(part.numbers == parts[0].numbers and len(part.numbers) == 1 for part in parts)
@@ -208,7 +205,7 @@ class Compiled:
         return values, [int(part.sum()) for part in torch.split(right, [rows * count for count in counts])]
 
     def _steps(
-        self, engine: Any, order: Tensor, numbers: Tensor, draws: list[Tensor], losses: Tensor, outputs: Tensor, stop: Callable[[], bool]
+        self, engine: Engine, order: Tensor, numbers: Tensor, draws: list[Tensor], losses: Tensor, outputs: Tensor, stop: Callable[[], bool]
     ) -> bool:
         """Run a step for each row of `order`, a part of a second of them at a time; False if `stop` said so in between."""
         steps, done = len(order), 0
@@ -222,7 +219,7 @@ class Compiled:
             count = min(steps - done, max(1, int(self.rate * SECONDS)) if self.rate else FIRST)
             began = time.perf_counter()
             kept = [losses[done : done + count], some(outputs)]
-            engine.many(self.job.data.sources(), order[done : done + count].flatten(), count, some(numbers), [*map(some, draws)], kept)
+            engine.run(self.job.data.sources(), order[done : done + count].flatten(), count, some(numbers), [*map(some, draws)], kept)
             self.rate = count / max(time.perf_counter() - began, 1e-9)
             done += count
         return True

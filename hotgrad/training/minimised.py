@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hotgrad.core.variable import wrap
@@ -39,17 +38,14 @@ class Minimised(AtOnce, Compiled):
         program = self._program(rows)
         data, optimizer = self.job.data, self.model.optimizer
         order = order.to(data.x.device)
-        values = [torch.empty((1, *value.shape), dtype=value.dtype, device=value.device) for value in program.code.outputs]
+        memory = program.code.empty_outputs()
 
         def evaluate() -> tuple[Any, Any]:
-            draws = [torch.empty((1, *draw.value.shape), dtype=draw.value.dtype) for draw in program.code.draws]
-            for draw, drawn in zip(program.code.draws, draws):
-                draw.fill(drawn[0])
-            self.engines[rows].many(data.sources(), order, 1, torch.empty((1, 0), dtype=torch.float64), draws, values)
+            loss, output, *gradients = self.engines[rows].run_once(data.sources(), memory, order=order)
             optimizer.zero_grad()
-            for parameter, value in zip(self.reached, values[2:]):
-                parameter.grad = value[0].clone()
-            return wrap(values[0][0].clone(), None), values[1][0].clone()
+            for parameter, gradient in zip(self.reached, gradients):
+                parameter.grad = gradient.clone()
+            return wrap(loss.clone(), None), output.clone()
 
         first = minimise(optimizer, evaluate, stop)
         if first is None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hotgrad.core.variable import wrap
-from hotgrad.engines import ENGINES
+from hotgrad.engines.registry import EXACT
 from hotgrad.modules import Module
 from hotgrad.program.captured import captured
 from hotgrad.program.guards import Watch
@@ -43,7 +42,7 @@ class Predictor:
                     found = self._captured(x)
                 self._found[key] = found
                 if found is not None:
-                    return _run(found[0], found[1], x)
+                    return found[1].run_once([x])[0]
             except Exception:  # of a user's object that is looked at, or of hotgrad's
                 self._found[key] = None
         return self.model(wrap(x, None))
@@ -54,7 +53,7 @@ class Predictor:
         program = captured(self.model, [wrap(x, None)], [self.model])
         if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
             return None
-        return program, ENGINES["replay"](program.code, fuse=False)
+        return program, EXACT(program.code, fuse=False)
 
 
 def trial(model: Any) -> Any:
@@ -68,10 +67,3 @@ def _own(model: Module) -> bool:
     plain = [layer for module in model.modules() if hasattr(module, "named_layers") for _, layer in module.named_layers()]
     parts = [*kinds, *(layer for layer in plain if not isinstance(layer, Module))]
     return all(str(getattr(part, "__module__", "")).split(".")[0] in ("hotgrad", "torch") for part in parts)
-
-
-def _run(program: Any, engine: Any, x: Tensor) -> Tensor:
-    value = program.code.outputs[0]
-    output = torch.empty((1, *value.shape), dtype=value.dtype, device=value.device)
-    engine.many([x], None, 1, torch.empty((1, 0), dtype=torch.float64), [], [output])
-    return output[0]

@@ -10,7 +10,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad import nn, optim
-from hotgrad.engines.native.compiler import LIMIT
+from hotgrad.engines.engine import LIMIT
 from hotgrad.training import choice
 from hotgrad.training.compiled import Compiled
 

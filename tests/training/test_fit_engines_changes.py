@@ -12,9 +12,9 @@ from fitting import ENGINES, EXACT, MODELS, ROUNDING, blobs, compare, compare_hi
 
 import hotgrad as hg
 from hotgrad import nn, optim
+from hotgrad.engines.costs import Cost
 from hotgrad.training import choice
 from hotgrad.training.compiled import Compiled
-from hotgrad.training.costs import Cost
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 

@@ -148,7 +148,7 @@ def test_while_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
         press()
         raise AssertionError("not reached")
 
-    monkeypatch.setattr(ENGINES["native"], "together", compile_)
+    monkeypatch.setattr(ENGINES["native"], "prepare", compile_)
     for engine in ("native", "auto"):
         with pytest.raises(KeyboardInterrupt, match="not finished: fold 1, fold 2"):
             model().cross_validate(X, LABELS, n_splits=2, epochs=10**7, batch_size=1, engine=engine)

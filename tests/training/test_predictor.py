@@ -130,7 +130,7 @@ def test_what_fails_in_the_program_is_shown_by_the_model(monkeypatch: pytest.Mon
 
     model = Sequential(Linear(2, 3), Tanh())
     first = model.predict(X)
-    monkeypatch.setattr(Replay, "many", fails)
+    monkeypatch.setattr(Replay, "run", fails)
     for _ in range(5):
         assert torch.equal(model.predict(X), first)
 

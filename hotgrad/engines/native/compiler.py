@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hotgrad.engines.engine import LIMIT
 from hotgrad.engines.native import soundness
 from hotgrad.errors import EngineError
 from hotgrad.files import held_folder, remove_abandoned
@@ -45,7 +46,6 @@ GCC = ("-fno-gcse", "-fno-thread-jumps")
 given_up: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("given_up", default=lambda: False)
 _PIECE = 0.1  # seconds between two such questions
 
-LIMIT = 600.0  # seconds for one compilation
 MAX_FILES = 500
 MAX_BYTES = 200 * 2**20
 # Part of each key: a library that was made in another way is not found.

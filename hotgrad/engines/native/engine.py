@@ -15,9 +15,10 @@ from torch import Tensor
 
 from hotgrad.core.explain import out_of_range
 from hotgrad.core.primitive import Primitive
-from hotgrad.engines.engine import Engine
+from hotgrad.engines.costs import Cost, Rates, products
+from hotgrad.engines.engine import LIMIT, Engine
 from hotgrad.engines.native import csource
-from hotgrad.engines.native.compiler import LIMIT, CompilerError, Library, compile_source, find_compiler
+from hotgrad.engines.native.compiler import CompilerError, Library, compile_source, find_compiler
 from hotgrad.engines.native.layout import NativeError
 from hotgrad.engines.native.lowering import Lowering
 from hotgrad.engines.native.user_forms import Form, forms_of
@@ -28,6 +29,12 @@ from hotgrad.program.instructions import Code, Instruction, Value, described
 _ALIGNMENT = 64
 LONG = 4000  # lines; a file of more is compiled in half the time, to code that is at most a twentieth slower
 _LESS = ("-O2", "-ftree-vectorize")
+# Compiling is counted half, since its result is kept for the next time; eager would still take longer in all from the number of steps on
+# where native is chosen.
+_RATES = Rates(0.0, 0.0255, 0.22, once=150_000.0, once_instruction=800.0, trial_steps=4.0)
+_COMPILING = (0.3, 0.0012)  # seconds: of a file, and of an instruction in it
+# Of more multiplications than this a product is faster in torch's kernels.
+_LARGE = 2**24
 
 
 class Native(Engine):
@@ -37,9 +44,11 @@ class Native(Engine):
 
     >>> code = Code()
     >>> native = Native(code)
-    >>> native.many([], None, 1, torch.zeros(1, 0, dtype=torch.float64), [], [])
+    >>> native.run([], None, 1, torch.zeros(1, 0, dtype=torch.float64), [], [])
     """
 
+    name = "native"
+    exact = False
     library: Library
 
     def __init__(self, code: Code, fuse: bool = True) -> None:
@@ -47,7 +56,7 @@ class Native(Engine):
         self._load([self])
 
     @classmethod
-    def together(cls, codes: Sequence[Code], fuse: bool = True, limit: float = LIMIT, options: Sequence[str] = ()) -> list[Native]:
+    def prepare(cls, codes: Sequence[Code], fuse: bool = True, limit: float = LIMIT, options: Sequence[str] = ()) -> list[Native]:
         """Several programs compiled as one file, which takes less time than one after the other; `limit`: the seconds that it may take.
 
         `options`: for the compiler.
@@ -76,15 +85,35 @@ class Native(Engine):
             form.check(native)
 
     @property
-    def after(self) -> int:
+    def memory(self) -> int:
         """The bytes of the workspace."""
         return self.workspace.numel()
+
+    @classmethod
+    def seconds(cls, codes: Sequence[Code]) -> float:
+        """How long the C compiler will take for these programs in one file.
+
+        >>> Native.seconds([Code()])
+        0.3
+        """
+        fixed, each = _COMPILING
+        return fixed + each * sum(len(code.instructions) for code in codes)
+
+    @classmethod
+    def cost(cls, code: Code, cpu: bool) -> Cost | None:
+        """None on other devices than the CPU, and where torch's kernels are faster."""
+        return _RATES.cost(code) if cpu and max(map(products, code.instructions), default=0) <= _LARGE else None
+
+    @property
+    def identity(self) -> str:
+        """The file of the compiled program."""
+        return str(self.library.path)
 
     @property
     def details(self) -> str:
         """The engine with what else decides about the bits of its results: compiler and CPU."""
         compiler = find_compiler()
-        return "native" if compiler is None else f"native ({compiler.version}, target {compiler.target})"
+        return self.name if compiler is None else f"{self.name} ({compiler.version}, target {compiler.target})"
 
     def source(self) -> str:
         """The C.
@@ -94,7 +123,7 @@ class Native(Engine):
         """
         return csource.source([self._low], [self._name])
 
-    def many(
+    def run(
         self,
         sources: Sequence[Tensor],
         order: Tensor | None,

@@ -97,7 +97,7 @@ def refusal(step: STEP, native: Native) -> str:
 def test_rounding_is_not_refused(thorough: bool) -> None:
     for first in range(0, 240 if thorough else 16, 8):
         steps = [drawn(seed) for seed in range(first, first + 8)]
-        for number, (step, native) in enumerate(zip(steps, Native.together([step[0].code for step in steps], options=["-O1"]))):
+        for number, (step, native) in enumerate(zip(steps, Native.prepare([step[0].code for step in steps], options=["-O1"]))):
             assert refusal(step, native) == "", f"seed {first + number}\n{step[0].code}"
 
 
@@ -154,7 +154,7 @@ def test_a_fault_in_any_kernel_is_refused(optimizer: Callable[[Any], Any], thoro
         return low
 
     monkeypatch.setattr(csource, "lowered", with_a_fault)
-    natives = Native.together([step[0].code] * len(plants), options=["-O1"])
+    natives = Native.prepare([step[0].code] * len(plants), options=["-O1"])
     missed = [plant for plant, native in zip(plants, natives) if "differs from replay's by" not in refusal(step, native)]
     assert not missed and len(plants) >= count > 12
 

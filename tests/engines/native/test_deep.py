@@ -16,10 +16,11 @@ from fitting import compare, state
 
 import hotgrad as hg
 from hotgrad.core.variable import wrap
+from hotgrad.engines.costs import Cost
 from hotgrad.engines.native import compiler, csource
+from hotgrad.engines.native.engine import Native
 from hotgrad.program.captured import captured
 from hotgrad.training import choice
-from hotgrad.training.costs import Cost
 from hotgrad.training.steps import training_step
 
 pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="there is no C compiler")
@@ -131,7 +132,7 @@ def test_auto_waits_for_a_slow_compiler_once(native_pays: None, monkeypatch: pyt
     script.chmod(0o755)
     monkeypatch.setenv("CC", str(script))
     monkeypatch.setattr(choice, "PATIENCE", 0.9)
-    monkeypatch.setattr(choice, "compile_seconds", lambda codes: 0.0)
+    monkeypatch.setattr(Native, "seconds", lambda codes: 0.0)
     compiler.find_compiler.cache_clear()
     try:
         with pytest.warns(hg.EngineWarning, match="did not end within 0.9 seconds"):

@@ -93,8 +93,8 @@ def test_every_engine_gives_what_eager_gives(thorough: bool) -> None:
     assert len(made) > 150
     if find_compiler() is None:
         return
-    natives = Native.together([program.code for _, program, _, _ in made], options=["-O0"])
+    natives = Native.prepare([program.code for _, program, _, _ in made], options=["-O0"])
     for native, (what, program, inputs, expected) in zip(natives, made):
         outputs = [torch.full((1, *value.shape), 5).to(value.dtype) for value in program.code.outputs]
-        native.many(inputs, None, 1, torch.zeros(1, 0, dtype=torch.float64), [], outputs)
+        native.run(inputs, None, 1, torch.zeros(1, 0, dtype=torch.float64), [], outputs)
         same([output[0] for output in outputs], expected, f"native: {what}")

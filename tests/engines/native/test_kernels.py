@@ -37,7 +37,7 @@ class Example(Build):
         code = self.code
         scalars = torch.tensor([[self.values[s] for s in code.scalars]], dtype=torch.float64) if code.scalars else NONE
         outputs = [torch.full((1, *v.shape), 77).to(v.dtype) for v in code.outputs]
-        native.many([self.values[v] for v in code.inputs], None, 1, scalars, [], outputs)
+        native.run([self.values[v] for v in code.inputs], None, 1, scalars, [], outputs)
         return [o[0] for o in outputs] + [s.tensor for s in code.states if s.update is not None]
 
     def check(self, native: Native, what: str = "") -> None:
@@ -60,7 +60,7 @@ def check_together(examples: Sequence[tuple[str, Example]], options: Sequence[st
     """Compile and check many, by default without optimisation, which would take minutes."""
     for start in range(0, len(examples), 300):
         part = examples[start : start + 300]
-        for (what, example), native in zip(part, Native.together([e.code for _, e in part], options=options)):
+        for (what, example), native in zip(part, Native.prepare([e.code for _, e in part], options=options)):
             example.check(native, what)
 
 
@@ -281,8 +281,8 @@ def test_many_steps_of_training() -> None:
         order = torch.randint(0, 50, (steps * batch,), generator=GENERATOR)
         rates = torch.rand(steps, 1, dtype=torch.float64, generator=GENERATOR) / 20
         losses, last = torch.zeros(steps, dtype=dtype), torch.zeros(1, batch, sizes[-1], dtype=dtype)
-        native.many([x, y], order, 10, rates[:10].clone(), [], [losses[:10], last])
-        native.many([x, y], order[10 * batch :], 20, rates[10:].clone(), [], [losses[10:], last])
+        native.run([x, y], order, 10, rates[:10].clone(), [], [losses[:10], last])
+        native.run([x, y], order[10 * batch :], 20, rates[10:].clone(), [], [losses[10:], last])
         for s in range(steps):
             rows = order[s * batch : (s + 1) * batch]
             loss, out = interpret(theirs.code, [x[rows], y[rows]], rates[s].tolist())
@@ -327,7 +327,7 @@ def test_scalars_constants_draws_and_kinds_of_outputs() -> None:
     draw = noise.draw(4, 6)
     noise.code.outputs.append(noise.run(ops.Mul, noise.run(ops.Cast, noise.run(ops.Less, draw, 0.5), dtype=torch.float32), x))
     given, out = torch.rand(3, 4, 6), torch.zeros(3, 4, 6)
-    Native(noise.code).many([noise.values[x]], None, 3, NONE, [given], [out])
+    Native(noise.code).run([noise.values[x]], None, 3, NONE, [given], [out])
     assert torch.equal(out, (given < 0.5).float() * noise.values[x])
 
 
@@ -339,7 +339,7 @@ def test_a_state_of_other_strides_and_the_last_output_alone() -> None:
     make.update(w, new)
     make.code.outputs += [new, new]
     last, every = torch.zeros(1, 3, 4), torch.zeros(3, 3, 4)
-    Native(make.code).many([], None, 3, NONE, [], [last, every])
+    Native(make.code).run([], None, 3, NONE, [], [last, every])
     assert torch.equal(last[0], 8 * make.values[w]) and torch.equal(make.code.states[0].tensor, last[0]) and torch.equal(every[2], last[0])
 
 
@@ -398,7 +398,7 @@ def test_random_programs(count: Callable[[int, int], int]) -> None:
     for fuse in (True, False):
         for start in range(0, len(examples), 100):
             part = examples[start : start + 100]
-            for (what, example), native in zip(part, Native.together([e.code for _, e in part], fuse=fuse, options=("-O1",))):
+            for (what, example), native in zip(part, Native.prepare([e.code for _, e in part], fuse=fuse, options=("-O1",))):
                 for state in example.code.states:
                     state.tensor.copy_(example.values[state.value])
                 example.check(native, what)
@@ -421,7 +421,7 @@ def test_threads_with_a_native_each_do_not_meet() -> None:
     rates = torch.full((1, 1), 0.01, dtype=torch.float64)
 
     def work(native: Native) -> None:
-        native.many(data, None, 3000, rates, [], [torch.zeros(3000), torch.zeros(1, 20, 2)])
+        native.run(data, None, 3000, rates, [], [torch.zeros(3000), torch.zeros(1, 20, 2)])
 
     work(natives[0])
     threads = [threading.Thread(target=work, args=(native,)) for native in natives[1:]]
@@ -476,7 +476,7 @@ def test_wrong_tensors_are_refused() -> None:
         ([], None, [out]),
     ):
         with pytest.raises(hg.errors.HotgradError):
-            native.many(sources, order, 1, NONE, [], outputs)
+            native.run(sources, order, 1, NONE, [], outputs)
 
 
 def shown_programs() -> list[Example]:

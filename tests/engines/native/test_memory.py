@@ -64,7 +64,7 @@ def test_a_state_that_is_written() -> None:
     native = Native(make.done(state))
     out = [torch.empty(1, 4)]
     for step in range(2):
-        native.many([], None, 1, torch.zeros(1, 0, dtype=torch.float64), [], out)
+        native.run([], None, 1, torch.zeros(1, 0, dtype=torch.float64), [], out)
         assert torch.equal(out[0][0], BASE + step) and torch.equal(memory, BASE + step + 1)
 
 

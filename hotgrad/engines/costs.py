@@ -1,0 +1,57 @@
+"""How long engines take, estimated from the program alone: no clock decides, so that a training repeats to the bit.
+
+The engines' rates were fitted to `benchmarks/` on one core of an AVX2 machine. Only their ratios matter for the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hotgrad.program.instructions import Code, Instruction
+
+
+@dataclass
+class Cost:
+    """Microseconds: once, and for each step."""
+
+    once: float
+    step: float
+
+    def total(self, steps: int) -> float:
+        """Microseconds for so many steps."""
+        return self.once + steps * self.step
+
+
+def products(instruction: Instruction) -> int:
+    """The multiplications of a matrix product, 0 for other ops."""
+    if instruction.op.name != "MatMul":
+        return 0
+    a = instruction.reads()[0]
+    return instruction.out.numel() * (a.shape[-1] if a.shape else 1)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Microseconds of a step: per instruction, per 1000 multiplications of products, per 1000 elements of other results. And before the
+    first step: in all, per instruction, and in steps that capturing takes for its trial runs.
+    """
+
+    instruction: float
+    product: float
+    element: float
+    once: float = 0.0
+    once_instruction: float = 0.0
+    trial_steps: float = 0.0
+
+    def cost(self, code: Code) -> Cost:
+        """What a training step of this program costs.
+
+        >>> Rates(8.0, 0.025, 0.35).cost(Code()).total(10)
+        0.0
+        """
+        count = len(code.instructions)
+        work = [products(instruction) for instruction in code.instructions]
+        elements = sum(i.out.numel() for i, size in zip(code.instructions, work) if not size)
+        arrays = self.product * math.fsum(work) / 1000 + self.element * elements / 1000
+        return Cost(self.once + self.once_instruction * count + self.trial_steps * arrays, self.instruction * count + arrays)
