@@ -20,9 +20,10 @@ from hotgrad.core.modes import state
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
+from hotgrad.ops.indexing import Gather
 from hotgrad.ops.pointwise import Softplus
 from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
-from hotgrad.ops.shaping import Gather, Reshape
+from hotgrad.ops.shaping import Reshape
 
 REDUCTIONS = ("mean", "sum", "none")
 

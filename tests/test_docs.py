@@ -82,7 +82,7 @@ def test_readme_says_what_ops_declare_of_their_kinks() -> None:
     declared = [f"| `{op.function}` | {text} |" for op in hg.primitives().values() if op.kinks and op.function for text in op.kinks]
     text = (ROOT / "README.md").read_text()
     table = text.split("### Conventions at kinks")[1].split("|---|---|\n")[1].split("\n\n")[0].splitlines()
-    assert len(declared) > 10 and table == declared
+    assert len(declared) > 10 and sorted(table) == sorted(declared)
     assert all(" ".join(op.kinks) in str(op.apply.__doc__) for op in hg.primitives().values() if op.kinks)
 
 

@@ -3,7 +3,7 @@
 from hotgrad.core import declarations, operators  # noqa: F401  gives every op declared from here on its `apply`
 from hotgrad.core.methods import FUNCTIONS, Methods
 from hotgrad.core.primitive import primitives
-from hotgrad.ops import composites, pointwise  # noqa: F401  importing declares the ops
+from hotgrad.ops import composites, indexing, pointwise  # noqa: F401  importing declares the ops
 from hotgrad.ops.arithmetic import Where
 
 CLASSES = dict(primitives())

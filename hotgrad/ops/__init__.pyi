@@ -28,6 +28,10 @@ from hotgrad.ops.arithmetic import Pow as Pow
 from hotgrad.ops.arithmetic import Sign as Sign
 from hotgrad.ops.arithmetic import Sub as Sub
 from hotgrad.ops.arithmetic import Where as Where
+from hotgrad.ops.indexing import Gather as Gather
+from hotgrad.ops.indexing import GetItem as GetItem
+from hotgrad.ops.indexing import PutItem as PutItem
+from hotgrad.ops.indexing import ScatterAdd as ScatterAdd
 from hotgrad.ops.pointwise import Cos as Cos
 from hotgrad.ops.pointwise import Erf as Erf
 from hotgrad.ops.pointwise import Exp as Exp
@@ -66,13 +70,9 @@ from hotgrad.ops.shaping import Copy as Copy
 from hotgrad.ops.shaping import Expand as Expand
 from hotgrad.ops.shaping import Flip as Flip
 from hotgrad.ops.shaping import Fold as Fold
-from hotgrad.ops.shaping import Gather as Gather
-from hotgrad.ops.shaping import GetItem as GetItem
 from hotgrad.ops.shaping import Pad as Pad
 from hotgrad.ops.shaping import Permute as Permute
-from hotgrad.ops.shaping import PutItem as PutItem
 from hotgrad.ops.shaping import Reshape as Reshape
-from hotgrad.ops.shaping import ScatterAdd as ScatterAdd
 from hotgrad.ops.shaping import Stack as Stack
 from hotgrad.ops.shaping import Unfold as Unfold
 from hotgrad.core.primitive import Primitive
@@ -181,18 +181,8 @@ def pad(a: Raw, pad: tuple[int, ...], mode: str = ..., value: float = ...) -> Te
 def unfold(a: Variable, dimension: Any, size: Any, step: Any) -> Variable: ...
 @overload
 def unfold(a: Raw, dimension: Any, size: Any, step: Any) -> Tensor: ...
-@overload
-def getitem(a: Variable, index: Any) -> Variable: ...
-@overload
-def getitem(a: Raw, index: Any) -> Tensor: ...
 def cat(tensors: Sequence[Any], dim: int = ...) -> Any: ...
 def stack(tensors: Sequence[Any], dim: int = ...) -> Any: ...
-@overload
-def gather(a: Variable, index: Operand, dim: int) -> Variable: ...
-@overload
-def gather(a: Raw, index: Variable, dim: int) -> Variable: ...
-@overload
-def gather(a: Raw, index: Raw, dim: int) -> Tensor: ...
 @overload
 def matmul(a: Variable, b: Operand) -> Variable: ...
 @overload
@@ -248,6 +238,16 @@ def log_softmax(a: Raw, dim: Any) -> Tensor: ...
 def norm(a: Variable, p: Any = ..., dim: Any = ..., keepdim: Any = ...) -> Variable: ...
 @overload
 def norm(a: Raw, p: Any = ..., dim: Any = ..., keepdim: Any = ...) -> Tensor: ...
+@overload
+def getitem(a: Variable, index: Any) -> Variable: ...
+@overload
+def getitem(a: Raw, index: Any) -> Tensor: ...
+@overload
+def gather(a: Variable, index: Operand, dim: int) -> Variable: ...
+@overload
+def gather(a: Raw, index: Variable, dim: int) -> Variable: ...
+@overload
+def gather(a: Raw, index: Raw, dim: int) -> Tensor: ...
 @overload
 def exp(a: Variable) -> Variable: ...
 @overload
@@ -359,10 +359,8 @@ __all__ = [
     "flip",
     "pad",
     "unfold",
-    "getitem",
     "cat",
     "stack",
-    "gather",
     "matmul",
     "einsum",
     "sum",
@@ -377,6 +375,8 @@ __all__ = [
     "softmax",
     "log_softmax",
     "norm",
+    "getitem",
+    "gather",
     "exp",
     "log",
     "log1p",

@@ -169,7 +169,7 @@ class Std(Primitive):
     }  # fmt: skip
 
 
-def _something(a: Any, dim: Any, what: str) -> tuple[int, ...]:
+def _axes_of_some(a: Any, dim: Any, what: str) -> tuple[int, ...]:
     axes = normal_axes(dim, a.ndim)
     if not math.prod(a.shape[i] for i in axes):
         raise ShapeError(f"the {what} of no elements does not exist; reduce over axes that are not empty")
@@ -183,21 +183,25 @@ def _extremum_rule(g: Any, out: Any, a: Any, dim: Any, keepdim: bool) -> Any:
     return Where.apply(chosen, kept(g, a, dim, keepdim), 0.0) / shares
 
 
-class Amax(Primitive):
-    """Largest element over `dim`; ties share the gradient evenly. Where one is NaN, so are value and gradient of all. Raises
-    ShapeError over nothing.
+class _Extremum(Primitive, abstract=True):
+    """What the largest and the smallest element have in common."""
+
+    vjps = (_extremum_rule,)
+    reads = ("a out",)
+    fresh = True
+    options = {"dim": _AXES, "keepdim": [False, True]}
+
+
+class Amax(_Extremum):
+    """Largest element over `dim`, NaN where one is NaN. Raises ShapeError over nothing.
 
     >>> hg.amax(hg.Variable([[1.0, 5.0], [3.0, 4.0]]), 1)
     Variable([5., 4.])
     """
 
     native = "amax"
-    forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amax(a, _something(a, dim, "largest"), keepdim))
+    forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amax(a, _axes_of_some(a, dim, "largest"), keepdim))
     into = staticmethod(lambda out, a, dim, keepdim: partial(torch.amax, a, normal_axes(dim, a.ndim), keepdim, out=out))
-    vjps = (_extremum_rule,)
-    reads = ("a out",)
-    fresh = True
-    options = {"dim": _AXES, "keepdim": [False, True]}
     kinks = {
         "shared evenly at ties; NaN for all elements if one is NaN": [
             ([[2.0, 1.0, 2.0, 2.0]], {}, 6.0, [[2.0, 0.0, 2.0, 2.0]]),
@@ -207,21 +211,16 @@ class Amax(Primitive):
     }  # fmt: skip
 
 
-class Amin(Primitive):
-    """Smallest element over `dim`; ties share the gradient evenly. Where one is NaN, so are value and gradient of all. Raises
-    ShapeError over nothing.
+class Amin(_Extremum):
+    """Smallest element over `dim`, NaN where one is NaN. Raises ShapeError over nothing.
 
     >>> hg.amin(hg.Variable([[1.0, 5.0], [3.0, 4.0]]), 1)
     Variable([1., 3.])
     """
 
     native = "amin"
-    forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amin(a, _something(a, dim, "smallest"), keepdim))
+    forward = staticmethod(lambda a, *, dim=None, keepdim=False: torch.amin(a, _axes_of_some(a, dim, "smallest"), keepdim))
     into = staticmethod(lambda out, a, dim, keepdim: partial(torch.amin, a, normal_axes(dim, a.ndim), keepdim, out=out))
-    vjps = (_extremum_rule,)
-    reads = ("a out",)
-    fresh = True
-    options = {"dim": _AXES, "keepdim": [False, True]}
     kinks = {
         "shared evenly at ties; NaN for all elements if one is NaN": [
             ([[2.0, 5.0, 2.0, 2.0]], {}, 6.0, [[2.0, 0.0, 2.0, 2.0]]),

@@ -1,4 +1,4 @@
-"""Ops that rearrange, select or join elements and compute nothing."""
+"""Ops that rearrange or join elements and compute nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.arrays import as_tensor, is_numpy
-from hotgrad.core.explain import out_of_range
 from hotgrad.core.primitive import Primitive
-from hotgrad.core.variable import Variable
-from hotgrad.errors import AxisError, DeviceError, OperandError, ShapeError
+from hotgrad.errors import AxisError, OperandError
 from hotgrad.ops.axes import normal_axes, normal_axis
 
 
@@ -110,7 +107,7 @@ def compact(a: Tensor) -> tuple[list[partial[Any]], Tensor]:
     return [partial(kept.copy_, a)], kept
 
 
-def _take(out: Tensor, a: Tensor, select: Callable[[Tensor], Tensor]) -> partial[Any]:
+def take(out: Tensor, a: Tensor, select: Callable[[Tensor], Tensor]) -> partial[Any]:
     """The call that picks into `out` the elements of `a` that `select` picks of an array like it."""
     return partial(torch.take, a, select(torch.arange(a.numel(), device=a.device).reshape(a.shape)), out=out)
 
@@ -154,7 +151,7 @@ class Flip(Primitive):
             if all(-len(shape) <= d < len(shape) for d in dims) and len({d % len(shape) for d in dims}) == len(dims)
         ]
     )
-    into = staticmethod(lambda out, a, dims: _take(out, a, lambda places: Flip.forward(places, dims=dims)))
+    into = staticmethod(lambda out, a, dims: take(out, a, lambda places: Flip.forward(places, dims=dims)))
     vjps = (lambda g, out, a, dims: g.flip(dims),)
     reads = ("",)
     fresh = True
@@ -254,95 +251,6 @@ class Fold(Primitive):
     reads = ("",)
 
 
-def _plain_index(index: Any) -> Any:
-    """An index in a form that records can keep: Variables, arrays and lists as tensors."""
-    if isinstance(index, tuple):
-        return tuple(_plain_index(item) for item in index)
-    if isinstance(index, Variable):
-        index = index._as_index()
-    elif isinstance(index, (list, range)) or (is_numpy(index) and index.shape):
-        index = as_tensor(index) if len(index) else torch.zeros(0, dtype=torch.int64)
-    if isinstance(index, Tensor) and (index.dtype.is_floating_point or index.dtype.is_complex):
-        raise OperandError(f"GetItem: index tensors must be integer or bool; got {index.dtype}")
-    return index
-
-
-def _indices() -> list[tuple[tuple[int, ...], Any]]:
-    """Shapes and indices that tests draw."""
-    every, tensor = slice(None), torch.tensor
-    return [
-        ((2,), 0), ((3,), -1), ((4,), slice(1, None)), ((4,), slice(None, None, 2)), ((2,), None), ((), ...), ((), None), ((3,), slice(0, 0)),
-        ((2, 3), 1), ((2, 3), (every, -1)), ((3, 3), (1, 0)), ((2, 3), (..., slice(1, 3))), ((2, 2, 2), (every, None, 0)), ((3, 3), (slice(1), slice(2, None))),
-        ((3,), tensor([0, 2, 2])), ((3,), tensor([-1, -1])), ((3,), tensor([], dtype=torch.int64)), ((2, 3), tensor([[1, 1], [0, 1]])),
-        ((3,), tensor([True, False, True])), ((2, 2), tensor([[True, False], [True, True]])), ((3, 3), (tensor([0, 2, 0]), tensor([1, 1, 1]))),
-        ((2, 3), (every, tensor([2, 0, 2]))), ((2, 3, 2), (1, every, tensor([0, 0]))), ((0, 2), (every, 1)), ((2,), True),
-    ]  # fmt: skip
-
-
-class GetItem(Primitive):
-    """Elements of `a` by `index`, as in torch and numpy: integers, slices, None, Ellipsis, integer and bool tensors.
-
-    An element picked several times gets the sum of its gradients. Raises AxisError outside of the range.
-
-    >>> hg.Variable([1.0, 2.0, 3.0])[[0, 2, 2]]
-    Variable([1., 3., 3.])
-    """
-
-    native = "getitem"
-
-    @classmethod
-    def bind(cls, extra: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
-        return super().bind(tuple(map(_plain_index, extra)), {name: _plain_index(index) for name, index in given.items()})
-
-    forward = staticmethod(lambda a, *, index: a[index])
-    operands = staticmethod(lambda: [((shape,), {"index": index}) for shape, index in _indices()])
-    into = staticmethod(lambda out, a, index: _take(out, a, lambda places: places[index]))
-    vjps = (lambda g, out, a, index: PutItem.apply(g, shape=tuple(a.shape), index=index),)
-    reads = ("",)
-    operators = ("__getitem__",)
-    kinks = {
-        "added up where an index comes several times": [
-            ([[1.0, 2.0, 3.0]], {"index": torch.tensor([0, 2, 2])}, [1.0, 2.0, 3.0], [[1.0, 0.0, 5.0]]),
-        ]
-    }  # fmt: skip
-
-
-class PutItem(Primitive):
-    """The transpose of `getitem`: zeros of `shape` with `g` added at `index`.
-
-    >>> hg.ops.PutItem.apply(torch.ones(2), shape=(3,), index=torch.tensor([1, 1]))
-    tensor([0., 2., 0.])
-    """
-
-    native = "putitem"
-    function = ""
-
-    @staticmethod
-    def forward(g: Any, *, shape: tuple[int, ...], index: Any) -> Tensor:
-        out = torch.zeros(shape, dtype=g.dtype, device=g.device)
-        items = index if isinstance(index, tuple) else (index,)
-        if not any(isinstance(item, (Tensor, bool)) for item in items):
-            out[index] = g
-            return out
-        places = torch.arange(out.numel(), device=g.device).reshape(shape)[index]
-        return out.reshape(-1).index_add_(0, places.reshape(-1), g.reshape(-1)).reshape(shape)
-
-    operands = staticmethod(
-        lambda: [((tuple(torch.empty(shape)[index].shape),), {"shape": shape, "index": index}) for shape, index in _indices()]
-    )
-
-    @staticmethod
-    def into(out: Any, g: Any, shape: tuple[int, ...], index: Any) -> Any:
-        items = index if isinstance(index, tuple) else (index,)
-        if not any(isinstance(item, (Tensor, bool)) for item in items):
-            return [partial(out.zero_), partial(out[index].copy_, g)]
-        places = torch.arange(out.numel(), device=g.device).reshape(shape)[index]
-        return [partial(out.zero_), partial(out.put_, places, g, accumulate=True)]
-
-    vjps = (lambda h, res, g, shape, index: h[index],)
-    reads = ("",)
-
-
 class Cat(Primitive):
     """Tensors joined along the axis `dim`; their other sizes must be equal.
 
@@ -408,110 +316,3 @@ class Stack(Primitive):
 
     vjp = staticmethod(lambda index, g, out, *tensors, dim: Stack.vjp_of(*tensors, dim=dim)(index, g, out))
     reads = ("",)
-
-
-def _check_gather(a: Any, index: Any, dim: int) -> None:
-    """Raise what is wrong with the operands of a gather."""
-    if not isinstance(index, Tensor) or index.dtype.is_floating_point or index.dtype is torch.bool:
-        raise OperandError(
-            f"index must be an integer tensor; got {getattr(index, 'dtype', index)}. The order here is gather(a, index, dim)"
-        )
-    if index.device != a.device:
-        raise DeviceError(f"they are on different devices ({a.device}, {index.device}). Move them to one with to(device)")
-    axis = normal_axis(dim, a.ndim)
-    if index.ndim != a.ndim or any(i != axis and n > m for i, (n, m) in enumerate(zip(index.shape, a.shape))):
-        raise ShapeError("index must have as many axes as a, and along those other than dim no more elements")
-    _check_range("Gather", index, axis, a.shape[axis])
-
-
-def _check_range(op: str, index: Tensor, axis: int, size: int) -> None:
-    wrong = (index < 0) | (index >= size)
-    if bool(wrong.any()):
-        raise out_of_range(op, int(index[wrong][0]), axis, size)
-
-
-def _gather(a: Tensor, dim: int, index: Tensor, out: Tensor) -> None:
-    """torch's, which says what is wrong."""
-    try:
-        torch.gather(a, dim, index, out=out)
-    except RuntimeError:
-        _check_gather(a, index, dim)
-        raise
-
-
-def _scatter_add(out: Tensor, dim: int, index: Tensor, g: Tensor) -> Tensor:
-    """torch's, in place, which says what is wrong."""
-    if not out.is_cpu:  # an index out of range would end the process there
-        _check_range("ScatterAdd", index, dim, out.shape[dim])
-    try:
-        return out.scatter_add_(dim, index, g)
-    except RuntimeError:
-        _check_range("ScatterAdd", index, dim, out.shape[dim])
-        raise
-
-
-# (shape, index, dim) that tests draw for the next two
-_GATHERED: list[tuple[tuple[int, ...], Any, int]] = [
-    ((2,), [0], 0), ((3,), [2, 0, 2], 0), ((2, 3), [[1], [0]], 1), ((2, 3), [[1, 0, 1]], 0), ((3, 3), [[0, 2], [1, 1]], -1), ((2, 2), [[0, 0], [0, 0]], 0),
-    ((2, 2, 1), [[[1], [0]]], 1),
-]  # fmt: skip
-
-
-class Gather(Primitive):
-    """For each element of `index` the element of `a` at the same place, but at that position along the axis `dim`.
-
-    `index`: integers, of as many axes as `a`. An element picked several times gets the sum of its gradients. Raises RangeError
-    outside of the range.
-
-    >>> hg.gather(hg.Variable([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1], [0]]), dim=1)
-    Variable([[2.],
-              [3.]])
-    """
-
-    native = "gather"
-    operands = staticmethod(lambda: [((shape, torch.tensor(index)), {"dim": dim}) for shape, index, dim in _GATHERED])
-
-    @staticmethod
-    def forward(a: Any, index: Any, *, dim: int) -> Tensor:
-        if not (a.is_cpu and index.is_cpu):  # an index out of range would end the process there
-            _check_gather(a, index, dim)
-        try:
-            return torch.gather(a, dim, index if index.dtype is torch.int64 else index.long())
-        except Exception:
-            _check_gather(a, index, dim)
-            raise
-
-    into = staticmethod(lambda out, a, index, dim: partial(_gather, a, dim, index, out=out) if index.dtype is torch.int64 else None)
-    vjps = (lambda g, out, a, index, dim: ScatterAdd.apply(g, index, shape=tuple(a.shape), dim=dim), None)
-    reads = ("index", "")
-    fresh = True
-
-
-class ScatterAdd(Primitive):
-    """The transpose of `gather`: zeros of `shape`, with each element of `g` added at the position `index` along the axis `dim`.
-
-    >>> hg.ops.ScatterAdd.apply(torch.ones(2, 1), torch.tensor([[1], [0]]), shape=(2, 2), dim=1)
-    tensor([[0., 1.],
-            [1., 0.]])
-    """
-
-    native = "scatter_add"
-    function = ""
-    operands = staticmethod(
-        lambda: [
-            ((tuple(torch.tensor(index).shape), torch.tensor(index)), {"shape": shape, "dim": dim % len(shape)})
-            for shape, index, dim in _GATHERED
-        ]
-    )
-    forward = staticmethod(
-        lambda g, index, *, shape, dim: _scatter_add(torch.zeros(shape, dtype=g.dtype, device=g.device), dim, index.long(), g)
-    )
-    into = staticmethod(
-        lambda out, g, index, shape, dim: (
-            [partial(out.zero_), partial(_scatter_add, out, dim, index, g)] if index.dtype is torch.int64 else None
-        )
-    )
-
-    vjps = (lambda h, res, g, index, shape, dim: Gather.apply(h, index, dim=dim), None)
-    reads = ("index", "")
-    fresh = True
