@@ -134,7 +134,7 @@ class _Writer:
         self.counts: dict[str, int] = {}
         self.taken = {"scalars", "inference_mode", "step", "prepare", "kernels"}
         self.numbers: dict[tuple[Any, torch.dtype], Tensor] = {}
-        self.spoken: dict[int, str] = {}  # how to write a 0-d tensor as the number that it stands for
+        self.written_as: dict[int, str] = {}  # how to write a 0-d tensor as the number that it stands for
         self.filled: set[int] = set()  # the ids of the scalars' 0-d tensors
         self.arenas = [torch.empty(size, dtype=torch.uint8, device=device) for device, size in self.memory.sizes]
         self.buffers: dict[Any, Tensor] = {}  # values that share a buffer share the tensor too where they can
@@ -176,7 +176,7 @@ class _Writer:
     def text(self, thing: Any, number: bool = False) -> str:
         """How the function writes an argument; with `number` a 0-d tensor that stands for a number as that."""
         if isinstance(thing, Tensor):
-            return self.spoken[id(thing)] if number and id(thing) in self.spoken else self.name(thing, "t")
+            return self.written_as[id(thing)] if number and id(thing) in self.written_as else self.name(thing, "t")
         if isinstance(thing, (tuple, list)):
             return "(" + ", ".join(map(self.text, thing)) + "," * (len(thing) == 1) + ")"
         if thing is None or isinstance(thing, (bool, int, str)) or (isinstance(thing, float) and math.isfinite(thing)):
@@ -231,18 +231,18 @@ class _Writer:
         if key not in self.numbers:
             if isinstance(operand, Value):
                 self.numbers[key] = torch.zeros((), dtype=dtype, device=instruction.out.device)
-                self.spoken[id(self.numbers[key])] = self.host[operand]
+                self.written_as[id(self.numbers[key])] = self.host[operand]
                 self.filled.add(id(self.numbers[key]))
             else:
                 self.numbers[key] = torch.tensor(value, dtype=dtype)
-                self.spoken[id(self.numbers[key])] = self.text(value)
+                self.written_as[id(self.numbers[key])] = self.text(value)
         return self.numbers[key]
 
     def call(self, call: Call) -> str:
         """A kernel call as text. A scalar's 0-d tensor is filled before if any kernel reads it."""
         for tensor in (item for argument in call.args for item in (argument if isinstance(argument, (list, tuple)) else [argument])):
             if id(tensor) in self.filled and id(tensor) not in self.names:
-                scalar = self.spoken[id(tensor)]
+                scalar = self.written_as[id(tensor)]
                 self.prelude.append(f"{self.name(tensor, scalar + '_')}.fill_({scalar})")
         arguments = [self.text(argument) for argument in call.args]
         arguments += [f"{key}={self.text(value, key != 'out')}" for key, value in call.keywords.items()]
@@ -254,8 +254,8 @@ class _Writer:
 
     def allocate(self, value: Value) -> Tensor:
         """The tensor that a result is computed into."""
-        if value in self.memory.home:
-            return self.memory.home[value].tensor
+        if value in self.memory.in_state:
+            return self.memory.in_state[value].tensor
         layout, slot = self.memory.layout[value], self.memory.slot[value]
         key = (slot, layout.shape, layout.stride, layout.dtype)
         if key not in self.buffers:
@@ -267,7 +267,7 @@ class _Writer:
         """Leave outputs and the states' new values where they belong."""
         for value in self.code.outputs:
             owner = self.memory.owner.get(value)
-            if owner is not None and owner.kind == "result" and owner not in self.memory.home:
+            if owner is not None and owner.kind == "result" and owner not in self.memory.in_state:
                 self.outputs.append(self.tensors[value])
                 continue
             buffer = empty(value) if value.kind != "scalar" else torch.zeros((), dtype=torch.float64)
@@ -277,7 +277,7 @@ class _Writer:
         pending = []
         for state in self.code.states:
             new = state.update
-            if new is None or new is state.value or self.memory.home.get(new) is state:
+            if new is None or new is state.value or self.memory.in_state.get(new) is state:
                 continue
             owner = self.memory.owner.get(new)
             if owner is not None and owner.kind == "state":  # what may be written to meanwhile

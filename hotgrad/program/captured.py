@@ -15,11 +15,12 @@ from torch import Tensor
 from hotgrad.checks import overlapping
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
-from hotgrad.program.guards import Unsteady, Watch
+from hotgrad.program.guards import Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified
 from hotgrad.program.trace import ProgramTrace
 from hotgrad.program.tree import flatten, shown
+from hotgrad.program.unsteady import Unsteady
 
 
 @dataclass
@@ -92,7 +93,7 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
                 f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
                 "changes itself"
             )
-        if {*map(id, first.fresh)} & {*map(id, second.fresh)}:
+        if {*map(id, first.unwatched)} & {*map(id, second.unwatched)}:
             raise CaptureError(
                 "the function writes into a tensor or Variable from outside that cannot be watched; make it an attribute or a global"
             )
@@ -174,7 +175,7 @@ def _difference(a: Code, b: Code) -> str:
         if left is None or right is None:
             return f"it has {len(a.instructions)} instructions and then {len(b.instructions)}"
         if not _same_instruction(left, right, places):
-            return f"{_told(left)} became {_told(right)}"
+            return f"{_in_words(left)} became {_in_words(right)}"
         places[right.out] = left.out
     for (left, x), (right, y) in zip(a.constants.items(), b.constants.items()):
         if places.get(right) is not left or (x is not y and not _same(x, y)):
@@ -217,7 +218,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _told(instruction: Instruction) -> str:
+def _in_words(instruction: Instruction) -> str:
     operands = ", ".join(described(o) if isinstance(o, Value) else repr(o) for o in instruction.operands)
     options = "".join(f", {name}={value!r:.40}" for name, value in instruction.options.items())
     return f"{instruction.op.name}({operands}{options})"

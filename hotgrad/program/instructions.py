@@ -187,8 +187,8 @@ def listing(code: Code) -> Iterator[str]:
         call = f"{instruction.op.name}({', '.join(operands + options)})"
         rows.append((name(instruction.out), call, described(instruction.out)))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
-    for out, call, kind in rows:
-        yield f"  {out:{widths[0]}} = {call:{widths[1]}}  {kind}"
+    for out, call, looks in rows:
+        yield f"  {out:{widths[0]}} = {call:{widths[1]}}  {looks}"
     updates = [f"{name(state.value)} <- {name(state.update)}" for state in code.states if state.update is not None]
     if updates:
         yield "updates: " + ", ".join(updates)

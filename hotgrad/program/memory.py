@@ -63,7 +63,7 @@ class Memory:
     - `owner`: for each tensor the value in whose memory it stands: itself, or what it is a view of.
     - `layout`: shape, dtype, device and strides of each result that owns its memory.
     - `last`: for each owner the place of the last instruction that reads its memory.
-    - `home`: the states whose update is computed right into their memory, by that update.
+    - `in_state`: for what is computed right into a state's memory, its new value above all, that state.
     - `slot`: the other owners' place in `sizes`, the bytes of the buffers that they share.
     - `before`, `after`: the bytes of all results, and of the buffers.
     """
@@ -71,7 +71,7 @@ class Memory:
     owner: dict[Value, Value]
     layout: dict[Value, Value]
     last: dict[Value, int]
-    home: dict[Value, State] = field(default_factory=dict)
+    in_state: dict[Value, State] = field(default_factory=dict)
     slot: dict[Value, int] = field(default_factory=dict)
     sizes: list[tuple[torch.device, int]] = field(default_factory=list)
     before: int = 0
@@ -136,7 +136,7 @@ def assign_buffers(code: Code, share: bool = True) -> Memory:
     (36, 20)
     """
     memory = liveness(code)
-    _settle(code, memory)
+    _compute_in_states(code, memory)
     free: list[int] = []
     ends: dict[int, list[Value]] = {}
     for value, place in memory.last.items():
@@ -148,7 +148,7 @@ def assign_buffers(code: Code, share: bool = True) -> Memory:
             continue
         size = _bytes(layout)
         memory.before += size
-        if out not in memory.home:
+        if out not in memory.in_state:
             taken = _overwritten(instruction, place, memory) if share else None
             if taken is not None:
                 memory.slot[out] = memory.slot[taken]
@@ -200,7 +200,7 @@ def _overwritten(instruction: Instruction, place: int, memory: Memory) -> Value 
     return None
 
 
-def _settle(code: Code, memory: Memory) -> None:
+def _compute_in_states(code: Code, memory: Memory) -> None:
     """Find the states whose new value can be computed right into their memory."""
     places = {instruction.out: place for place, instruction in enumerate(code.instructions)}
     spans = [(state, *_span(state.tensor)) for state in code.states]
@@ -208,7 +208,7 @@ def _settle(code: Code, memory: Memory) -> None:
     for state, start, end in spans:
         new, old = state.update, state.value
         layout = None if new is None else memory.layout.get(new)
-        if new is None or layout is None or new in memory.home or not _same(layout, Value.like("state", state.tensor)):
+        if new is None or layout is None or new in memory.in_state or not _same(layout, Value.like("state", state.tensor)):
             continue
         if any(other is not state and low < end and start < high for other, low, high in spans):
             continue  # states that share memory
@@ -219,7 +219,7 @@ def _settle(code: Code, memory: Memory) -> None:
         mine = [value for value in instruction.reads() if memory.owner.get(value) is old]
         if mine and not (instruction.op.elementwise and all(value is old for value in mine)):
             continue
-        memory.home[new] = state
+        memory.in_state[new] = state
         _extend(code.instructions, places, place, state, memory)
 
 
@@ -229,7 +229,7 @@ def _extend(instructions: list[Instruction], places: dict[Value, int], place: in
         read = instructions[place].reads()
         for value in read:
             before = places.get(value)
-            if before is None or value not in memory.layout or value in memory.home or memory.last[value] != place:
+            if before is None or value not in memory.layout or value in memory.in_state or memory.last[value] != place:
                 continue
             source = instructions[before]
             mine = [other for other in source.reads() if memory.owner.get(other) is state.value]
@@ -239,7 +239,7 @@ def _extend(instructions: list[Instruction], places: dict[Value, int], place: in
                 and memory.last.get(state.value, -1) <= before
                 and (not mine or (source.op.elementwise and all(other is state.value for other in mine)))
             ):
-                memory.home[value] = state
+                memory.in_state[value] = state
                 place = before
                 break
         else:

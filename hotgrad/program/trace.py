@@ -25,98 +25,12 @@ from hotgrad.core.trace import Trace
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError, DtypeError, OperandError
 from hotgrad.modules.parameters import LazyParameter
-from hotgrad.program.guards import draws
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.program.torch_calls import TorchCalls, where
+from hotgrad.program.traced import EARLIER, Earlier, Traced, address
+from hotgrad.program.unsteady import draws
 
 T = TypeVar("T")
-
-
-class Traced(Variable):
-    """A Variable while a program is captured: it has a shape, a dtype and a place in the program, but no values to read.
-
-    `plain`: whether eager execution has a plain tensor in its place.
-    """
-
-    __slots__ = ("value", "plain")
-
-    value: Value
-    plain: bool
-
-    def _text(self, spec: str = "") -> str:
-        """For messages, so that an error that names it comes out. A function that formats it and ends well is refused then."""
-        try:
-            told = f"{str(self._data.dtype).removeprefix('torch.')}{tuple(self._data.shape)}"
-        except CaptureError:
-            return "<a Variable of a capture that is over>"
-        if state.trace is not None:
-            state.trace.remember(f"a value was printed or formatted while capturing{where()}; print what the program returns")
-        return f"<a Variable {told}, whose values differ at each run>"
-
-    __str__ = __repr__ = __format__ = _text
-
-    def _unreadable(self, *args: Any, **kwargs: Any) -> NoReturn:
-        message = f"a value was read while capturing{where()}: it differs at each run of the program. Branch with hg.where, "
-        message += "print what the program returns, or leave this out of what is captured"
-        if state.trace is None:
-            raise CaptureError(message)
-        state.trace.refuse(message)
-
-    def _as_index(self) -> NoReturn:
-        message = f"indexing by a Variable, as in a[x]{where()}, is not possible while capturing: programs keep the index. "
-        if self.dtype is torch.bool:
-            message += "Choose by hg.where(x, a, 0), which keeps the shape"
-        else:
-            message += "Rows are hg.gather(a, x.reshape(-1, 1).expand(-1, a.shape[1]), dim=0), for `a` of two axes and `x` of one"
-        raise CaptureError(message) if state.trace is None else state.trace.remember(message)
-
-    data = property(_unreadable, _unreadable)
-    item = tolist = numpy = __array__ = __float__ = __int__ = __bool__ = __index__ = _unreadable
-    __copy__ = __deepcopy__ = __reduce__ = _unreadable
-
-    def detach(self) -> Variable:
-        out: Traced = (state.trace or self._unreadable()).new(self._data, self.value)
-        out._accumulator = MADE
-        return out
-
-    @property
-    def _version(self) -> int:
-        """1 once something was written to its memory, 0 before: what records guard against."""
-        trace = state.trace
-        return int(trace is not None and trace.overwritten(self))
-
-    def __getattr__(self, name: str) -> Any:
-        # its slots are emptied when the capture ends
-        if name in ("_data", "_link", "_accumulator"):
-            raise CaptureError("this Variable was made while capturing a program, which is over; return it from the captured function")
-        raise _NoAttribute(f"a Variable has no attribute {name!r}; while capturing, what was a tensor may be a Variable{where()}")
-
-
-def _address(tensor: Tensor) -> int:
-    """Where the memory that it is a view of begins."""
-    return tensor.untyped_storage().data_ptr()
-
-
-class _NoAttribute(CaptureError, AttributeError):
-    """For `hasattr`, which must not see a CaptureError alone."""
-
-
-class _Earlier:
-    """Stands for the gradient of a leaf from before the capture, which each run of the function would see another one of."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        if state.trace is None:
-            raise _NoAttribute("this gradient stood for one while capturing a program, which is over")
-        state.trace.refuse(f"a gradient from before the capture was used{where()}; call zero_grad() in the captured function first")
-
-    def _refuse(self, *others: Any) -> NoReturn:
-        self.__getattr__("value")
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = __matmul__ = __getitem__ = _refuse
-    __bool__ = __float__ = __len__ = __iter__ = _refuse
-
-
-_EARLIER: Any = _Earlier()
 
 
 class ProgramTrace(Trace):
@@ -126,7 +40,7 @@ class ProgramTrace(Trace):
         self.code = Code()
         self.owners = {id(variable._data): variable for variable in variables if not isinstance(variable, LazyParameter)}
         self.known = {*known, *self.owners, *map(id, variables)}  # by id: what was there before the run; all else is made in it
-        self.fresh: list[Variable | Tensor] = []  # those made in the run that were written to
+        self.unwatched: list[Variable | Tensor] = []  # those made in the run that were written to
         self.names = names  # of Variables and buffers, by id
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
@@ -270,7 +184,7 @@ class ProgramTrace(Trace):
         found = self.current.get(id(variable), variable)
         if isinstance(found, Traced):
             # a state not written to yet may be a slice beside one that was; those that overlap are refused in the end
-            if self.written and (found is variable or found.value.kind != "state") and _address(found._data) in self.written:
+            if self.written and (found is variable or found.value.kind != "state") and address(found._data) in self.written:
                 self.refuse(
                     f"a Variable of shape {tuple(found.shape)} was used{where()} after memory that it shares was written to, as by +=; "
                     "make it a value of its own, with clone() or an op that computes, or use it before"
@@ -291,7 +205,7 @@ class ProgramTrace(Trace):
         if id(accumulator) not in self.hidden:
             self.hidden.add(id(accumulator))
             self.grads.append((accumulator, accumulator.grad))
-            accumulator.grad = _EARLIER
+            accumulator.grad = EARLIER
 
     def _state(self, holder: Variable | Tensor, data: Tensor, link: Any) -> Traced:
         value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
@@ -319,7 +233,7 @@ class ProgramTrace(Trace):
             self._write_outside(target, new)
             return
         old = self.leaf(target)
-        if old.numel() and any(_address(tensor) == _address(old._data) for tensor in self.outside):
+        if old.numel() and any(address(tensor) == address(old._data) for tensor in self.outside):
             what = "an argument of the function" if old.value.kind == "input" else "part of a Variable or tensor from outside"
             self.refuse(
                 f"{what} would be written to in place{where()}; compute a new value, as in v = v + w, or write to the whole Variable"
@@ -332,20 +246,20 @@ class ProgramTrace(Trace):
             self.update(target, new)
             return
         old = self.leaf(target) if isinstance(target, Variable) else self.constant(target)
-        self.fresh.append(target)
+        self.unwatched.append(target)
         self._forget(old._data)
         holder = target._data if isinstance(target, Variable) and target._accumulator in NO_ACCUMULATORS else target
         self.current[id(holder)] = self._cast(new, old)
 
     def _forget(self, memory: Tensor) -> None:
         if memory.numel():
-            self.written.add(_address(memory))
+            self.written.add(address(memory))
 
     def overwritten(self, traced: Traced) -> bool:
         """Whether other values stand by now where this one was in memory."""
         if not self.written:
             return False
-        return self.current.get(id(traced), traced) is not traced or _address(traced._data) in self.written
+        return self.current.get(id(traced), traced) is not traced or address(traced._data) in self.written
 
     def _cast(self, new: Traced, old: Traced) -> Traced:
         if new.dtype != old.dtype:
@@ -383,7 +297,7 @@ class ProgramTrace(Trace):
         links: list[Any] = []
         plain, numbers, recorded = True, False, False
         for operand in operands:
-            g = self.leaf(operand) if isinstance(operand, Variable) else self._operand(op, operand)
+            g = self.leaf(operand) if isinstance(operand, Variable) else self._traced_operand(op, operand)
             given.append(g)
             if type(g) is Traced:
                 tensors.append(g._data)
@@ -427,7 +341,7 @@ class ProgramTrace(Trace):
                 return self.new(out, value, self._record(op, given, tuple(links), options or None, out, value, now.tape))
         return self.new(out, value, None, plain or op.plain)
 
-    def _operand(self, op: type[Primitive], operand: Any) -> Any:
+    def _traced_operand(self, op: type[Primitive], operand: Any) -> Any:
         """An operand that is no Variable as a Traced one, a Scalar or a number."""
         if isinstance(operand, Tensor):
             if operand.requires_grad:
@@ -435,10 +349,10 @@ class ProgramTrace(Trace):
             return self.constant(as_tensor(operand))
         if isinstance(operand, (bool, int, float, Scalar)):
             return operand
-        if isinstance(operand, _Earlier):
+        if isinstance(operand, Earlier):
             operand._refuse()
         if is_numpy(operand):
-            return self.constant(as_tensor(operand)) if operand.shape else self._operand(op, number_in(operand))
+            return self.constant(as_tensor(operand)) if operand.shape else self._traced_operand(op, number_in(operand))
         raise OperandError(f"{op.name}: operands are Variables, tensors, numpy arrays and numbers; got {operand!r:.60}")
 
     def _refuse_scalars(self, op: type[Primitive], given: Sequence[Any]) -> None:

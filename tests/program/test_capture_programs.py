@@ -20,7 +20,7 @@ from capturing import OPTIMIZERS, X, check_equal, check_everything, engines, eve
 
 import hotgrad as hg
 from hotgrad import optim
-from hotgrad.program.guards import Unsteady, draws
+from hotgrad.program.unsteady import Unsteady, draws
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 

@@ -201,9 +201,9 @@ def test_updates_are_computed_in_place() -> None:
     b.update(w, new)
     b.update(v, moved)
     memory = assign_buffers(b.done())
-    assert memory.home == {new: b.code.states[0], moved: b.code.states[1], decayed: b.code.states[1]} and not memory.sizes
+    assert memory.in_state == {new: b.code.states[0], moved: b.code.states[1], decayed: b.code.states[1]} and not memory.sizes
     memory = assign_buffers(b.done(b.run("Exp", w)))
-    assert new not in memory.home and moved in memory.home
+    assert new not in memory.in_state and moved in memory.in_state
 
 
 def test_states_that_swap_are_not_updated_in_place() -> None:
@@ -212,7 +212,7 @@ def test_states_that_swap_are_not_updated_in_place() -> None:
     b.update(w, b.run("Add", v, 0.0))
     b.update(v, b.run("Add", w, 0.0))
     memory = assign_buffers(b.done())
-    assert list(memory.home) == [b.code.states[1].update]
+    assert list(memory.in_state) == [b.code.states[1].update]
 
 
 def test_states_that_share_memory_are_not_updated_in_place() -> None:
@@ -221,7 +221,7 @@ def test_states_that_share_memory_are_not_updated_in_place() -> None:
     w, v = b.state(base[:3]), b.state(base[2:])
     b.update(w, b.run("Add", w, 1.0))
     b.update(v, b.run("Add", v, 1.0))
-    assert not assign_buffers(b.done()).home
+    assert not assign_buffers(b.done()).in_state
 
 
 def test_writable() -> None:

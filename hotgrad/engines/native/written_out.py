@@ -14,7 +14,8 @@ from hotgrad.errors import HotgradError
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.ops.reductions import Sum
 from hotgrad.program.instructions import Code, Instruction, Value, described
-from hotgrad.program.trace import ProgramTrace, Traced
+from hotgrad.program.trace import ProgramTrace
+from hotgrad.program.traced import Traced
 
 
 def written_out(code: Code) -> Code:
