@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphs import leaf
 
 import hotgrad as hg
 from hotgrad import Variable, errors
 
 pytestmark = pytest.mark.usefixtures("tape")
-
-
-def leaf(data: Any, dtype: torch.dtype = torch.float32) -> Any:
-    return Variable(torch.as_tensor(data, dtype=dtype).clone(), requires_grad=True)
 
 
 def setitem(v: Any) -> None:

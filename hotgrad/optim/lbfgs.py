@@ -12,7 +12,8 @@ from torch import Tensor
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.core.variable import Variable
 from hotgrad.errors import FileError, OperandError, SettingError, TapeError
-from hotgrad.optim.optimizer import Optimizer, clip_factor
+from hotgrad.optim.groups import clip_factor
+from hotgrad.optim.optimizer import Optimizer
 from hotgrad.optim.schedules import Schedule
 
 __all__ = ["LBFGS"]

@@ -9,7 +9,7 @@ from typing import Any
 from hotgrad.core.variable import Parameter
 from hotgrad.errors import SettingError
 from hotgrad.modules.parameters import LazyParameter
-from hotgrad.optim.optimizer import check_apart
+from hotgrad.optim.groups import check_apart
 from hotgrad.training.claims import claim_more
 from hotgrad.training.evaluation import forward
 

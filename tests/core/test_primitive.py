@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphs import leaf
 
 import hotgrad as hg
 from hotgrad import Variable
@@ -30,10 +31,6 @@ def _operators() -> Iterator[None]:
         delattr(Methods, name)
         if WRITERS.pop(f"__i{name[2:]}", None):
             delattr(Methods, f"__i{name[2:]}")
-
-
-def leaf(data: Any, dtype: torch.dtype = torch.float32) -> Any:
-    return Variable(torch.as_tensor(data, dtype=dtype).clone(), requires_grad=True)
 
 
 def declare(called: str = "Declared", /, *, register: bool = False, **body: Any) -> Any:
