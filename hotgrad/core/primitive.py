@@ -84,7 +84,8 @@ class Primitive(TakesOptions):
     - `into(out, *operands, **options)`: how to compute the result into the tensor `out` without allocating: a functools.partial
       of a kernel, a list of several to be called in turn, or None where these operands have none. Only the first may read the
       operands of an elementwise op, since `out` may be one of them. Numbers come as 0-d tensors; a kernel gets the number
-      itself where the partial gives it by name. Default: `forward` with `out=`, if it is a kernel that takes that.
+      itself where the partial gives it by name. With a parameter `numbers` it is also told what they are: per operand the number,
+      `...` for one that differs from step to step, None for a tensor. Default: `forward` with `out=`, if it is a kernel that takes that.
     - `allocates`: True where a step of a replayed program allocates memory all the same, as some of torch's kernels do inside.
     - `name`: the registered name; default the class's own. `function`: the name of the function and method that a built-in op
       publishes, "" for none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hotgrad.core.primitive import Primitive
-from hotgrad.ops.arithmetic import Div, Pow
 
 Call = partial[Any]
 
@@ -24,22 +24,19 @@ _OPERATORS: dict[Any, Any] = {
 
 
 def lower(
-    op: type[Primitive], out: Tensor, operands: tuple[Any, ...], options: dict[str, Any], given: tuple[Any, ...]
+    op: type[Primitive], out: Tensor, operands: tuple[Any, ...], options: dict[str, Any], numbers: tuple[Any, ...]
 ) -> list[Call] | None:
     """The calls that compute `op` into `out` without allocating, None where there are none.
 
-    `operands`: tensors, with 0-d ones for numbers. `given`: the same with the numbers, as forward takes them.
+    `operands`: tensors, with 0-d ones for numbers; `numbers`: those numbers, see `Primitive.into`.
 
     >>> zeros = torch.zeros(2)
-    >>> lower(hg.ops.Exp, torch.empty(2), (zeros,), {}, (zeros,))[0]()
+    >>> lower(hg.ops.Exp, torch.empty(2), (zeros,), {}, (None,))[0]()
     tensor([1., 1.])
     """
-    if op is Div and not isinstance(given[0], Tensor):  # so does torch's operator
-        return [partial(torch.reciprocal, operands[1], out=out), partial(torch.mul, out, operands[0], out=out)]
-    if op is Pow and type(given[1]) in (int, float) and given[1] == 2:  # so does torch's kernel, later
-        return [partial(torch.mul, operands[0], operands[0], out=out)]
     if op.into is not None:
-        calls = op.into(out, *operands, **options)
+        asks = "numbers" in inspect.signature(op.into).parameters
+        calls = op.into(out, *operands, **options, **({"numbers": numbers} if asks else {}))
         return [calls] if isinstance(calls, partial) else calls
     kernel = _OPERATORS.get(op.forward, op.forward)
     if not isinstance(kernel, BuiltinFunctionType):

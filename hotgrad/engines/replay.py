@@ -20,7 +20,6 @@ from torch import Tensor
 from hotgrad.engines.calls import Call, grouped, lower, number_dtype
 from hotgrad.engines.costs import Cost, Rates
 from hotgrad.engines.engine import Engine
-from hotgrad.ops.arithmetic import AddScaled
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.memory import assign_buffers, empty, evaluate, given
 from hotgrad.program.passes import fuse_matmul_add, simplified, sum_rows_by_product
@@ -201,11 +200,10 @@ class _Writer:
         self.name(buffer, instruction.op.name.lower(), out.name)
         if not buffer.numel():
             return
-        held = tuple(map(self.raw, instruction.operands))
+        held = zip(instruction.operands, map(self.raw, instruction.operands))
+        known = tuple(... if o in self.host else None if isinstance(value, Tensor) else value for o, value in held)
         operands = tuple(self.operand(o, instruction) for o in instruction.operands)
-        calls: Sequence[Call | str] | None = lower(instruction.op, buffer, operands, instruction.options, held)
-        if instruction.op is AddScaled and buffer.is_cuda and instruction.operands[2] in self.host:  # a graph would keep the number
-            calls = [partial(torch.addcmul, *operands, out=buffer)]
+        calls: Sequence[Call | str] | None = lower(instruction.op, buffer, operands, instruction.options, known)
         if calls is None:
             self.allocating.add(instruction.op.name)
             arguments = [self.host[o] if o in self.host else self.text(self.raw(o)) for o in instruction.operands]

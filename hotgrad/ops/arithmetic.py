@@ -83,7 +83,12 @@ class AddScaled(Primitive):
         shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), ()), ((2,), (2,)), ((2, 3), (3,)), ((1,), (2, 1)), ((0, 2), (2,))]
         return [((a, b, -0.5), {}) for a, b in shapes]
 
-    into = staticmethod(lambda out, a, b, alpha: partial(torch.add, a, b, alpha=alpha, out=out))
+    @staticmethod
+    def into(out: Tensor, a: Any, b: Any, alpha: Any, *, numbers: tuple[Any, ...]) -> partial[Any]:
+        if out.is_cuda and numbers[2] is ...:  # a graph of kernels would keep the number
+            return partial(torch.addcmul, a, b, alpha, out=out)
+        return partial(torch.add, a, b, alpha=alpha, out=out)
+
     vjps = (lambda g, out, a, b, alpha: g, lambda g, out, a, b, alpha: g * alpha, None)
     reads = ("", "alpha", "")
 
@@ -127,8 +132,16 @@ class Div(Primitive):
     """
 
     native = "{a} / {b}"
+    elementwise = True
     numbers = True
     forward = staticmethod(operator.truediv)
+
+    @staticmethod
+    def into(out: Tensor, a: Any, b: Any, *, numbers: tuple[Any, ...]) -> Any:
+        if numbers[0] is None:
+            return partial(torch.div, a, b, out=out)
+        return [partial(torch.reciprocal, b, out=out), partial(torch.mul, out, a, out=out)]  # as torch's operator does
+
     vjps = (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * (out / b))
     reads = ("b", "out b")
     fresh = True
@@ -212,7 +225,12 @@ class Pow(Primitive):
 
     numbers = True
     forward = staticmethod(torch.pow)
-    into = staticmethod(lambda out, a, b: partial(torch.pow, a, exponent=b, out=out))
+
+    @staticmethod
+    def into(out: Tensor, a: Any, b: Any, *, numbers: tuple[Any, ...]) -> partial[Any]:
+        square = type(numbers[1]) in (int, float) and numbers[1] == 2  # which torch's kernel finds out later
+        return partial(torch.mul, a, a, out=out) if square else partial(torch.pow, a, exponent=b, out=out)
+
     vjps = (_pow_base, _pow_exponent)
     reads = ("a b", "a b out")
     domain = (Interval(0.0), Interval(-3.0, 3.0))
