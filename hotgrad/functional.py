@@ -57,7 +57,7 @@ def _reduced(values: Any, reduction: str, output: Any, target: Any) -> Any:
     return values if isinstance(output, Variable) or isinstance(target, Variable) else values.data
 
 
-def _operand(value: Any) -> Any:
+def _as_variable(value: Any) -> Any:
     """An output or a target as a Variable, which ops take fastest."""
     if isinstance(value, Variable):
         return value
@@ -68,7 +68,7 @@ def _operand(value: Any) -> Any:
 
 def _pair(loss: str, output: Any, target: Any) -> tuple[Any, Any]:
     """Output and target, of equal shape. Raises ShapeError for others: losses never broadcast."""
-    output, target = _operand(output), _operand(target)
+    output, target = _as_variable(output), _as_variable(target)
     if output.shape != target.shape:
         raise ShapeError(
             f"{loss}: the output has shape {tuple(output.shape)} and the target {tuple(target.shape)}; they must be equal, "
@@ -128,7 +128,7 @@ def cross_entropy(output: Any, target: Any, reduction: str = "mean") -> Any:
     >>> hg.functional.cross_entropy(hg.Variable([[0.0, 0.0], [1000.0, 0.0]]), torch.tensor([0, 0]))
     Variable(0.3466)
     """
-    a, b = _operand(output), _operand(target)
+    a, b = _as_variable(output), _as_variable(target)
     values = _chosen(a, b) if b.ndim == 1 and a.ndim == 2 else _expected(a, b)
     if reduction == "none":
         return _reduced(-values.reshape((-1,)), reduction, output, target)
@@ -275,7 +275,7 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise OperandError("batch_norm: outside of training the running mean and variance are needed")
         if state.trace is not None:  # there they are memory that may change, not values
-            running_mean, running_var = _operand(running_mean), _operand(running_var)
+            running_mean, running_var = _as_variable(running_mean), _as_variable(running_var)
         return _normalized(x, running_mean, running_var, weight, bias, eps)
     n = x.shape[0]
     if n < 2:

@@ -11,7 +11,7 @@ from hotgrad.checks import finite_number, whole_number
 from hotgrad.core.variable import Parameter
 from hotgrad.errors import ShapeError
 from hotgrad.modules.module import Module
-from hotgrad.modules.parameters import Initializer, LazyParameter, fill, initializer, shape_of, size_lazy
+from hotgrad.modules.parameters import Initializer, LazyParameter, fill, fill_both, initializer, shape_of, size_lazy
 from hotgrad.ops.composites import flatten
 from hotgrad.ops.pointwise import ReLU as ReLUOp
 from hotgrad.ops.pointwise import Sigmoid as SigmoidOp
@@ -64,10 +64,7 @@ class Linear(Module):
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """Draw new weights from `generator`; biases become 0."""
-        if not isinstance(self.weight, LazyParameter):
-            fill(self.weight, self.init, generator)
-        if self.bias is not None:
-            fill(self.bias, "zeros")
+        fill_both(self.weight, self.bias, self.init, generator)
 
     def forward(self, x: Any) -> Any:
         weight = self.weight

@@ -10,7 +10,7 @@ import copy
 import sys
 from collections.abc import Iterator, Mapping
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import DtypeError, HotgradError, NestingError, OperandError, ShapeError
 from hotgrad.modules.parameters import LazyParameter, fits, pattern, replace, size_lazy
 from hotgrad.ops.composites import destination
+
+M = TypeVar("M", bound="Module")
 
 
 class Module:
@@ -134,17 +136,17 @@ class Module:
 
     # ---- modes
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self: M, mode: bool = True) -> M:
         """Switch to train mode: Dropout drops, BatchNorm uses the batch's statistics. Returns the module."""
         for module in self.modules():
             module.training = mode
         return self
 
-    def eval(self) -> Any:
+    def eval(self: M) -> M:
         """Switch to eval mode. Returns the module."""
         return self.train(False)
 
-    def freeze(self) -> Any:
+    def freeze(self: M) -> M:
         """Exclude all parameters from training: no gradients are computed for them, and optimizers leave them alone.
 
         >>> layer = hg.Linear(2, 2).freeze()
@@ -155,7 +157,7 @@ class Module:
             parameter.requires_grad = False
         return self
 
-    def unfreeze(self) -> Any:
+    def unfreeze(self: M) -> M:
         """Include all parameters in training again. Returns the module."""
         for parameter in self.parameters():
             parameter.requires_grad = True
@@ -166,7 +168,7 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def use_generator(self, generator: torch.Generator | None) -> Any:
+    def use_generator(self: M, generator: torch.Generator | None) -> M:
         """Let everything in it that draws random numbers draw them from `generator`; None for torch's global one."""
         for module in self.modules():
             module.generator = generator
@@ -262,7 +264,7 @@ class Module:
                     size_lazy(value, given[name].shape)
                 (value.data if isinstance(value, Variable) else value).copy_(given[name])
 
-    def to(self, *args: Any, dtype: torch.dtype | None = None, device: Any = None) -> Any:
+    def to(self: M, *args: Any, dtype: torch.dtype | None = None, device: Any = None) -> M:
         """Convert floating parameters and buffers to a dtype, move all to a device, in place. Returns the module.
 
         >>> hg.Linear(3, 2).to(torch.float64).weight.dtype

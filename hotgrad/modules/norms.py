@@ -12,7 +12,7 @@ from hotgrad.checks import finite_number, whole_number
 from hotgrad.core.variable import Parameter
 from hotgrad.errors import ShapeError
 from hotgrad.modules.module import Module
-from hotgrad.modules.parameters import Initializer, fill
+from hotgrad.modules.parameters import Initializer, fill, fill_both
 
 __all__ = ["BatchNorm1d", "Conv2d", "LayerNorm"]
 
@@ -46,7 +46,7 @@ class LayerNorm(Module):
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """The weight becomes 1, the bias 0."""
-        _plain_start(self)
+        fill_both(self.weight, self.bias, "ones")
 
     def forward(self, x: Any) -> Any:
         return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -88,7 +88,7 @@ class BatchNorm1d(Module):
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """The weight becomes 1, the bias 0, the running statistics 1 and 0."""
-        _plain_start(self)
+        fill_both(self.weight, self.bias, "ones")
         self.running_mean.zero_()
         self.running_var.fill_(1.0)
 
@@ -99,13 +99,6 @@ class BatchNorm1d(Module):
 
     def extra_repr(self) -> str:
         return str(self.num_features)
-
-
-def _plain_start(layer: LayerNorm | BatchNorm1d) -> None:
-    if layer.weight is not None:
-        fill(layer.weight, "ones")
-    if layer.bias is not None:
-        fill(layer.bias, "zeros")
 
 
 class Conv2d(Module):
@@ -154,9 +147,7 @@ class Conv2d(Module):
 
     def initialize(self, generator: torch.Generator | None) -> None:
         """Draw new weights from `generator`; biases become 0."""
-        fill(self.weight, self.init, generator)
-        if self.bias is not None:
-            fill(self.bias, "zeros")
+        fill_both(self.weight, self.bias, self.init, generator)
 
     def forward(self, x: Any) -> Any:
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)

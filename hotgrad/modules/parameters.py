@@ -90,6 +90,14 @@ def fill(parameter: Variable, init: str | Initializer, generator: torch.Generato
     parameter.grad = None
 
 
+def fill_both(weight: Variable | None, bias: Variable | None, init: str | Initializer, generator: torch.Generator | None = None) -> None:
+    """New first values for a layer's weight, unless it is not sized yet, and zeros for its bias; either may be missing."""
+    if weight is not None and not isinstance(weight, LazyParameter):
+        fill(weight, init, generator)
+    if bias is not None:
+        fill(bias, "zeros")
+
+
 # ------------------------------------------------------------------------------------------------------- sized later
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from hotgrad.optim.optimizer import Optimizer
 from hotgrad.optim.schedules import Schedule
 
 __all__ = ["LBFGS"]
+L = TypeVar("L", bound="LBFGS")
 
 
 def _nothing() -> dict[str, Any]:
@@ -103,7 +104,7 @@ class LBFGS(Optimizer):
         if self.groups is not before:  # what was learnt is of another space
             self._memory = _nothing()
 
-    def fresh(self) -> Any:
+    def fresh(self: L) -> L:
         out = super().fresh()
         out._memory = _nothing()
         return out

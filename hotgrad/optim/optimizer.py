@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from hotgrad.ops.reductions import Norm
 from hotgrad.optim.groups import Group, Slot, check_apart, clip_factor, ready
 from hotgrad.optim.lists import Each, assign, noted
 from hotgrad.optim.schedules import Schedule
+
+Own = TypeVar("Own", bound="Optimizer")
 
 
 class Optimizer:
@@ -142,7 +144,7 @@ class Optimizer:
         for slot in self._slots():
             slot.state = {name: value.to(slot.parameter.data) for name, value in slot.state.items()}
 
-    def fresh(self) -> Any:
+    def fresh(self: Own) -> Own:
         """An optimizer of the same settings, without parameters and state, schedules at their start. Groups are not kept."""
         out = copy.copy(self)
         out._defaults = copy.deepcopy(self._defaults)
@@ -151,7 +153,7 @@ class Optimizer:
             out._defaults["lr"] = out._defaults["lr"].fresh()
         return out
 
-    def restarted(self) -> Any:
+    def restarted(self: Own) -> Own:
         """As `fresh`, with the parameters and groups that it was given, if it was."""
         out = self.fresh()
         rates: dict[int, Any] = {id(self._defaults["lr"]): out._defaults["lr"]}  # one schedule may serve several groups
@@ -311,12 +313,12 @@ class Optimizer:
         for slot, entry in zip(self._slots(), state["state"]):
             like = slot.parameter.data
             slot.count = entry["count"]
-            fresh = {name: value.to(like, copy=True) for name, value in entry.items() if name != "count"}
-            for name, value in fresh.items():
+            loaded = {name: value.to(like, copy=True) for name, value in entry.items() if name != "count"}
+            for name, value in loaded.items():
                 old = slot.state.get(name)
                 if old is not None and (old.shape, old.dtype, old.device) == (value.shape, value.dtype, value.device):
-                    fresh[name] = old.copy_(value)
-            slot.state = fresh
+                    loaded[name] = old.copy_(value)
+            slot.state = loaded
 
     def _misfits(self, state: Any) -> list[str]:
         """What keeps `state` from being loaded, one line each. May raise instead if it is broken."""

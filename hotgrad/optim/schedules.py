@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.errors import SettingError
 
 __all__ = ["CosineLR", "PlateauLR", "Schedule", "StepLR", "WarmupLR"]
+
+S = TypeVar("S", bound="Schedule")
 
 
 class Schedule:
@@ -60,7 +62,7 @@ class Schedule:
         if self.per == "step":
             self.count += 1
 
-    def fresh(self) -> Any:
+    def fresh(self: S) -> S:
         """A schedule of the same settings, at its start."""
         out = copy.deepcopy(self)
         out.restart()
