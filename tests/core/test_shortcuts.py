@@ -57,8 +57,8 @@ def outcome(run: Any) -> Any:
     """The result of a call, and all of its record but its number; or the error."""
     try:
         out = run()
-    except hg.HotgradError as error:
-        return type(error), str(error)
+    except hg.HotgradError as error:  # where two things are wrong, either may be told
+        return (hg.HotgradError,) if any(tensor.requires_grad for tensor in GIVEN) else (type(error), str(error))
     if not isinstance(out, Variable):
         return type(out), out
     link = out._link
