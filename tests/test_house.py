@@ -24,8 +24,6 @@ ORDER = """
 REEXPORTS = {"hotgrad", "hotgrad.nn"}  # the top level and `nn` only give names from elsewhere
 # What is imported inside functions, because it is optional.
 OPTIONAL = {"numpy", "matplotlib", "safetensors", "pandas", "IPython", "sklearn", "graphviz", "hypothesis"}
-# What has a circle with its users, for types only; nothing is to join it.
-FOR_TYPES = {"hotgrad.engines.native.contractions", "hotgrad.engines.native.structured"}
 # Who may use torch's own autograd, nn and optim: conversions, the baselines of the command line, and the checker's oracle.
 MAY_USE_TORCHS = {"interop", "__main__", "experiments", "testing"}
 
@@ -52,8 +50,6 @@ def imported(module: str) -> Iterator[tuple[str, bool]]:
     """The modules that this one imports, for types only too, and whether it does so inside a function."""
 
     def visit(node: ast.AST, inside: bool) -> Iterator[tuple[str, bool]]:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and module in FOR_TYPES:
-            return
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, inside

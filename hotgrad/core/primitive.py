@@ -88,7 +88,7 @@ class Primitive(TakesOptions):
       `...` for one that differs from step to step, None for a tensor. Default: `forward` with `out=`, if it is a kernel that takes that.
     - `allocates`: True where a step of a replayed program allocates memory all the same, as some of torch's kernels do inside.
     - `name`: the registered name; default the class's own. `function`: the name of the function and method that a built-in op
-      publishes, "" for none.
+      publishes, "" for none. `aliases`: names that it had before, under which saved programs may hold it.
 
     Class keywords: `abstract=True` for a base that is no op itself, `register=False` to keep an op out of the registry.
     A class of the same module and qualified name replaces the earlier one; any other taken name raises DeclarationError.
@@ -126,6 +126,7 @@ class Primitive(TakesOptions):
     into: ClassVar[Callable[..., partial[Any] | list[partial[Any]] | None] | None] = None
     allocates: ClassVar[bool] = False
     function: ClassVar[str]
+    aliases: ClassVar[Sequence[str]] = ()
 
     # Derived from the declaration, by `declarations`.
     _call: ClassVar[Callable[..., Any]]  # `forward`, with a look at what a user's one did

@@ -55,13 +55,12 @@ def load(path: str | os.PathLike[str]) -> tuple[Code, Any, torch.dtype | None]:
         states = [State(value, tensor.clone(), update) for value, tensor, update in decode(text["states"])]
         draws = [Draw(value, None) for value in decode(text["draws"])]
         code = Code(decode(text["inputs"]), decode(text["scalars"]), draws, dict(decode(text["constants"])), states)
+        named = {name: op for op in primitives().values() for name in (*op.aliases, op.name)}
         for entry in text["instructions"]:
-            if entry["op"] not in primitives():
+            if entry["op"] not in named:
                 raise FileError(f"{path} needs the op {entry['op']}, which is not declared; import what declares it")
             options = decode(entry["options"])
-            code.instructions.append(
-                Instruction(primitives()[entry["op"]], tuple(decode(entry["operands"])), options, decode(entry["out"]))
-            )
+            code.instructions.append(Instruction(named[entry["op"]], tuple(decode(entry["operands"])), options, decode(entry["out"])))
         code.outputs = decode(text["outputs"])
         dtype = decode(text["default dtype"])
         if dtype not in (None, torch.get_default_dtype()):

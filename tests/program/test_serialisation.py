@@ -269,6 +269,15 @@ def test_a_users_op_must_be_declared(tmp_path: Path) -> None:
     with pytest.raises(hg.FileError, match="Tripled"):
         hg.Program.load(path)
 
+    class Thrice(hg.Primitive):
+        """The same under another name."""
+
+        forward = staticmethod(lambda a: a * 3)
+        vjps = (lambda g, out, a: g * 3,)
+        aliases = ("Tripled",)
+
+    assert torch.equal(hg.Program.load(path)(X), X * 3) and Thrice.name == "Thrice"
+
 
 def test_saving_replaces_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "file"

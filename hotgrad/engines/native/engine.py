@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ from hotgrad.engines.native.layout import NativeError
 from hotgrad.engines.native.lowering import Lowering
 from hotgrad.engines.native.user_forms import Form, forms_of
 from hotgrad.errors import OperandError, ShapeError
-from hotgrad.ops.axes import normal_axis
-from hotgrad.program.instructions import Code, Instruction, Value, described
+from hotgrad.program.instructions import Code, Value, described
 
 _ALIGNMENT = 64
 LONG = 4000  # lines; a file of more is compiled in half the time, to code that is at most a twentieth slower
@@ -175,7 +174,8 @@ class Native(Engine):
             self._states,
         )
         if self._wrong is not None and self._wrong[0]:
-            self._refuse(self._low.checked[self._wrong[0] - 1], self._wrong[1])
+            op, axis, size = self._low.checked[self._wrong[0] - 1]
+            raise out_of_range(op, self._wrong[1], axis, size)
         for i in self._updated:
             if memory[i] is not states[i]:
                 with torch.no_grad():
@@ -183,14 +183,8 @@ class Native(Engine):
         # a backward that needs the old values is to notice
         torch._C._increment_version([states[i] for i in self._updated])
 
-    def _refuse(self, instruction: Instruction, index: int) -> NoReturn:
-        """Raise what tells of an index out of range."""
-        shape = instruction.reads()[0].shape if instruction.op.native == "gather" else instruction.options["shape"]
-        axis = normal_axis(instruction.options["dim"], len(shape))
-        raise out_of_range(instruction.op.name, index, axis, shape[axis])
-
     def _setup(self, low: Lowering, name: str) -> None:
-        code = low.code
+        code = low.program
         self._low, self._name, self.code = low, name, code
         self._sources, self._draws, self._outputs, self._states = (
             (ctypes.c_void_p * max(len(values), 1))() for values in (code.inputs, code.draws, code.outputs, code.states)

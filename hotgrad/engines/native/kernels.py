@@ -115,7 +115,7 @@ def _nest(shape: tuple[int, ...], places: list[Place], first_written: int, lanes
 
 
 @dataclass(eq=False)
-class Copy(Kernel):
+class Transfer(Kernel):
     """Elements of one place to another of the same shape, in the other's dtype; `add`: added to those that stand there, one by one."""
 
     add: bool = False

@@ -67,7 +67,7 @@ class Form:
             at = tuple(wrong.nonzero()[0].tolist())
             name = f"element {at} of the result" if at else "the result"
             raise NativeError(
-                f"{self.op.name}: its native form {self.op.native!r} is not what forward computes: for {self._told(at)} {name} is "
+                f"{self.op.name}: its native form {self.op.native!r} is not what forward computes: for {self._operands_at(at)} {name} is "
                 f"{got[at].item():.7g} natively, and {expected[at].item():.7g} by forward ({expected.dtype}). Correct one of them"
             )
 
@@ -91,7 +91,7 @@ class Form:
             sizes = [size.max() for size in sizes]
         return functools.reduce(torch.maximum, sizes, torch.ones((), dtype=torch.float64))
 
-    def _told(self, at: tuple[int, ...]) -> str:
+    def _operands_at(self, at: tuple[int, ...]) -> str:
         values = []
         for i, operand in enumerate(self.operands):
             name = self.op.operand_names[min(i, len(self.op.operand_names) - 1)]

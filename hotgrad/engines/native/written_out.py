@@ -10,7 +10,6 @@ from torch import Tensor
 from hotgrad.core.modes import no_grad
 from hotgrad.core.variable import wrap
 from hotgrad.engines.native.layout import NativeError
-from hotgrad.errors import HotgradError
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.ops.reductions import Sum
 from hotgrad.program.instructions import Code, Instruction, Value, described
@@ -60,7 +59,7 @@ def _parts(instruction: Instruction, constants: dict[Value, Tensor]) -> list[Ins
 
     try:
         value = no_grad.run(trace.run, body, op.__module__.startswith("hotgrad."))
-    except (HotgradError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:
         raise NativeError(f"{op.name}: its native function failed: {error}") from error
     if value is NotImplemented:
         raise NativeError(f"{op.name} of {', '.join(map(described, instruction.reads()))} has no native form")

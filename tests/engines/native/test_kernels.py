@@ -16,7 +16,8 @@ from building import Build, interpret
 from torch import Tensor
 
 import hotgrad as hg
-from hotgrad.engines.native import csource
+from hotgrad.core import primitive
+from hotgrad.engines.native import csource, structured
 from hotgrad.engines.native.compiler import find_compiler
 from hotgrad.engines.native.csource import standalone
 from hotgrad.engines.native.engine import Native, NativeError
@@ -513,3 +514,7 @@ def test_sanitizers_and_warnings_find_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[:3000]
     done = subprocess.run([str(program)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:3000]
+
+
+def test_ops_may_name_all_that_the_engine_has() -> None:
+    assert set(structured.KERNELS) == set(primitive.KERNELS)

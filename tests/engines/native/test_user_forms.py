@@ -154,3 +154,49 @@ def test_a_native_form_by_itself() -> None:
         assert form.run(engine).tolist() == result
     with pytest.raises(hg.EngineError, match="no native form"):
         native_form(declared("", lambda a: a * 2), [torch.ones(2)], {})
+
+
+def test_a_form_may_be_a_function_of_ops_to_any_depth() -> None:
+    class Centred(hg.Primitive, register=False):
+        """`a` less its mean."""
+
+        forward = staticmethod(lambda a, *, dim: a - a.mean(dim, keepdim=True))
+        vjps = (lambda g, out, a, dim: g - g.mean(dim, True),)
+        reads = ("",)
+        native = staticmethod(lambda a, *, dim: a - a.mean(dim, True))
+
+    class Spread(hg.Primitive, register=False):
+        """The softmax of what is centred, and a table added."""
+
+        forward = staticmethod(lambda a: torch.softmax(a - a.mean(-1, keepdim=True), -1) + torch.arange(4.0))
+        vjps = (None,)
+        native = staticmethod(lambda a: hg.softmax(Centred.apply(a, dim=-1), -1) + torch.tensor([0.0, 1.0, 2.0, 3.0]))
+
+    x = torch.randn(3, 4)
+    program = hg.capture(lambda x: Spread.apply(x) * 2.0, x)
+    assert torch.allclose(program.to("native")(x), program(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("native", "message"),
+    [
+        (lambda a: a * 3.0, "is not what forward computes"),
+        (lambda a: NotImplemented, "Doubled of float32\\(4,\\) has no native form"),
+        (lambda a: a.sum(), "its native function gave float32\\(\\); forward gives float32\\(4,\\)"),
+        (lambda a: 2.0, "its native function gave 2.0"),
+        (lambda a: a * float(a.sum()), "Doubled: its native function failed: a value was read while capturing"),
+        (lambda a: a * torch.rand(4), "Doubled: its native function failed: torch's 'rand'"),
+        (lambda a, b: a, "Doubled: its native function failed"),
+    ],
+)
+def test_functions_that_are_no_forms_are_refused(native: Any, message: str) -> None:
+    class Doubled(hg.Primitive, register=False):
+        """Twice `a`."""
+
+        forward = staticmethod(lambda a: a * 2)
+        vjps = (lambda g, out, a: g * 2,)
+
+    Doubled.native = staticmethod(native)
+    with pytest.raises(hg.EngineError, match=message):
+        hg.capture(lambda x: Doubled.apply(x), torch.randn(4)).to("native")
+    assert hg.tape() is not None and hg.primitives()
