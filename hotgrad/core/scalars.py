@@ -8,6 +8,15 @@ from typing import Any
 from hotgrad.errors import CaptureError
 
 
+def _operator(op: str, reflected: bool = False) -> Callable[[Scalar, Any], Any]:
+    def apply(self: Scalar, other: Any) -> Any:
+        if not isinstance(other, (Scalar, int, float)):
+            return NotImplemented
+        return self.note(op, (other, self) if reflected else (self, other))
+
+    return apply
+
+
 class Scalar:
     """A Python float, such as a learning rate, that is known at each run of a program only.
 
@@ -23,38 +32,11 @@ class Scalar:
     def __init__(self, value: Any, example: float, note: Callable[[str, tuple[Any, ...]], Scalar]) -> None:
         self.value, self.example, self.note = value, example, note
 
-    def _with(self, op: str, a: Any, b: Any) -> Any:
-        return self.note(op, (a, b)) if all(isinstance(x, (Scalar, int, float)) for x in (a, b)) else NotImplemented
-
-    def __add__(self, other: Any) -> Any:
-        return self._with("Add", self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return self._with("Add", other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._with("Sub", self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._with("Sub", other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._with("Mul", self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._with("Mul", other, self)
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._with("Div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._with("Div", other, self)
-
-    def __pow__(self, other: Any) -> Any:
-        return self._with("Pow", self, other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return self._with("Pow", other, self)
+    __add__, __radd__ = _operator("Add"), _operator("Add", True)
+    __sub__, __rsub__ = _operator("Sub"), _operator("Sub", True)
+    __mul__, __rmul__ = _operator("Mul"), _operator("Mul", True)
+    __truediv__, __rtruediv__ = _operator("Div"), _operator("Div", True)
+    __pow__, __rpow__ = _operator("Pow"), _operator("Pow", True)
 
     def __neg__(self) -> Any:
         return self.note("Neg", (self,))

@@ -7,7 +7,7 @@ as an expression costs what hand-written in-place kernels cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,11 @@ _KERNELS: dict[str, tuple[Any, Any]] = {
 _OPS = {name: CLASSES[name.capitalize()].apply for name in _KERNELS}
 _NUMBERS = (float, int, Scalar)
 _COMMUTE = ("add", "mul", "maximum", "minimum")
+
+
+def _each(op: str) -> Callable[..., Each]:
+    """The method that notes `op`."""
+    return lambda self, other=None: self._then(op, other)
 
 
 class Each:
@@ -65,22 +70,15 @@ class Each:
             other.pending += 1
         return out
 
-    def __add__(self, other: Any) -> Each:
-        return self._then("add", other)
-
-    def __sub__(self, other: Any) -> Each:
-        return self._then("sub", other)
-
-    def __mul__(self, other: Any) -> Each:
-        return self._then("mul", other)
-
-    def __truediv__(self, other: Any) -> Each:
-        return self._then("div", other)
-
-    def __pow__(self, other: Any) -> Each:
-        return self._then("pow", other)
-
-    __radd__, __rmul__ = __add__, __mul__
+    __add__ = __radd__ = _each("add")
+    __sub__ = _each("sub")
+    __mul__ = __rmul__ = _each("mul")
+    __truediv__ = _each("div")
+    __pow__ = _each("pow")
+    maximum, minimum = _each("maximum"), _each("minimum")
+    __neg__ = neg = _each("neg")
+    __abs__ = abs = _each("abs")
+    sign, sqrt, exp, tanh, reciprocal = (_each(name) for name in ("sign", "sqrt", "exp", "tanh", "reciprocal"))
 
     def __rsub__(self, other: Any) -> Each:
         return self._then("neg")._then("add", other)
@@ -88,41 +86,8 @@ class Each:
     def __rtruediv__(self, other: Any) -> Each:
         return self._then("reciprocal")._then("mul", other)
 
-    def __neg__(self) -> Each:
-        return self._then("neg")
-
-    def __abs__(self) -> Each:
-        return self._then("abs")
-
-    def maximum(self, other: Any) -> Each:
-        return self._then("maximum", other)
-
-    def minimum(self, other: Any) -> Each:
-        return self._then("minimum", other)
-
     def square(self) -> Each:
         return self._then("mul", self)
-
-    def neg(self) -> Each:
-        return self._then("neg")
-
-    def abs(self) -> Each:
-        return self._then("abs")
-
-    def sign(self) -> Each:
-        return self._then("sign")
-
-    def sqrt(self) -> Each:
-        return self._then("sqrt")
-
-    def exp(self) -> Each:
-        return self._then("exp")
-
-    def tanh(self) -> Each:
-        return self._then("tanh")
-
-    def reciprocal(self) -> Each:
-        return self._then("reciprocal")
 
 
 def assign(results: Sequence[tuple[Each, Each]]) -> None:

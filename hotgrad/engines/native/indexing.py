@@ -29,41 +29,25 @@ class Table(Kernel):
 
 
 @dataclass(eq=False)
-class Gathering(Kernel):
-    """out[i] = a[i], with index[i] in place of i's `axis`. `number`: what is noted of a wrong index, besides its value."""
+class Along(Kernel):
+    """out[i] = a[i], with index[i] in place of a's i along `axis`; with `add` out[i] += a[i], with it in place of out's.
+
+    `number`: what is noted of a wrong index, besides its value.
+    """
 
     axis: int = 0
     number: int = 0
+    add: bool = False
 
     def lines(self) -> Iterator[str]:
         a, index, out = self.reads[0], self.reads[1], self.writes[0]
-        others = _without(a.strides, self.axis)
-        nest = Nest.over(index.shape, [index.strides, out.strides, others])
-        size, stride = (a.shape[self.axis], a.strides[self.axis]) if a.shape else (1, 0)
-        element = a.at(added(nest.terms(2), scaled("at", stride)))
+        sparse, dense = (out, a) if self.add else (a, out)
+        nest = Nest.over(index.shape, [index.strides, dense.strides, _without(sparse.strides, self.axis)])
+        size, stride = (sparse.shape[self.axis], sparse.strides[self.axis]) if sparse.shape else (1, 0)
+        chosen, other = sparse.at(added(nest.terms(2), scaled("at", stride))), dense.at(nest.terms(1))
         body = [
             f"const int64_t at = {index.at(nest.terms(0))};",
-            f"if (at >= 0 && at < {size}) {out.at(nest.terms(1))} = {element};",
-            _noted(self.number),
-        ]
-        yield from _scoped(nest.wrap(body, independent=False))
-
-
-@dataclass(eq=False)
-class Scattering(Kernel):
-    """out[i] += g[i], with index[i] in place of i's `axis`. Reads g and the index. `number`: as for Gathering."""
-
-    axis: int = 0
-    number: int = 0
-
-    def lines(self) -> Iterator[str]:
-        g, index, out = self.reads[0], self.reads[1], self.writes[0]
-        nest = Nest.over(index.shape, [index.strides, g.strides, _without(out.strides, self.axis)])
-        size, stride = (out.shape[self.axis], out.strides[self.axis]) if out.shape else (1, 0)
-        element = out.at(added(nest.terms(2), scaled("at", stride)))
-        body = [
-            f"const int64_t at = {index.at(nest.terms(0))};",
-            f"if (at >= 0 && at < {size}) {element} += {g.at(nest.terms(1))};",
+            f"if (at >= 0 && at < {size}) {f'{chosen} += {other}' if self.add else f'{other} = {chosen}'};",
             _noted(self.number),
         ]
         yield from _scoped(nest.wrap(body, independent=False))

@@ -11,7 +11,7 @@ import torch
 
 from hotgrad.engines.native.builder import Builder
 from hotgrad.engines.native.contractions import einsum, product
-from hotgrad.engines.native.indexing import Gathering, Scattering, Table
+from hotgrad.engines.native.indexing import Along, Table
 from hotgrad.engines.native.kernels import Fill, Transfer
 from hotgrad.engines.native.layout import NativeError, Place, fresh, reshaped
 from hotgrad.engines.native.reductions import Cumsum, Reduce
@@ -176,14 +176,14 @@ def _cumsum(build: Builder, instruction: Instruction, a: Place, dim: int) -> Pla
 
 def _gather(build: Builder, instruction: Instruction, a: Place, index: Place, dim: int) -> Place:
     out, axis = build.fresh(instruction.out), normal_axis(dim, len(a.shape))
-    build.add(Gathering(build.context, [a, index], [out], build.note(instruction), axis, build.check(instruction, axis, a.shape[axis])))
+    build.add(Along(build.context, [a, index], [out], build.note(instruction), axis, build.check(instruction, axis, a.shape[axis])))
     return out
 
 
 def _scatter_add(build: Builder, instruction: Instruction, g: Place, index: Place, shape: Any, dim: int) -> Place:
     out, axis = _filled(build, instruction, 0.0), normal_axis(dim, len(shape))
     check = build.check(instruction, axis, shape[axis])
-    build.add(Scattering(build.context, [g, index, out], [out], build.note(instruction), axis, check))
+    build.add(Along(build.context, [g, index, out], [out], build.note(instruction), axis, check, add=True))
     return out
 
 
