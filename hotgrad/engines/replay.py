@@ -144,7 +144,7 @@ class _Writer:
         for state in code.states:
             self.name(self.tensors[state.value], "w", state.value.name)
         for i, value in enumerate(code.scalars):
-            self.host[value] = self.fresh(value.name or "s", not value.name)
+            self.host[value] = self.new_name(value.name or "s", not value.name)
             self.prelude.append(f"{self.host[value]} = scalars[{i}]")
         self.objects["scalars"] = self.scalars
         for instruction in code.instructions:
@@ -153,7 +153,7 @@ class _Writer:
 
     # ---- names
 
-    def fresh(self, stem: str, numbered: bool = True) -> str:
+    def new_name(self, stem: str, numbered: bool = True) -> str:
         """A name that is not taken: the stem itself if it may be, else with a number."""
         stem = re.sub(r"[^0-9A-Za-z_]+", "_", stem) or "v"
         stem = f"_{stem}" if stem[0].isdigit() or keyword.iskeyword(stem) else stem
@@ -168,7 +168,7 @@ class _Writer:
     def name(self, thing: Any, stem: str, given: str = "") -> str:
         """The name of an object that the function uses: as `given`, else by its `stem`."""
         if id(thing) not in self.names:
-            name = self.names[id(thing)] = self.fresh(given or stem, not given)
+            name = self.names[id(thing)] = self.new_name(given or stem, not given)
             self.objects[name] = thing
         return self.names[id(thing)]
 
@@ -189,7 +189,7 @@ class _Writer:
         out = instruction.out
         if out.kind == "scalar":
             numbers = [self.host[o] if isinstance(o, Value) else f"({o!r})" for o in instruction.operands]
-            self.host[out], self.tensors[out] = self.fresh("s"), 0.5
+            self.host[out], self.tensors[out] = self.new_name("s"), 0.5
             self.prelude.append(f"{self.host[out]} = " + _HOST[instruction.op.name].format(*numbers))
             return
         if self.memory.owner[out] is not out:

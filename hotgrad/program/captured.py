@@ -15,6 +15,7 @@ from torch import Tensor
 from hotgrad.checks import overlapping
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
+from hotgrad.optim.optimizer import Slot, Steps
 from hotgrad.program.guards import Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified
@@ -32,10 +33,10 @@ class Captured:
 
     code: Code
     structure: Any
-    hooks: list[Any]
+    hooks: list[Steps]
     watch: Watch
     versions: list[tuple[Tensor, int]]
-    memory: list[tuple[Any, str, Tensor]]
+    memory: list[tuple[Slot, str, Tensor]]
     dtype: torch.dtype | None = field(default_factory=torch.get_default_dtype)  # torch's default; None if nothing depends on it
     lock: Any = field(default_factory=threading.RLock)  # for what runs change
 

@@ -25,6 +25,7 @@ from hotgrad.core.trace import Trace
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError, DtypeError, OperandError
 from hotgrad.modules.parameters import LazyParameter
+from hotgrad.optim.optimizer import Slot, Steps
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.program.torch_calls import TorchCalls, where
 from hotgrad.program.traced import EARLIER, Earlier, Traced, address
@@ -45,15 +46,15 @@ class ProgramTrace(Trace):
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
         self.refused: CaptureError | None = None
-        self.hooks: list[Any] = []  # what computes the scalars of each run, and hears of its end; see Optimizer
+        self.hooks: list[Steps] = []  # what computes the scalars of each run, and hears of its end
         self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside, or one written to, stands for now
         self.outside: list[Tensor] = []  # memory that is there without the program
         self.written: set[int] = set()  # memory that has other contents by now; what stands there was computed elsewhere
-        self.kept: list[Any] = []  # so that no id is used twice
+        self.kept: list[object] = []  # so that no id is used twice
         self.versions: list[tuple[Tensor, int]] = []
         self.grads: list[tuple[Accumulator, Any]] = []
         self.hidden: set[int] = set()
-        self.slots: list[tuple[Any, str]] = []  # of optimizers, with the names of what they keep
+        self.slots: list[tuple[Slot, str]] = []  # of optimizers, with the names of what they keep
         self.added: list[tuple[dict[str, Any], str]] = []  # and that of it which was made on the way
         self.buffers = {id(buffer) for buffer in buffers}
 
@@ -207,7 +208,7 @@ class ProgramTrace(Trace):
             self.grads.append((accumulator, accumulator.grad))
             accumulator.grad = EARLIER
 
-    def _state(self, holder: Variable | Tensor, data: Tensor, link: Any) -> Traced:
+    def _state(self, holder: Variable | Tensor, data: Tensor, link: Record | Accumulator | None) -> Traced:
         value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
         self.code.states.append(State(value, holder))
         self.kept.append(holder)
@@ -215,7 +216,7 @@ class ProgramTrace(Trace):
         found = self.current[id(holder)] = self.new(data, value, link, isinstance(holder, Tensor))
         return found
 
-    def memory(self, slot: Any, name: str) -> Traced:
+    def memory(self, slot: Slot, name: str) -> Traced:
         """What an optimizer keeps for a parameter under this name, zero at first, as it stands now in the program."""
         if name not in slot.state:
             with self.internal():
@@ -294,7 +295,7 @@ class ProgramTrace(Trace):
         """Note a call of `op`; its result is a Traced Variable."""
         given: list[Any] = []
         tensors: list[Any] = []
-        links: list[Any] = []
+        links: list[Record | Accumulator | None] = []
         plain, numbers, recorded = True, False, False
         for operand in operands:
             g = self.leaf(operand) if isinstance(operand, Variable) else self._traced_operand(op, operand)
@@ -362,7 +363,16 @@ class ProgramTrace(Trace):
                 "`numbers = True` if the op is yours and its forward takes Python numbers"
             )
 
-    def _record(self, op: Any, given: Sequence[Any], links: tuple[Any, ...], options: Any, out: Tensor, value: Value, tape: Tape) -> Record:
+    def _record(
+        self,
+        op: type[Primitive],
+        given: Sequence[Any],
+        links: tuple[Record | Accumulator | None, ...],
+        options: dict[str, Any] | None,
+        out: Tensor,
+        value: Value,
+        tape: Tape,
+    ) -> Record:
         """A record whose rules will run on Traced Variables."""
         record = Record()
         keep, _ = op.keeps(tuple([link is not None for link in links]))
