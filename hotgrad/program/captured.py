@@ -15,7 +15,8 @@ from torch import Tensor
 from hotgrad.checks import overlapping
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
-from hotgrad.optim.optimizer import Slot, Steps
+from hotgrad.optim.groups import Slot
+from hotgrad.optim.optimizer import Steps
 from hotgrad.program.guards import Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified

@@ -25,7 +25,8 @@ from hotgrad.core.trace import Trace
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError, DtypeError, OperandError
 from hotgrad.modules.parameters import LazyParameter
-from hotgrad.optim.optimizer import Slot, Steps
+from hotgrad.optim.groups import Slot
+from hotgrad.optim.optimizer import Steps
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.program.torch_calls import TorchCalls, where
 from hotgrad.program.traced import EARLIER, Earlier, Traced, address
