@@ -25,7 +25,7 @@ from hotgrad.errors import DataError, SettingError
 from hotgrad.modules import Linear, ReLU, Tanh
 from hotgrad.optim import SGD, Adam, CosineLR
 from hotgrad.training import History, Sequential
-from hotgrad.training.threads import part_of_more, side_by_side
+from hotgrad.training.side_by_side import part_of_more, side_by_side
 
 POINTS = 1000
 BATCH = 20

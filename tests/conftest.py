@@ -12,7 +12,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad.core import modes, primitive
-from hotgrad.training.compiled import Compiled
+from hotgrad.training.captured import Compiled
 
 pytest.register_assert_rewrite("capturing", "fitting", "scenarios")  # what tests share and has assertions
 hypothesis.settings.register_profile("hotgrad", deadline=None, derandomize=True, print_blob=False, database=None)

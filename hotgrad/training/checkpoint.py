@@ -15,8 +15,7 @@ from hotgrad.errors import EngineWarning, FileError, OperandError
 from hotgrad.files import NO_FILE, Mark, identity, plain, read, try_writing, write
 from hotgrad.training.fingerprint import PYTHON, Fingerprint, Section, Subject, changes, differences
 from hotgrad.training.history import History
-from hotgrad.training.state import Snapshot, checked
-from hotgrad.training.structure import parameters_of, restructured, structure
+from hotgrad.training.state import Snapshot, checked, parameters_of, restructured, structure
 
 KIND = "checkpoint"
 SECONDS = 1.0  # between two writings at epoch ends

@@ -16,12 +16,11 @@ from hotgrad.engines.native.compiler import given_up
 from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
 from hotgrad.training.callbacks import Progress, ends
 from hotgrad.training.checkpoint import restore_states, states_of
+from hotgrad.training.eager import Data, Job
 from hotgrad.training.evaluation import accuracy, forward, scalar_loss
-from hotgrad.training.following import check_any, keep_up
 from hotgrad.training.history import History
-from hotgrad.training.state import Snapshot
-from hotgrad.training.steps import Data, Job
-from hotgrad.training.threads import part, stopping
+from hotgrad.training.side_by_side import part, stopping
+from hotgrad.training.state import Snapshot, check_any, keep_up
 
 
 class Interrupt:

@@ -10,7 +10,7 @@ from hotgrad.errors import OperandError, SettingError
 from hotgrad.modules import Module
 from hotgrad.training.history import History
 from hotgrad.training.sequential import Sequential
-from hotgrad.training.threads import cores, side_by_side
+from hotgrad.training.side_by_side import cores, side_by_side
 
 _MANY = 10**6  # trainings, more of which nobody means
 

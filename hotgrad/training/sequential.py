@@ -14,25 +14,30 @@ from hotgrad.checks import flag, seed_number, whole_number
 from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
 from hotgrad.files import read, write
 from hotgrad.modules import Module
-from hotgrad.training import prepare
 from hotgrad.training.callbacks import EarlyStopping, check_callbacks
+from hotgrad.training.captured import Predictor, trial
 from hotgrad.training.checkpoint import Checkpoint
-from hotgrad.training.choice import check_engine, runner_for
-from hotgrad.training.claims import claim_more, training, using
-from hotgrad.training.evaluation import forward, keeping_modes, score
+from hotgrad.training.eager import Data, Job
+from hotgrad.training.engine_choice import check_engine, runner_for
+from hotgrad.training.evaluation import chosen, forward, keeping_modes, score
 from hotgrad.training.fingerprint import Subject
-from hotgrad.training.folds import stratified
-from hotgrad.training.following import check_trained, follow
-from hotgrad.training.frames import column_names
 from hotgrad.training.history import History, row_keys
-from hotgrad.training.inputs import by_class, check_lengths, pair, to_tensor
+from hotgrad.training.inputs import by_class, check_lengths, column_names, pair, to_tensor
+from hotgrad.training.job import (
+    check_batches,
+    check_verbose,
+    cut_of,
+    data_for,
+    given,
+    held_out_pair,
+    inputs_for,
+    loss_of,
+    optimizer_of,
+    threshold_of,
+)
 from hotgrad.training.loop import begin, measured, signal_back, train
-from hotgrad.training.metrics import chosen
-from hotgrad.training.names import loss_of, optimizer_of
-from hotgrad.training.predictor import Predictor, trial
-from hotgrad.training.state import Snapshot, checked, layout, twin
-from hotgrad.training.steps import Data, Job
-from hotgrad.training.threads import part, side_by_side
+from hotgrad.training.side_by_side import claim_more, part, side_by_side, stratified, training, using
+from hotgrad.training.state import Snapshot, check_trained, checked, follow, layout, twin
 
 _SAVED = {
     "state": dict,
@@ -238,22 +243,22 @@ class Sequential(Module):
         seed = None if seed is None else seed_number("seed", seed)
         engine = check_engine(engine)
         shuffle = flag("shuffle", shuffle)
-        prepare.check_verbose(verbose)
+        check_verbose(verbose)
         callbacks = check_callbacks(callbacks)
         new_loss = self._given_loss(loss)
         new_optimizer = self._given_optimizer(optimizer)
         check_trained(self, new_optimizer)
         claim_more(self, [new_optimizer, *(callback for callback in callbacks if hasattr(callback, "begin"))])
         x, y, brought = pair(x, y)
-        held_out = prepare.held_out_pair(validation_data)
+        held_out = held_out_pair(validation_data)
         subject = None if checkpoint is None else Subject(self, new_loss, new_optimizer, callbacks)
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         names = column_names(x)
         stand_in = twin(self).use_generator(torch.Generator())  # whose draws are nobody's
-        data = prepare.data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=2)
+        data = data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=2)
         stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
-        stand_in._setup.cut = prepare.cut_of(new_loss, data)
-        validation = None if held_out is None else prepare.data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
+        stand_in._setup.cut = cut_of(new_loss, data)
+        validation = None if held_out is None else data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
         keys = row_keys(data.labels is not None, validation is not None, validation is not None and validation.labels is not None)
         for callback in callbacks:
             if isinstance(callback, EarlyStopping):
@@ -264,7 +269,7 @@ class Sequential(Module):
             raise SettingError(
                 f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out"
             )
-        prepare.check_batches(stand_in, data.x, batch_size)
+        check_batches(stand_in, data.x, batch_size)
         file = None
         if subject is not None and checkpoint is not None:
             settings = {
@@ -272,9 +277,9 @@ class Sequential(Module):
                 "shuffle": shuffle,
                 "seed": seed,
             }
-            file = Checkpoint(checkpoint, subject, prepare.given(stand_in, data, validation, settings))
+            file = Checkpoint(checkpoint, subject, given(stand_in, data, validation, settings))
             engine = file.preferred(engine)
-        job = Job(data, epochs, batch_size, validation, shuffle, prepare.threshold_of(stand_in), verbose, callbacks, file)
+        job = Job(data, epochs, batch_size, validation, shuffle, threshold_of(stand_in), verbose, callbacks, file)
         try:
             with self._setup.kept(self, new_optimizer):
                 self.use_generator(self._seeded(seed))
@@ -326,7 +331,7 @@ class Sequential(Module):
         tensor([[0., 0., 0.]])
         """
         size = None if batch_size is None else whole_number("batch_size", batch_size)
-        return forward(self, prepare.inputs_for(self, x, "x"), size, self._predictor())
+        return forward(self, inputs_for(self, x, "x"), size, self._predictor())
 
     def _predictor(self) -> Predictor:
         if self._setup.predictor is None:
@@ -340,7 +345,7 @@ class Sequential(Module):
         >>> Sequential(hg.nn.Linear(2, 3)).classify([[0.0, 0.0]])
         tensor([0])
         """
-        return chosen(self.predict(x, batch_size), prepare.threshold_of(self))
+        return chosen(self.predict(x, batch_size), threshold_of(self))
 
     @using
     def score(self, x: Any, y: Any = None, batch_size: int | None = None) -> float:
@@ -354,10 +359,10 @@ class Sequential(Module):
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         x, y, _ = pair(x, y)
         y = to_tensor(y, "y", torch.float64)
-        x = prepare.inputs_for(self, x, "x")
+        x = inputs_for(self, x, "x")
         check_lengths(x, y)
         output = forward(self, x, size, self._predictor())
-        return score(output, y.to(output.device), prepare.threshold_of(self))
+        return score(output, y.to(output.device), threshold_of(self))
 
     @using
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
@@ -369,7 +374,7 @@ class Sequential(Module):
         loss = self._given_loss(None)
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         x, y, _ = pair(x, y)
-        return measured(self, loss, prepare.data_for(trial(self), loss, x, y, ""), prepare.threshold_of(self), size)
+        return measured(self, loss, data_for(trial(self), loss, x, y, ""), threshold_of(self), size)
 
     def cross_validate(
         self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, jobs: int = 1, **settings: Any
@@ -396,7 +401,7 @@ class Sequential(Module):
         settings.setdefault("verbose", 0)
         stand_in = twin(self).use_generator(torch.Generator())
         weights = by_class(settings.get("class_weight"))
-        data: Data = prepare.data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights, resolved=2)
+        data: Data = data_for(stand_in, self._given_loss(settings.get("loss")), x, y, "", class_weight=weights, resolved=2)
         if isinstance(weights, dict) and data.labels is not None:  # by place, so that a fold may lack a class
             settings["class_weight"] = [weights.get(label, 1) for label in range(int(data.labels.max()) + 1)]
         generator = self._seeded(seed)

@@ -1,10 +1,10 @@
-"""The whole state of a training: parameters, buffers, optimizer, generator, epochs done. Rollback, checkpoints, early
-stopping and files all cover this same set.
-"""
+"""What a model and its optimizer are made of and hold: structure, parameters that are followed, snapshots, and copies."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -12,8 +12,96 @@ from torch import Tensor
 
 from hotgrad.checks import whole_number
 from hotgrad.core.variable import Parameter, Variable
-from hotgrad.modules.parameters import shape_of
-from hotgrad.training.following import follow
+from hotgrad.errors import SettingError
+from hotgrad.modules.module import joined
+from hotgrad.modules.parameters import LazyParameter, shape_of
+from hotgrad.optim.groups import check_apart
+from hotgrad.training.evaluation import forward
+from hotgrad.training.side_by_side import claim_more
+
+
+def parameters_of(model: Any) -> dict[str, str]:
+    """Shape and dtype of each Parameter, all of them sized, and whether it is frozen."""
+    return {
+        name: f"{tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}{'' if p.requires_grad else ' frozen'}"
+        for name, p in model.named_parameters()
+    }
+
+
+def structure(model: Any) -> dict[str, str]:
+    """The kinds of all layers, and the shapes of their Parameters and buffers, by name."""
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        for inner, layer in module.named_layers() if hasattr(module, "named_layers") else ():
+            found[joined(name, inner)] = getattr(layer, "__qualname__", type(layer).__qualname__)
+        found[name] = type(module).__qualname__
+    return found | {name: str(tuple(value.shape)) for name, value in model._state().items()}
+
+
+def restructured(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    """How the structure `then` differs from the one that is there `now`, one phrase each; of a layer that is another, only that."""
+    told: list[str] = []
+    phrases = []
+    for path in sorted({**then, **now}, key=lambda path: path.count(".")):
+        a, b = then.get(path), now.get(path)
+        if a != b and not any(path.startswith(f"{outer}.") for outer in told):
+            told.append(path)
+            one_sided = f"{path} ({a}) came in" if b is None else f"{path} ({b}) is not in it"
+            phrases.append(one_sided if None in (a, b) else f"{path} became {a}, and is {b} here")
+    return phrases
+
+
+def check_any(parameters: Sequence[Parameter]) -> None:
+    """Raises SettingError if none of all the Parameters of a model is to be trained."""
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise SettingError(
+            f"there is nothing to train: of the model's {len(parameters)} Parameters none requires a gradient; unfreeze() some"
+        )
+
+
+def check_trained(model: Any, optimizer: Any) -> None:
+    """Raises SettingError if there is nothing to train, if the optimizer's parameters are not the model's, or share memory."""
+    named = list(model.named_parameters())
+    check_any([parameter for _, parameter in named])
+    check_apart([*named, *model.named_buffers()])
+    kind = type(optimizer).__name__
+    own, known = {id(parameter) for _, parameter in named}, {id(parameter) for parameter in optimizer.parameters}
+    lacks = [name for name, parameter in named if id(parameter) not in known and parameter.requires_grad]
+    if lacks and not optimizer.follows:
+        raise SettingError(
+            f"this {kind} was given its parameters, and has not these of the model: {', '.join(lacks)}. Give it all that are to be trained "
+            f"and freeze() the others, or make it without parameters, as {kind}(lr=...): then it has those that the model has"
+        )
+    if not known <= own and not (optimizer.follows and model._setup.followed is optimizer):
+        raise SettingError(f"this {kind} has parameters of another model; make a new one, or give optimizer.fresh()")
+
+
+def follow(model: Any, parameters: list[Parameter]) -> None:
+    """Let the model's optimizer have `parameters`, all of the model, unless it was given its own, or is another model's."""
+    setup, optimizer = model._setup, model.optimizer
+    if not optimizer.follows:
+        return
+    if setup.followed is not optimizer and {id(p) for p in optimizer.parameters} <= {id(p) for p in parameters}:
+        setup.followed = optimizer
+    if setup.followed is optimizer:
+        optimizer.follow(parameters)
+
+
+def keep_up(model: Any, example: Any) -> bool:
+    """After others had the model in hand: its new parameters, if any, are sized and trained from now on; modules share its generator.
+
+    Gives whether its parameters are others than before. `example`: some rows of input. Raises what `check_trained` raises.
+    """
+    parameters, before = list(model.parameters()), model.optimizer.parameters
+    if len(parameters) == len(before) and all(map(is_, parameters, before)):
+        return False
+    claim_more(model)
+    model.use_generator(model.generator)
+    if any(isinstance(parameter, LazyParameter) for parameter in parameters):
+        forward(model, example)
+    check_trained(model, model.optimizer)
+    follow(model, parameters)
+    return True
 
 
 def copied(tree: Any) -> Any:

@@ -16,7 +16,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 import hotgrad as hg
 from hotgrad.core.modes import state
-from hotgrad.training import claims
+from hotgrad.training import side_by_side
 
 PACKAGE = str(Path(hg.__file__).parent)
 # A signal that comes when a `with` block has ended and before Python calls `__exit__` cannot be helped.
@@ -142,7 +142,7 @@ def test_everything_is_as_before(name: str, count: Callable[[int, int], int]) ->
             m.check()
         except AssertionError as error:
             raise AssertionError(f"interrupted at {where}: {error}") from error
-        claims._held.clear()  # of dead trainings
+        side_by_side._held.clear()  # of dead trainings
         at += 1 if lines < most else max(1, at // most)  # then ever more sparsely
     assert lines >= 5
 

@@ -14,7 +14,7 @@ from fitting import compare, state
 
 import hotgrad as hg
 from hotgrad import nn, optim
-from hotgrad.training import claims
+from hotgrad.training import side_by_side
 
 X, LABELS = hg.data.disc(40, seed=0)
 
@@ -51,7 +51,7 @@ def test_a_model_in_training_is_refused_to_other_threads(method: str, engine: st
     assert isinstance(error, hg.BusyError) and isinstance(error, RuntimeError)
     assert ("fit_many" if method == "fit" else "deepcopy") in str(error) and "this model is being trained" in str(error)
     model.fit(X, LABELS, verbose=0)  # afterwards it is free
-    assert not claims._held
+    assert not side_by_side._held
 
 
 def test_what_models_share() -> None:

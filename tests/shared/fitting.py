@@ -11,8 +11,8 @@ import torch
 import hotgrad as hg
 from hotgrad import nn, optim
 from hotgrad.engines.engine import LIMIT
-from hotgrad.training import choice
-from hotgrad.training.compiled import Compiled
+from hotgrad.training import engine_choice
+from hotgrad.training.captured import Compiled
 
 ENGINES = ["replay", "native"]
 EXACT = {"replay"}  # those that without fusing give eager's bits
@@ -145,7 +145,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, fuse: bool) -> Iterator[list[Compi
             super().start(engine, fuse, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(choice, "Compiled", Recorded)
+        patch.setattr(engine_choice, "Compiled", Recorded)
         yield found
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import hotgrad as hg
 from hotgrad import nn, optim
 from hotgrad.modules.parameters import LazyParameter
-from hotgrad.training import compiled, steps
+from hotgrad.training import captured, eager
 
 F64, F32 = torch.float64, torch.float32
 
@@ -416,10 +416,10 @@ def train(case: Case, engine: str, folder: Path | None = None, nudge: int = 0) -
     outcome = Outcome()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", hg.EngineWarning)
-        patch.setattr(steps, "BLOCK_BATCHES", case.block)
+        patch.setattr(eager, "BLOCK_BATCHES", case.block)
         if case.calls != "real":
-            patch.setattr(compiled, "SECONDS", {"long": 1e9, "short": 1e-9}[case.calls])
-            patch.setattr(compiled, "FIRST", {"long": 16, "short": 1}[case.calls])
+            patch.setattr(captured, "SECONDS", {"long": 1e9, "short": 1e-9}[case.calls])
+            patch.setattr(captured, "FIRST", {"long": 16, "short": 1}[case.calls])
         model = case.model()
         path = None if folder is None else folder / f"{engine} {len(list(folder.iterdir()))}"
         for number, each in enumerate(case.fits):

@@ -25,7 +25,7 @@ from fitting import (
 )
 
 import hotgrad as hg
-from hotgrad.training.compiled import Compiled
+from hotgrad.training.captured import Compiled
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 

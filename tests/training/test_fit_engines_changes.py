@@ -13,8 +13,8 @@ from fitting import ENGINES, EXACT, MODELS, ROUNDING, blobs, compare, compare_hi
 import hotgrad as hg
 from hotgrad import nn, optim
 from hotgrad.engines.costs import Cost
-from hotgrad.training import choice
-from hotgrad.training.compiled import Compiled
+from hotgrad.training import engine_choice
+from hotgrad.training.captured import Compiled
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 
@@ -262,7 +262,7 @@ def test_an_engine_asked_for_says_why_not(kind: str, generator: bool, engine: st
 
 @pytest.mark.parametrize("kind", UNCAPTURABLE)
 def test_auto_warns_once_and_trains_eagerly(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "FEW", 0)
+    monkeypatch.setattr(engine_choice, "FEW", 0)
     model, peer = uncapturable(kind), uncapturable(kind)
     calls = getattr(model[3], "calls", 0)
     with pytest.warns(hg.EngineWarning, match="eager") as caught:
@@ -282,8 +282,8 @@ def test_auto_warns_once_and_trains_eagerly(kind: str, monkeypatch: pytest.Monke
 
 
 def test_auto_takes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "FEW", 0)
-    monkeypatch.setattr(choice, "estimates", lambda *_: {"eager": Cost(0.0, 2.0), "replay": Cost(0.0, 1.0)})
+    monkeypatch.setattr(engine_choice, "FEW", 0)
+    monkeypatch.setattr(engine_choice, "estimates", lambda *_: {"eager": Cost(0.0, 2.0), "replay": Cost(0.0, 1.0)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         history = fit(made(), "auto", seed=1)

@@ -18,9 +18,9 @@ import hotgrad as hg
 from hotgrad import optim
 from hotgrad.core import modes
 from hotgrad.engines.native.compiler import find_compiler
-from hotgrad.training import compiled
-from hotgrad.training.compiled import Compiled
-from hotgrad.training.threads import part_of_more
+from hotgrad.training import captured
+from hotgrad.training.captured import Compiled
+from hotgrad.training.side_by_side import part_of_more
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 
@@ -156,8 +156,8 @@ def test_a_checkpoint_after_a_failure(engine: str, tmp_path: Path) -> None:
 def test_steps_noted_a_few_at_a_time(rows: int, combination: tuple[str, ...], engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, split = made(combination), made(combination)
     expected = fit(whole, engine, combination, rows=rows, epochs=6, seed=3)
-    monkeypatch.setattr(compiled, "STEPS", 2)
-    monkeypatch.setattr(compiled, "TOGETHER", 3)
+    monkeypatch.setattr(captured, "STEPS", 2)
+    monkeypatch.setattr(captured, "TOGETHER", 3)
     found = fit(split, engine, combination, rows=rows, epochs=6, seed=3)
     compare(state(split), state(whole))
     assert [{**row, "seconds": 0} for row in found] == [{**row, "seconds": 0} for row in expected]
@@ -166,7 +166,7 @@ def test_steps_noted_a_few_at_a_time(rows: int, combination: tuple[str, ...], en
 @pytest.mark.parametrize("engine", ENGINES)
 def test_ctrl_c_among_steps_that_are_noted(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The numbers and random arrays of a long epoch are not all computed first."""
-    monkeypatch.setattr(compiled, "STEPS", 8)
+    monkeypatch.setattr(captured, "STEPS", 8)
     counted = 0
 
     class Pressing(optim.Schedule):
@@ -190,7 +190,7 @@ def test_ctrl_c_among_steps_that_are_noted(engine: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("engine", ["replay", "auto"])
 def test_ctrl_c_while_capturing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain fit returns an empty History; what is built on it raises. The model is as before, and can be trained."""
-    monkeypatch.setattr("hotgrad.training.choice.FEW", 0)
+    monkeypatch.setattr("hotgrad.training.engine_choice.FEW", 0)
     pressed = 0
 
     def layer(x: Any) -> Any:

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import hotgrad as hg
 from hotgrad.engines.native.compiler import find_compiler
-from hotgrad.training.compiled import Compiled
+from hotgrad.training.captured import Compiled
 
 pytestmark = pytest.mark.usefixtures("native_in_full_runs")
 

@@ -14,7 +14,7 @@ import hotgrad as hg
 from hotgrad import nn
 from hotgrad.modules import BatchNorm1d, CrossEntropy, Linear, Module, ReLU
 from hotgrad.optim import SGD
-from hotgrad.training import Sequential, prepare
+from hotgrad.training import Sequential, job
 from hotgrad.training.inputs import pair, to_tensor
 
 ROWS = 7
@@ -268,7 +268,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 def test_weights_by_class() -> None:
     def weights(class_weight: Any, y: torch.Tensor, outputs: int = 3) -> list[float]:
-        data = prepare.data_for(model("cross_entropy", outputs), CrossEntropy(), X, y, "", class_weight=class_weight)
+        data = job.data_for(model("cross_entropy", outputs), CrossEntropy(), X, y, "", class_weight=class_weight)
         assert data.weights is not None
         return (data.weights / data.weights.min()).tolist()
 
@@ -278,7 +278,7 @@ def test_weights_by_class() -> None:
     assert weights({2: 4}, LABELS * 2) == pytest.approx(one_in_four)
     assert weights("balanced", LABELS) == pytest.approx([1.0 if label else 4 / 3 for label in LABELS.tolist()])
     binary = 2 * LABELS[:, None].float() - 1
-    data = prepare.data_for(model("mse", 1), hg.MSE(), X, binary, "", class_weight={1: 4})
+    data = job.data_for(model("mse", 1), hg.MSE(), X, binary, "", class_weight={1: 4})
     assert data.weights is not None
     assert (data.weights / data.weights.min()).tolist() == pytest.approx(one_in_four)
 
@@ -294,7 +294,7 @@ def test_a_fold_may_lack_a_class(class_weight: Any) -> None:
 
 def test_many_weights_are_summed_in_float64() -> None:
     rows = 2**20
-    large = prepare.row_weights(torch.full((rows,), 0.1), None, torch.zeros(rows, 1), None, 2, torch.float32)
+    large = job.row_weights(torch.full((rows,), 0.1), None, torch.zeros(rows, 1), None, 2, torch.float32)
     assert large is not None
     assert (large == 1).all()
 

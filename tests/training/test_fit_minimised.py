@@ -53,7 +53,7 @@ def trained(engine: str, combination: tuple[str, ...], epochs: int = 9, **more: 
 @pytest.mark.parametrize("engine", [*ENGINES, "auto"])
 @pytest.mark.parametrize("combination", COMBINATIONS, ids="/".join)
 def test_each_epoch_is_one_step(combination: tuple[str, ...], engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hotgrad.training.choice.FEW", 1)
+    monkeypatch.setattr("hotgrad.training.engine_choice.FEW", 1)
     expected, history, _ = trained("eager", combination)
     model, found, steps = trained(engine, combination)
     assert steps == len(found) == model.epochs_done == 9

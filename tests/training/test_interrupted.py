@@ -20,7 +20,7 @@ from hotgrad.__main__ import main
 from hotgrad.engines import ENGINES
 from hotgrad.modules import CrossEntropy, Linear
 from hotgrad.training import Sequential
-from hotgrad.training.threads import part, part_of_more, side_by_side
+from hotgrad.training.side_by_side import part, part_of_more, side_by_side
 
 X, LABELS = hg.data.disc(60, seed=0)
 EPOCHS = 5

@@ -10,7 +10,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad.modules import Linear, Module, Tanh
-from hotgrad.training import Sequential
+from hotgrad.training import Sequential, captured
 
 X = torch.rand(6, 2, generator=torch.Generator().manual_seed(0))
 
@@ -136,12 +136,11 @@ def test_what_fails_in_the_program_is_shown_by_the_model(monkeypatch: pytest.Mon
 
 
 def test_ctrl_c_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hotgrad.training import predictor
 
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predictor, "captured", interrupted)
+    monkeypatch.setattr(captured, "captured", interrupted)
     model = Sequential(Linear(2, 3), Tanh())
     for _ in range(3):
         model.predict(X)

@@ -16,8 +16,8 @@ from hotgrad import optim
 from hotgrad.data import disc
 from hotgrad.modules import Linear, Module, ReLU, Sigmoid, Tanh
 from hotgrad.training import Sequential
-from hotgrad.training.folds import stratified
-from hotgrad.training.metrics import labels_of, r2
+from hotgrad.training.evaluation import labels_of, r2
+from hotgrad.training.side_by_side import stratified
 
 # ------------------------------------------------------------------------------------------------ using a model
 

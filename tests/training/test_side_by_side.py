@@ -11,7 +11,7 @@ import torch
 
 import hotgrad as hg
 from hotgrad.__main__ import main
-from hotgrad.training.threads import side_by_side, stopping
+from hotgrad.training.side_by_side import side_by_side, stopping
 
 X, LABELS = hg.data.disc(90, seed=0)
 

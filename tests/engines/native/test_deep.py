@@ -20,8 +20,8 @@ from hotgrad.engines.costs import Cost
 from hotgrad.engines.native import compiler, csource
 from hotgrad.engines.native.engine import Native
 from hotgrad.program.captured import captured
-from hotgrad.training import choice
-from hotgrad.training.steps import training_step
+from hotgrad.training import engine_choice
+from hotgrad.training.eager import training_step
 
 pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="there is no C compiler")
 
@@ -109,11 +109,11 @@ case "$*" in *--version*|*-dM*) exec {real.path} "$@";; *) echo begun > {tmp_pat
 
 @pytest.fixture
 def native_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "estimates", lambda *_: {"eager": Cost(0, 3), "replay": Cost(0, 2), "native": Cost(0, 1)})
+    monkeypatch.setattr(engine_choice, "estimates", lambda *_: {"eager": Cost(0, 3), "replay": Cost(0, 2), "native": Cost(0, 1)})
 
 
 def test_auto_does_not_compile_what_would_take_long(native_pays: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "PATIENCE", 0.1)
+    monkeypatch.setattr(engine_choice, "PATIENCE", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         history = deep(2).fit(X, Y, epochs=200, seed=1, verbose=0)
@@ -131,7 +131,7 @@ def test_auto_waits_for_a_slow_compiler_once(native_pays: None, monkeypatch: pyt
     script.write_text(f'#!/bin/sh\ncase "$*" in *--version*|*-dM*) exec {real.path} "$@";; *) echo >> {tmp_path}/calls; sleep 60;; esac\n')
     script.chmod(0o755)
     monkeypatch.setenv("CC", str(script))
-    monkeypatch.setattr(choice, "PATIENCE", 0.9)
+    monkeypatch.setattr(engine_choice, "PATIENCE", 0.9)
     monkeypatch.setattr(Native, "seconds", lambda codes: 0.0)
     compiler.find_compiler.cache_clear()
     try:

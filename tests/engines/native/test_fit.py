@@ -12,7 +12,7 @@ from fitting import COMBINATIONS, DEFAULT, compare, fit, made, problem, state
 
 import hotgrad as hg
 from hotgrad.engines.native import compiler
-from hotgrad.training import agreement, choice, compiled
+from hotgrad.training import agreement, captured, engine_choice
 
 if compiler.find_compiler() is None:
     pytest.skip("there is no C compiler", allow_module_level=True)
@@ -75,8 +75,8 @@ def test_the_number_of_steps_in_a_call_changes_no_bit(combination: tuple[str, ..
     """It depends on the clock. Here compilers find sums of two products, either of which they may fuse with the sum."""
     states = []
     for steps in (1, 7, 10**6):
-        monkeypatch.setattr(compiled, "FIRST", steps)
-        monkeypatch.setattr(compiled, "SECONDS", 1e-9 if steps == 1 else 100.0)
+        monkeypatch.setattr(captured, "FIRST", steps)
+        monkeypatch.setattr(captured, "SECONDS", 1e-9 if steps == 1 else 100.0)
         model = made(combination)
         fit(model, "native", combination, epochs=60, seed=3)
         states.append(state(model))
@@ -87,7 +87,7 @@ def test_the_number_of_steps_in_a_call_changes_no_bit(combination: tuple[str, ..
 def test_resuming_goes_on_with_the_same_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(made(), "native", epochs=2, seed=1, checkpoint=tmp_path / "c")
     renewed: list[int] = []
-    monkeypatch.setattr(compiled.Compiled, "_renew", lambda self, rows, program: renewed.append(rows))
+    monkeypatch.setattr(captured.Compiled, "_renew", lambda self, rows, program: renewed.append(rows))
     whole, resumed = made(), made()
     fit(resumed, "native", epochs=4, seed=1, checkpoint=tmp_path / "c")
     fit(whole, "native", epochs=4, seed=1)
@@ -163,8 +163,8 @@ def refused(says: str, model: hg.Sequential, monkeypatch: pytest.MonkeyPatch) ->
         fit(model, "native", ("", "mse", ""))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not model.optimizer.groups and model.epochs_done == 0
-    real = choice.estimates
-    monkeypatch.setattr(choice, "estimates", lambda code, cpu: {**real(code, cpu), "native": type(real(code, cpu)["eager"])(0, 0)})
+    real = engine_choice.estimates
+    monkeypatch.setattr(engine_choice, "estimates", lambda code, cpu: {**real(code, cpu), "native": type(real(code, cpu)["eager"])(0, 0)})
     with pytest.warns(hg.EngineWarning, match=says):
         history = fit(model, "auto", ("", "mse", ""), epochs=30)
     assert history.engine in ("replay", "eager")

@@ -4,26 +4,64 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hotgrad.checks import whole_number
+from hotgrad import modules, optim
+from hotgrad.checks import one_of, whole_number
 from hotgrad.core.modes import no_grad
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.files import digest
 from hotgrad.modules import Loss, Module, Residual, Sigmoid
-from hotgrad.training.evaluation import forward, row_loss
-from hotgrad.training.frames import column_names
-from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, pair, row_weights, to_tensor
-from hotgrad.training.metrics import columns_of, labels_of
-from hotgrad.training.names import LOSSES
-from hotgrad.training.predictor import trial
-from hotgrad.training.state import twin
-from hotgrad.training.steps import Data
-from hotgrad.training.structure import parameters_of
+from hotgrad.optim import Optimizer
+from hotgrad.training.captured import trial
+from hotgrad.training.eager import Data
+from hotgrad.training.evaluation import columns_of, forward, labels_of, row_loss
+from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, column_names, pair, row_weights, to_tensor
+from hotgrad.training.state import parameters_of, twin
+
+T = TypeVar("T")
+
+
+def published(package: ModuleType, base: type[T]) -> list[type[T]]:
+    """The classes of this base in a package's `__all__`, the base aside.
+
+    >>> optim.Adam in published(optim, Optimizer), Optimizer in published(optim, Optimizer)
+    (True, False)
+    """
+    found = [getattr(package, name) for name in package.__all__]
+    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, base) and kind is not base]
+
+
+LOSSES: dict[str, type[Loss]] = {loss.function.__name__: loss for loss in published(modules, Loss)}
+OPTIMIZERS: dict[str, type[Optimizer]] = {optimizer.__name__.lower(): optimizer for optimizer in published(optim, Optimizer)}
+
+
+def loss_of(loss: Any) -> Callable[..., Any]:
+    """The loss of that name, or the callable itself. Raises SettingError for unknown names, OperandError for anything else.
+
+    >>> loss_of("mse")
+    MSE()
+    """
+    if isinstance(loss, str):
+        return LOSSES[one_of("loss", loss, LOSSES, ", or give your own")]()
+    if not callable(loss) or isinstance(loss, type):
+        raise OperandError(f"a loss is a name or a callable loss(output, target); got {loss!r:.60}. Give an instance, such as hg.MSE()")
+    return loss  # type: ignore[no-any-return]
+
+
+def optimizer_of(optimizer: Any) -> Optimizer:
+    """The optimizer of that name, or the object itself. Raises SettingError for unknown names, OperandError for anything else."""
+    if isinstance(optimizer, str):
+        return OPTIMIZERS[one_of("optimizer", optimizer, OPTIMIZERS, ", or give your own")]()
+    if isinstance(optimizer, type) or not hasattr(optimizer, "bind"):
+        raise OperandError(f"an optimizer is a name or an object such as hg.optim.SGD(lr=0.1); got {optimizer!r:.60}")
+    return optimizer  # type: ignore[no-any-return]
+
 
 USED = 16  # rows outside of training from which on it is judged whether their differences are lost
 ELEMENTS = 2**22  # of the outputs against which one call of the loss checks targets

@@ -10,9 +10,8 @@ from hotgrad.engines.costs import Cost, Rates
 from hotgrad.engines.registry import ENGINES
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
 from hotgrad.program.instructions import Code
-from hotgrad.training.compiled import Compiled
-from hotgrad.training.minimised import Minimised
-from hotgrad.training.steps import Eager, Job
+from hotgrad.training.captured import Compiled, Minimised
+from hotgrad.training.eager import Eager, Job
 
 FEW = 150  # steps for which a capture does not pay
 PATIENCE = 15.0  # seconds that "auto" gives an engine to make programs ready, as by a C compiler

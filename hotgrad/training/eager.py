@@ -14,9 +14,8 @@ from torch import Tensor
 from hotgrad.checks import span
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.training.checkpoint import Checkpoint
-from hotgrad.training.evaluation import row_loss
+from hotgrad.training.evaluation import chosen, row_loss
 from hotgrad.training.history import History
-from hotgrad.training.metrics import chosen
 
 # Batches are gathered by the block: few large gathers cost less than many small ones.
 BLOCK_BATCHES = 64

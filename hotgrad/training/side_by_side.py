@@ -1,20 +1,24 @@
-"""Who has a model in hand: one training, or one prediction. What would go wrong side by side waits or is refused.
-
-A training changes parameters and state, and switches the modes of modules; a prediction switches modes, too, and runs programs
-whose memory serves one run at a time. Claims are of single Modules and Parameters, since models may share them.
-"""
+"""Trainings side by side: what each of them claims, threads, and the rows of folds."""
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from hotgrad.core.modes import enable_grad
 from hotgrad.core.variable import Parameter
-from hotgrad.errors import BusyError
+from hotgrad.engines.native.compiler import given_up
+from hotgrad.errors import BusyError, SettingError
 from hotgrad.modules import Dropout, Module
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,3 +139,90 @@ def using(method: F) -> F:
             _release(use)
 
     return in_turn  # type: ignore[return-value]
+
+
+T = TypeVar("T")
+
+# Set in threads that train side by side: the event that ends their trainings.
+stopping: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("stopping", default=None)
+# Whether a `fit` is a part of something larger, which a training that was cut off would falsify.
+part: contextvars.ContextVar[bool] = contextvars.ContextVar("part", default=False)
+
+
+def cores() -> int:
+    """How many threads this process may run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def part_of_more() -> Iterator[None]:
+    """What is built on `fit` trains inside: there Ctrl-C makes `fit` raise KeyboardInterrupt in place of returning what it has."""
+    token = part.set(True)
+    try:
+        yield
+    finally:
+        part.reset(token)
+
+
+def side_by_side(tasks: Sequence[Callable[[], T]], jobs: int, names: Sequence[str] = ()) -> list[T]:
+    """The results of the tasks, in order, run on so many threads. The first exception comes out, and stops the others.
+
+    Ctrl-C makes trainings in the tasks end between two steps, and raises a KeyboardInterrupt with the `names` of the tasks that were
+    not finished.
+
+    >>> side_by_side([lambda: 1, lambda: 2], jobs=2)
+    [1, 2]
+    """
+    results: dict[int, T] = {}
+
+    def run(place: int, stop: threading.Event | None) -> None:
+        if stop is not None:
+            stopping.set(stop)
+            given_up.set(stop.is_set)
+        with part_of_more():
+            results[place] = tasks[place]()
+
+    try:
+        if jobs == 1 or len(tasks) < 2:
+            for place in range(len(tasks)):
+                run(place, None)
+        else:
+            _on_threads(run, len(tasks), min(jobs, len(tasks)))
+    except KeyboardInterrupt:
+        left = [names[place] if names else f"task {place}" for place in range(len(tasks)) if place not in results]
+        raise KeyboardInterrupt(f"not finished: {', '.join(left) or 'none'}") from None
+    return [results[place] for place in range(len(tasks))]
+
+
+def _on_threads(run: Callable[[int, threading.Event], None], tasks: int, jobs: int) -> None:
+    stop = threading.Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(contextvars.copy_context().run, run, place, stop) for place in range(tasks)]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in (*done, *futures):  # the first raises what it raised, before the others are waited for
+                future.result()
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+
+
+def stratified(rows: int, n_splits: int, labels: Tensor | None, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """`n_splits` pairs of (training rows, test rows); every row is tested once. Test sets differ by at most one row in size.
+
+    With `labels` (rows,) each test set has each label in the same share, as nearly as whole rows allow. Raises SettingError
+    for more splits than rows.
+
+    >>> pairs = stratified(4, 2, torch.tensor([0, 0, 1, 1]), torch.Generator().manual_seed(0))
+    >>> [sorted(torch.tensor([0, 0, 1, 1])[test].tolist()) for train, test in pairs]
+    [[0, 1], [0, 1]]
+    """
+    if n_splits > rows:
+        raise SettingError(f"n_splits is {n_splits}, but there are only {rows} rows")
+    order = torch.randperm(rows, generator=generator)
+    if labels is not None:
+        order = order[labels.cpu()[order].argsort(stable=True)]
+    # rows of one label follow each other, so dealing them out like cards gives every fold its share
+    hands = torch.arange(rows) % n_splits
+    return [(order[hands != k].sort().values, order[hands == k].sort().values) for k in range(n_splits)]

@@ -1,4 +1,4 @@
-"""Epochs on a captured program: one program for each batch shape, run by an engine."""
+"""Training and prediction on captured programs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from hotgrad.core.variable import wrap
 from hotgrad.engines.engine import LIMIT, Engine
 from hotgrad.engines.registry import ENGINES, EXACT
 from hotgrad.errors import EngineError
+from hotgrad.modules import Module
 from hotgrad.program.captured import Captured, captured
+from hotgrad.program.guards import Watch
 from hotgrad.training.agreement import check_agreement
-from hotgrad.training.evaluation import keeping_modes
-from hotgrad.training.metrics import chosen
-from hotgrad.training.predictor import Predictor
-from hotgrad.training.steps import Epoch, Job, training_step
+from hotgrad.training.eager import AtOnce, Epoch, Job, minimise, objective, training_step
+from hotgrad.training.evaluation import chosen, keeping_modes
+from hotgrad.training.state import twin
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
@@ -237,3 +238,101 @@ def _runs(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
         steps += part.steps
     if run:
         yield run
+
+
+class Minimised(AtOnce, Compiled):
+    """As Compiled, for optimizers whose step is a minimisation. The program computes the objective and its gradients; the optimizer
+    decides from step to step where, so nothing is noted ahead: an epoch runs when it comes, at the rate of that moment.
+    """
+
+    def __init__(self, model: Any, job: Job) -> None:
+        self.reached: list[Any] = []  # the parameters whose gradients the program gives
+        super().__init__(model, job)
+
+    def _step(self, model: Any, weighted: bool) -> Callable[..., Any]:
+        compute = objective(model, weighted)
+
+        def gradients(x: Any, y: Any, weights: Any = None) -> Any:
+            value, output = compute(x, y, weights)
+            self.reached = [p for p in model.optimizer.parameters if p.requires_grad and p.grad is not None]
+            return value, output, *(p.grad for p in self.reached)
+
+        return gradients
+
+    def _epoch(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
+        """One step over the rows in this order."""
+        rows = len(order)
+        program = self._program(rows)
+        data, optimizer = self.job.data, self.model.optimizer
+        order = order.to(data.x.device)
+        memory = program.code.empty_outputs()
+
+        def evaluate() -> tuple[Any, Any]:
+            loss, output, *gradients = self.engines[rows].run_once(data.sources(), memory, order=order)
+            optimizer.zero_grad()
+            for parameter, gradient in zip(self.reached, gradients):
+                parameter.grad = gradient.clone()
+            return wrap(loss.clone(), None), output.clone()
+
+        first = minimise(optimizer, evaluate, stop)
+        if first is None:
+            return None
+        loss, output = first
+        right = None if data.labels is None else int((chosen(output, self.job.threshold) == data.labels.index_select(0, order)).sum())
+        return Epoch(loss.data.double().reshape(1), right)
+
+
+CALLS = 3  # of a shape, after which a program is worth its capture
+SHAPES = 16  # remembered
+
+
+class Predictor:
+    """What runs a model in eval mode on batches: eagerly at first, then by replay, to the same bits.
+
+    Only models of hotgrad's own layers are captured: trial runs of a user's code could be noticed. Whatever goes wrong with a
+    program, the model itself is run, which shows what is wrong, or works.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._found: dict[Any, Any] = {}  # by shape and dtype: the calls so far, or program and engine, or None if there can be none
+
+    def __call__(self, x: Tensor) -> Any:
+        """The model's output, a Variable or a tensor; the model must be in eval mode."""
+        key = (x.shape, x.dtype, x.device)
+        found = self._found.get(key, 0)
+        if isinstance(found, int) and found < CALLS:
+            if len(self._found) >= SHAPES and key not in self._found:
+                del self._found[next(iter(self._found))]
+            self._found[key] = found + 1
+        elif found is not None:
+            try:
+                if isinstance(found, int) or found[0].changed():
+                    found = self._captured(x)
+                self._found[key] = found
+                if found is not None:
+                    return found[1].run_once([x])[0]
+            except Exception:  # of a user's object that is looked at, or of hotgrad's
+                self._found[key] = None
+        return self.model(wrap(x, None))
+
+    def _captured(self, x: Tensor) -> Any:
+        if not _own(self.model) or not Watch([self.model]).trusted:
+            return None
+        program = captured(self.model, [wrap(x, None)], [self.model])
+        if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
+            return None
+        return program, EXACT(program.code, fuse=False)
+
+
+def trial(model: Any) -> Any:
+    """What to try rows on: a copy of the model if it holds a user's code, which may count its calls."""
+    return model if _own(model) else twin(model)
+
+
+def _own(model: Module) -> bool:
+    """Whether all layers are hotgrad's or torch's, told without a look at what else they hold."""
+    kinds = [type(module) for module in model.modules()]
+    plain = [layer for module in model.modules() if hasattr(module, "named_layers") for _, layer in module.named_layers()]
+    parts = [*kinds, *(layer for layer in plain if not isinstance(layer, Module))]
+    return all(str(getattr(part, "__module__", "")).split(".")[0] in ("hotgrad", "torch") for part in parts)
