@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from hotgrad.core.explain import warn
 from hotgrad.engines.registry import ENGINES
 from hotgrad.errors import EngineWarning, FileError, OperandError
 from hotgrad.files import NO_FILE, Mark, identity, plain, read, try_writing, write
-from hotgrad.training.fingerprint import PYTHON, Fingerprint, Section, Subject, changes, differences
+from hotgrad.training.fingerprint import CODE, PYTHON, Fingerprint, Section, Subject
 from hotgrad.training.history import History
 from hotgrad.training.state import Snapshot, checked, parameters_of, restructured, structure
 
 KIND = "checkpoint"
+_MODULE = re.compile(r"\bhotgrad\.(?:[a-z_]+\.)+(?=\w)")
 SECONDS = 1.0  # between two writings at epoch ends
 _FIELDS = {
     "fingerprint": dict,
@@ -173,3 +175,54 @@ def restore_states(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
     for callback, state in zip(callbacks, states):
         if state is not None:
             callback.load_state_dict(state)
+
+
+def changes(old: Fingerprint, new: Fingerprint) -> dict[str, dict[str, str | None]]:
+    """The entries of `new` that are not those of `old`, None for one that is gone."""
+    found: dict[str, dict[str, str | None]] = {}
+    for section in {**old, **new}:
+        a, b = old.get(section, {}), new.get(section, {})
+        found[section] = {path: b.get(path) for path in {**a, **b} if a.get(path) != b.get(path)}
+    return {section: entries for section, entries in found.items() if entries}
+
+
+def differences(stored: Fingerprint, moved: dict[str, dict[str, str | None]], current: Fingerprint, code: bool = True) -> list[str]:
+    """How `current` differs from both `stored`, what the training started with, and what it had `moved` to when the file was
+    written, one line each. Bytecode counts unless `code` is False.
+
+    >>> differences({"loss": {"": "function f", "k": "0.1"}}, {}, {"loss": {"": "function f", "k": "5.0"}})
+    ['loss: k was 0.1, is 5.0']
+    """
+    lines = []
+    for section in {**stored, **current}:
+        old, new, later = (_placeless(entries.get(section, {})) for entries in (stored, current, moved))
+        said: list[str] = []
+        for path in {**old, **later, **new}:
+            a, b = old.get(path), new.get(path)
+            if b in (a, later.get(path, a)) or any(_inside(path, outer) for outer in said):
+                continue
+            if not code and all(text is None or text.startswith(CODE) for text in (a, b)):
+                continue
+            said.append(path)
+            lines.append(f"{section}: {_change(path, a if path in old else later.get(path), b)}")
+    return lines
+
+
+def _placeless(entries: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The entries, with what is hotgrad's own by its name alone: the module in which it stands may be another one by now."""
+    return {path: None if text is None else _MODULE.sub("hotgrad.", text) for path, text in entries.items()}
+
+
+def _inside(path: str, outer: str) -> bool:
+    """Whether `path` is a part of what stands at `outer`, which the entry of that tells already."""
+    return bool(outer) and path.startswith(outer) and path[len(outer) :][:1] in (".", "[", " ")
+
+
+def _change(path: str, old: str | None, new: str | None) -> str:
+    if (old or new or "").startswith(CODE) and old is not None and new is not None:
+        return f"the {path} is another" if " of " in path else f"its {path} is another"
+    if not path:
+        return f"{old} in the file, {new} now"
+    if old is None:
+        return f"{path} is new ({new})"
+    return f"{path} was {old}, is {new}" if new is not None else f"{path} ({old}) is missing now"

@@ -45,7 +45,7 @@ Fingerprint = dict[str, Section]
 
 # Bytecode is that of one version of Python, and with -O or without.
 PYTHON = f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}" + " -O" * bool(sys.flags.optimize)
-_CODE = "code "  # how the text of an entry for bytecode begins
+CODE = "code "  # how the text of an entry for bytecode begins
 _ITEMS = 50  # of a container, beyond which they become one entry
 _VISITS = 20_000  # objects of one section
 _DEPTH = 60
@@ -97,52 +97,6 @@ class Subject:
             found[section] = walk.entries
             self.unknown += [f"{section}: {line}" for line in walk.unknown]
         return found
-
-
-def changes(old: Fingerprint, new: Fingerprint) -> dict[str, dict[str, str | None]]:
-    """The entries of `new` that are not those of `old`, None for one that is gone."""
-    found: dict[str, dict[str, str | None]] = {}
-    for section in {**old, **new}:
-        a, b = old.get(section, {}), new.get(section, {})
-        found[section] = {path: b.get(path) for path in {**a, **b} if a.get(path) != b.get(path)}
-    return {section: entries for section, entries in found.items() if entries}
-
-
-def differences(stored: Fingerprint, moved: dict[str, dict[str, str | None]], current: Fingerprint, code: bool = True) -> list[str]:
-    """How `current` differs from both `stored`, what the training started with, and what it had `moved` to when the file was
-    written, one line each. Bytecode counts unless `code` is False.
-
-    >>> differences({"loss": {"": "function f", "k": "0.1"}}, {}, {"loss": {"": "function f", "k": "5.0"}})
-    ['loss: k was 0.1, is 5.0']
-    """
-    lines = []
-    for section in {**stored, **current}:
-        old, new, later = stored.get(section, {}), current.get(section, {}), moved.get(section, {})
-        told: list[str] = []
-        for path in {**old, **later, **new}:
-            a, b = old.get(path), new.get(path)
-            if b in (a, later.get(path, a)) or any(_inside(path, outer) for outer in told):
-                continue
-            if not code and all(text is None or text.startswith(_CODE) for text in (a, b)):
-                continue
-            told.append(path)
-            lines.append(f"{section}: {_told(path, a if path in old else later.get(path), b)}")
-    return lines
-
-
-def _inside(path: str, outer: str) -> bool:
-    """Whether `path` is a part of what stands at `outer`, which the entry of that tells already."""
-    return bool(outer) and path.startswith(outer) and path[len(outer) :][:1] in (".", "[", " ")
-
-
-def _told(path: str, old: str | None, new: str | None) -> str:
-    if (old or new or "").startswith(_CODE) and old is not None and new is not None:
-        return f"the {path} is another" if " of " in path else f"its {path} is another"
-    if not path:
-        return f"{old} in the file, {new} now"
-    if old is None:
-        return f"{path} is new ({new})"
-    return f"{path} was {old}, is {new}" if new is not None else f"{path} ({old}) is missing now"
 
 
 def _known(model: Any, optimizer: Any) -> dict[int, str]:
@@ -341,7 +295,7 @@ class _Walk:
             return
         code = function.__code__
         self.entries[path] = f"function {function.__qualname__}"
-        self.entries[f"code of {path}" if path else "code"] = _CODE + _code(code)
+        self.entries[f"code of {path}" if path else "code"] = CODE + _code(code)
         mentioned = _mentioned(code)
         self.names |= mentioned
         defaults = list(zip(code.co_varnames[: code.co_argcount][::-1], (function.__defaults__ or ())[::-1]))[::-1]
@@ -418,11 +372,11 @@ class _Walk:
 
     def _fold(self, path: str, parts: list[Section], into: Section, size: int) -> None:
         """Make one entry of many, in any order, and one of the bytecode in them."""
-        plain = [repr({name: text for name, text in part.items() if not text.startswith(_CODE)}) for part in parts]
-        code = [repr({name: text for name, text in part.items() if text.startswith(_CODE)}) for part in parts]
+        plain = [repr({name: text for name, text in part.items() if not text.startswith(CODE)}) for part in parts]
+        code = [repr({name: text for name, text in part.items() if text.startswith(CODE)}) for part in parts]
         into[path] += f" of {size}, {_digest(*sorted(plain))}"
         if any(text != "{}" for text in code):
-            into[f"code of {path}" if path else "code"] = _CODE + _digest(*sorted(code))
+            into[f"code of {path}" if path else "code"] = CODE + _digest(*sorted(code))
 
     def _array(self, path: str, thing: Any) -> None:
         """numpy's arrays and numbers, and what others turn into one."""

@@ -48,7 +48,7 @@ def _claim(use: _Use, things: Iterable[Any], watched: Iterable[Any] = ()) -> Non
             others = [other for other in map(_holder, ids & _held.keys()) if other is not None and other.thread != use.thread]
             for other in others:
                 if other.trains:
-                    raise BusyError(_told(use, other))
+                    raise BusyError(_conflict(use, other))
             if not others:
                 break
             _changed.wait(0.1)
@@ -63,7 +63,7 @@ def _holder(key: int) -> _Use | None:
     return None if held is None else held()
 
 
-def _told(use: _Use, other: _Use) -> str:
+def _conflict(use: _Use, other: _Use) -> str:
     shared = "this model shares layers, Parameters, optimizer or callbacks with one that is"
     what = "this model is" if use.model is other.model else shared
     remedy = "fit_many trains copies side by side" if use.trains else "use it after that, in a callback, or copy.deepcopy it before"

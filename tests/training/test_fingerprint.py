@@ -25,6 +25,7 @@ import hotgrad as hg
 from hotgrad import nn, optim
 from hotgrad.errors import FileError
 from hotgrad.training import fingerprint
+from hotgrad.training.checkpoint import differences
 
 X, Y = hg.data.disc(30, seed=0)
 Made = tuple[hg.Sequential, dict[str, Any]]
@@ -564,3 +565,9 @@ def test_code_is_compared_by_what_it_does_not_where_it_stands() -> None:
         assert one != digests(f"def f(o, t):\n    return {other}")
     assert digests("def f(o, t):\n    return o.mean()") != digests("def f(o, t):\n    return o.sum()")
     assert digests("def f(o, t):\n    return o - t") != digests("def f(o, t):\n    return o + t")
+
+
+def test_where_in_hotgrad_a_thing_stands_does_not_count() -> None:
+    stored = {"loss": {"f": "hotgrad.recording.Exp.apply", "g": "hotgrad.functional.mse"}}
+    assert differences(stored, {}, {"loss": {"f": "hotgrad.core.shortcuts.Exp.apply", "g": "hotgrad.functional.mse"}}) == []
+    assert differences(stored, {}, {"loss": {"f": "hotgrad.core.shortcuts.Log.apply", "g": "hotgrad.functional.mse"}}) != []
