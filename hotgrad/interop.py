@@ -21,7 +21,7 @@ from hotgrad.modules import Module
 from hotgrad.modules.module import held, joined
 from hotgrad.modules.parameters import replace
 from hotgrad.training import Sequential
-from hotgrad.training.job import published
+from hotgrad.training.model import published
 
 
 class TorchResidual(nn.Module):

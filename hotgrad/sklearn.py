@@ -25,7 +25,7 @@ from hotgrad.errors import DataError, OperandError, SettingError
 from hotgrad.modules import Linear, Module, ReLU
 from hotgrad.training import Sequential
 from hotgrad.training.inputs import by_class
-from hotgrad.training.job import optimizer_of
+from hotgrad.training.model import optimizer_of
 from hotgrad.training.side_by_side import part_of_more
 from hotgrad.training.state import twin
 

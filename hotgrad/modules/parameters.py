@@ -162,7 +162,7 @@ def _lazy(shape: Any, dtype: torch.dtype, device: Any, requires_grad: bool, name
     return parameter
 
 
-def shape_of(parameter: Variable) -> tuple[Any, ...]:
+def shape_of(parameter: Variable | Tensor) -> tuple[Any, ...]:
     """A parameter's shape, with None for what is not known yet.
 
     >>> shape_of(LazyParameter((None, 3)))

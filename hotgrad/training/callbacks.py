@@ -18,6 +18,7 @@ from hotgrad.checks import finite_number, flag, nearest, shown, whole_number
 from hotgrad.core.explain import warn
 from hotgrad.errors import OperandError, SettingError
 from hotgrad.training.history import History, line
+from hotgrad.training.model import Model
 from hotgrad.training.state import Snapshot
 
 
@@ -64,16 +65,19 @@ class EarlyStopping:
         self.patience = whole_number("patience", patience, 0)
         self.min_delta = finite_number("min_delta", min_delta)
         self.restore_best = flag("restore_best", restore_best)
-        self.begin(None)
+        self._forget()
 
-    def begin(self, model: Any) -> None:
+    def begin(self, model: Model) -> None:
         """Forget earlier trainings."""
+        self._forget()
+
+    def _forget(self) -> None:
         self.best: float | None = None
         self.best_epoch = 0
         self.waited = 0
         self._snapshot: Snapshot | None = None
 
-    def __call__(self, model: Any, history: History) -> bool:
+    def __call__(self, model: Model, history: History) -> bool:
         row = history[-1]
         self.check(row)
         if self._outgrown(model, history):
@@ -99,12 +103,12 @@ class EarlyStopping:
             )
             raise SettingError(f"EarlyStopping watches {self.monitor!r}, but the History has only {', '.join(names)}{remedy or like}")
 
-    def end(self, model: Any, history: History) -> None:
+    def end(self, model: Model, history: History) -> None:
         """Bring back the best epoch's state."""
         if self._snapshot is not None and self.best_epoch != history[-1]["epoch"] and not self._outgrown(model, history):
             self._snapshot.restore(model)
 
-    def _outgrown(self, model: Any, history: History) -> bool:
+    def _outgrown(self, model: Model, history: History) -> bool:
         """Forget, with a warning, the best weights if they no longer fit the model."""
         if self._snapshot is None or self._snapshot.fits(model):
             return False

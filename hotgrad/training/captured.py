@@ -15,13 +15,14 @@ from hotgrad.core.variable import wrap
 from hotgrad.engines.engine import LIMIT, Engine
 from hotgrad.engines.registry import ENGINES, EXACT
 from hotgrad.errors import EngineError
-from hotgrad.modules import Module
 from hotgrad.program.captured import Captured, captured
 from hotgrad.program.guards import Watch
 from hotgrad.training.agreement import check_agreement
-from hotgrad.training.eager import AtOnce, Epoch, Job, minimise, objective, training_step
 from hotgrad.training.evaluation import chosen, keeping_modes
-from hotgrad.training.state import twin
+from hotgrad.training.job import Job
+from hotgrad.training.model import Model
+from hotgrad.training.runner import AtOnce, Epoch, Runner, minimise, objective, training_step
+from hotgrad.training.state import is_plain
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
@@ -45,14 +46,16 @@ class _Part:
     draws: list[list[Tensor]]
 
 
-class Compiled:
+class Compiled(Runner):
     """Runs epochs on an engine once `start` has been called.
 
     Raises CaptureError if the training step cannot be captured.
     """
 
-    def __init__(self, model: Any, job: Job) -> None:
-        self.model, self.job = model, job
+    leaves_gradients = False
+
+    def __init__(self, model: Model, job: Job) -> None:
+        super().__init__(model, job)
         self.name = self.details = ""
         self.programs: dict[int, Captured] = {}
         self.losses: dict[int, Any] = {}  # that they compute
@@ -106,7 +109,7 @@ class Compiled:
             self._renew(rows, found)
         return found
 
-    def _step(self, model: Any, weighted: bool) -> Callable[..., Any]:
+    def _step(self, model: Model, weighted: bool) -> Callable[..., Any]:
         """What is captured: a function of a batch that returns its loss, the output, and what else is wanted of each run."""
         return training_step(model, weighted)
 
@@ -152,7 +155,7 @@ class Compiled:
             draws.append(program.code.drawn())
         return _Part(rows, steps, order, numbers, draws)
 
-    def together(self) -> int:
+    def epochs_at_once(self) -> int:
         """How many epochs may run before anything is looked at: as many as a call into the engine takes."""
         drawn = sum(draw.value.numel() for program in self.programs.values() for draw in program.code.draws)
         return max(1, min(int(self.pace * SECONDS), ELEMENTS // (len(self.job.data.x) + drawn * len(self.job.sizes))))
@@ -245,11 +248,11 @@ class Minimised(AtOnce, Compiled):
     decides from step to step where, so nothing is noted ahead: an epoch runs when it comes, at the rate of that moment.
     """
 
-    def __init__(self, model: Any, job: Job) -> None:
+    def __init__(self, model: Model, job: Job) -> None:
         self.reached: list[Any] = []  # the parameters whose gradients the program gives
         super().__init__(model, job)
 
-    def _step(self, model: Any, weighted: bool) -> Callable[..., Any]:
+    def _step(self, model: Model, weighted: bool) -> Callable[..., Any]:
         compute = objective(model, weighted)
 
         def gradients(x: Any, y: Any, weights: Any = None) -> Any:
@@ -317,22 +320,9 @@ class Predictor:
         return self.model(wrap(x, None))
 
     def _captured(self, x: Tensor) -> Any:
-        if not _own(self.model) or not Watch([self.model]).trusted:
+        if not is_plain(self.model) or not Watch([self.model]).trusted:
             return None
         program = captured(self.model, [wrap(x, None)], [self.model])
         if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
             return None
         return program, EXACT(program.code, fuse=False)
-
-
-def trial(model: Any) -> Any:
-    """What to try rows on: a copy of the model if it holds a user's code, which may count its calls."""
-    return model if _own(model) else twin(model)
-
-
-def _own(model: Module) -> bool:
-    """Whether all layers are hotgrad's or torch's, told without a look at what else they hold."""
-    kinds = [type(module) for module in model.modules()]
-    plain = [layer for module in model.modules() if hasattr(module, "named_layers") for _, layer in module.named_layers()]
-    parts = [*kinds, *(layer for layer in plain if not isinstance(layer, Module))]
-    return all(str(getattr(part, "__module__", "")).split(".")[0] in ("hotgrad", "torch") for part in parts)

@@ -16,6 +16,7 @@ from hotgrad.errors import EngineWarning, FileError, OperandError
 from hotgrad.files import NO_FILE, Mark, identity, plain, read, try_writing, write
 from hotgrad.training.fingerprint import CODE, PYTHON, Fingerprint, Section, Subject
 from hotgrad.training.history import History
+from hotgrad.training.model import Model
 from hotgrad.training.state import Snapshot, checked, parameters_of, restructured, structure
 
 KIND = "checkpoint"
@@ -100,7 +101,7 @@ class Checkpoint:
             )
         self.engine = engine
 
-    def resume(self, model: Any, history: History, callbacks: Sequence[Any]) -> None:
+    def resume(self, model: Model, history: History, callbacks: Sequence[Any]) -> None:
         """Bring everything to where the file stands, if there is one. Raises FileError, with nothing changed, if it does not fit, or
         if the state of a callback is nothing that a file can hold.
         """

@@ -11,7 +11,10 @@ from hotgrad.engines.registry import ENGINES
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
 from hotgrad.program.instructions import Code
 from hotgrad.training.captured import Compiled, Minimised
-from hotgrad.training.eager import Eager, Job
+from hotgrad.training.eager import Eager
+from hotgrad.training.job import Job
+from hotgrad.training.model import Model
+from hotgrad.training.runner import Runner
 
 FEW = 150  # steps for which a capture does not pay
 PATIENCE = 15.0  # seconds that "auto" gives an engine to make programs ready, as by a C compiler
@@ -24,24 +27,25 @@ def check_engine(engine: Any) -> str:
     return one_of("engine", engine, NAMES)
 
 
-def runner_for(model: Any, job: Job, engine: str) -> Any:
+def runner_for(model: Model, job: Job, engine: str) -> Runner:
     """What runs the epochs, ready to start; `job.history` says which engine it is.
 
     Raises CaptureError or EngineError if the engine asked for cannot run this model; "auto" takes another and warns once per model.
     """
-    needy = [callback for callback in job.callbacks if getattr(callback, "needs_gradients", False)]
+    wanting = [callback for callback in job.callbacks if getattr(callback, "needs_gradients", False)]
     if engine in ENGINES:
-        if needy:
-            raise SettingError(f"the callback {needy[0]!r:.80} needs the parameters' gradients, which only engine='eager' leaves")
-        runner: Any = _captured(model, job)
-        runner.start(engine)
+        if wanting:
+            raise SettingError(f"the callback {wanting[0]!r:.80} needs the parameters' gradients, which only engine='eager' leaves")
+        captured = _captured(model, job)
+        captured.start(engine)
+        runner: Runner = captured
     else:
-        runner = None
+        best = None
         notes: list[str] = []
         failed = False
-        if engine == "auto" and not needy and job.epochs * len(job.sizes) >= FEW:
-            runner, notes, failed = _best(model, job)
-        runner = runner or Eager(model, job)
+        if engine == "auto" and not wanting and job.epochs * len(job.sizes) >= FEW:
+            best, notes, failed = _best(model, job)
+        runner = best or Eager(model, job)
         job.history.engine_note = "; ".join(notes)
         if failed and not model._setup.warned:
             model._setup.warned = True
@@ -58,7 +62,7 @@ def estimates(code: Code, cpu: bool) -> dict[str, Cost]:
     return {"eager": EAGER.cost(code), **{name: cost for name, cost in costs.items() if cost is not None}}
 
 
-def _captured(model: Any, job: Job) -> Compiled:
+def _captured(model: Model, job: Job) -> Compiled:
     try:
         return (Minimised if model.optimizer.needs_closure else Compiled)(model, job)
     except CaptureError:
@@ -67,7 +71,7 @@ def _captured(model: Any, job: Job) -> Compiled:
         raise CaptureError(f"the training step cannot be captured: {type(error).__name__}: {error}") from error
 
 
-def _best(model: Any, job: Job) -> tuple[Compiled | None, list[str], bool]:
+def _best(model: Model, job: Job) -> tuple[Compiled | None, list[str], bool]:
     """The runner that will take the least time, None for eager; notes on why a better engine was not taken; and whether one failed."""
     try:
         runner = _captured(model, job)

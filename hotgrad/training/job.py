@@ -1,66 +1,84 @@
-"""Everything `fit` checks before it changes anything: settings, data, and one trial of model and loss on a stand-in."""
+"""What `fit` is asked to do, and all that it checks before it changes anything: settings, data, and one trial of model and loss on a stand-in."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hotgrad import modules, optim
-from hotgrad.checks import one_of, whole_number
+from hotgrad.checks import span, whole_number
 from hotgrad.core.modes import no_grad
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, ShapeError
 from hotgrad.files import digest
 from hotgrad.modules import Loss, Module, Residual, Sigmoid
-from hotgrad.optim import Optimizer
-from hotgrad.training.captured import trial
-from hotgrad.training.eager import Data
+from hotgrad.training.checkpoint import Checkpoint
 from hotgrad.training.evaluation import columns_of, forward, labels_of, row_loss
+from hotgrad.training.history import History
 from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, column_names, pair, row_weights, to_tensor
-from hotgrad.training.state import parameters_of, twin
-
-T = TypeVar("T")
-
-
-def published(package: ModuleType, base: type[T]) -> list[type[T]]:
-    """The classes of this base in a package's `__all__`, the base aside.
-
-    >>> optim.Adam in published(optim, Optimizer), Optimizer in published(optim, Optimizer)
-    (True, False)
-    """
-    found = [getattr(package, name) for name in package.__all__]
-    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, base) and kind is not base]
+from hotgrad.training.model import LOSSES, Model
+from hotgrad.training.state import parameters_of, trial, twin
 
 
-LOSSES: dict[str, type[Loss]] = {loss.function.__name__: loss for loss in published(modules, Loss)}
-OPTIMIZERS: dict[str, type[Optimizer]] = {optimizer.__name__.lower(): optimizer for optimizer in published(optim, Optimizer)}
+@dataclass
+class Data:
+    """Rows that fit together: inputs, targets, their labels where the targets are such, and weights of mean 1 or None."""
+
+    x: Tensor
+    y: Tensor
+    labels: Tensor | None = None
+    weights: Tensor | None = None
+
+    def sources(self) -> list[Tensor]:
+        """What a step takes a batch of."""
+        return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
+
+    def keep_apart(self, model: Model) -> None:
+        """Copy what lies where Parameters and buffers of `model` do, so that the rows do not change as these do."""
+        written = [span(value._data if isinstance(value, Variable) else value) for value in model._state().values()]
+        for name, tensor in vars(self).items():
+            if tensor is not None:
+                device, start, end = span(tensor)
+                if any(start < last and first < end and device == other for other, first, last in written):
+                    setattr(self, name, tensor.clone())
 
 
-def loss_of(loss: Any) -> Callable[..., Any]:
-    """The loss of that name, or the callable itself. Raises SettingError for unknown names, OperandError for anything else.
+@dataclass
+class Job:
+    """What `fit` was asked to do, checked."""
 
-    >>> loss_of("mse")
-    MSE()
-    """
-    if isinstance(loss, str):
-        return LOSSES[one_of("loss", loss, LOSSES, ", or give your own")]()
-    if not callable(loss) or isinstance(loss, type):
-        raise OperandError(f"a loss is a name or a callable loss(output, target); got {loss!r:.60}. Give an instance, such as hg.MSE()")
-    return loss  # type: ignore[no-any-return]
+    data: Data
+    epochs: int
+    batch_size: int
+    validation: Data | None = None
+    shuffle: bool = True
+    threshold: float = 0.0
+    verbose: int | bool | str = "auto"
+    callbacks: Sequence[Callable[..., Any]] = ()
+    checkpoint: Checkpoint | None = None
+    history: History = field(default_factory=History)
 
+    def keep_apart(self, model: Model) -> None:
+        """Data that share memory with `model` are copied."""
+        self.data.keep_apart(model)
+        if self.validation is not None:
+            self.validation.keep_apart(model)
 
-def optimizer_of(optimizer: Any) -> Optimizer:
-    """The optimizer of that name, or the object itself. Raises SettingError for unknown names, OperandError for anything else."""
-    if isinstance(optimizer, str):
-        return OPTIMIZERS[one_of("optimizer", optimizer, OPTIMIZERS, ", or give your own")]()
-    if isinstance(optimizer, type) or not hasattr(optimizer, "bind"):
-        raise OperandError(f"an optimizer is a name or an object such as hg.optim.SGD(lr=0.1); got {optimizer!r:.60}")
-    return optimizer  # type: ignore[no-any-return]
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The rows of each batch of an epoch."""
+        rows = len(self.data.x)
+        return [min(self.batch_size, rows - start) for start in range(0, rows, self.batch_size)]
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """What each batch's loss counts in that of the epoch."""
+        return torch.tensor(self.sizes, dtype=torch.float64, device=self.data.x.device) / len(self.data.x)
 
 
 USED = 16  # rows outside of training from which on it is judged whether their differences are lost
@@ -84,7 +102,7 @@ def home(model: Module) -> tuple[torch.dtype, torch.device]:
     return torch.get_default_dtype(), torch.device("cpu")
 
 
-def inputs_for(model: Any, x: Any, name: str) -> Tensor:
+def inputs_for(model: Model, x: Any, name: str) -> Tensor:
     """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
     dtype, device = home(model)
     check_columns(model, x, name)
@@ -96,7 +114,7 @@ def inputs_for(model: Any, x: Any, name: str) -> Tensor:
     return taken
 
 
-def _taken(model: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+def _taken(model: Model, x: Tensor, dtype: torch.dtype) -> Tensor:
     if not x.is_floating_point():
         try:
             forward(trial(model), x[:2])
@@ -105,7 +123,7 @@ def _taken(model: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
     return x
 
 
-def check_columns(model: Any, x: Any, name: str) -> None:
+def check_columns(model: Model, x: Any, name: str) -> None:
     """Raises DataError for a frame whose columns are not those, in their order, of the frame that the model was trained on."""
     given, trained = column_names(x), model._setup.columns
     if given is None or trained is None or given == trained:
@@ -119,7 +137,7 @@ def check_columns(model: Any, x: Any, name: str) -> None:
     raise DataError(f"{name} {what}; the model was trained on the columns {trained!r:.300}")
 
 
-def check_axes(model: Any, x: Tensor, name: str) -> None:
+def check_axes(model: Model, x: Tensor, name: str) -> None:
     """Raises ShapeError unless `x` has as many axes as what the model was trained on; before, as its first layers need.
 
     A single row without the axis of rows would otherwise be taken for as many rows as it has features.
@@ -147,7 +165,7 @@ def _axes_of_rows(layer: Any) -> int:
     return 0
 
 
-def _takes_numbers_as_rows(model: Any, x: Tensor) -> bool:
+def _takes_numbers_as_rows(model: Model, x: Tensor) -> bool:
     """Whether a model whose layers do not tell gives one row for the first of the numbers in `x` (n,)."""
     try:
         forward(twin(model), x[:1])
@@ -168,7 +186,7 @@ def _about(what: str) -> Iterator[None]:
 
 
 def data_for(
-    model: Any,
+    model: Model,
     loss: Callable[..., Any],
     x: Any,
     y: Any,
@@ -216,7 +234,7 @@ def data_for(
     return Data(x, y, labels, weights)
 
 
-def check_batches(model: Any, x: Tensor, batch_size: int) -> None:
+def check_batches(model: Model, x: Tensor, batch_size: int) -> None:
     """Raises DataError if a batch has a single row and `model`, a stand-in, cannot be trained on one, as with BatchNorm."""
     rows = len(x)
     if batch_size > 1 and rows % batch_size != 1:
@@ -244,9 +262,9 @@ def held_out_pair(validation_data: Any) -> tuple[Any, Any] | None:
     return pair(x, y, "validation ")[:2]
 
 
-def threshold_of(model: Any) -> float:
+def threshold_of(model: Model) -> float:
     """Where one column turns from label 0 to 1: 0.5 after a Sigmoid, else what the model was trained for; see `cut_of`."""
-    last = model
+    last: Module = model
     while True:
         inner = list(last.children()) if isinstance(last, Module) else []
         if not inner or not hasattr(last, "append"):

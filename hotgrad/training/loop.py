@@ -16,9 +16,11 @@ from hotgrad.engines.native.compiler import given_up
 from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
 from hotgrad.training.callbacks import Progress, ends
 from hotgrad.training.checkpoint import restore_states, states_of
-from hotgrad.training.eager import Data, Job
 from hotgrad.training.evaluation import accuracy, forward, scalar_loss
 from hotgrad.training.history import History
+from hotgrad.training.job import Data, Job
+from hotgrad.training.model import Model
+from hotgrad.training.runner import Runner
 from hotgrad.training.side_by_side import part, stopping
 from hotgrad.training.state import Snapshot, check_any, keep_up
 
@@ -77,7 +79,7 @@ def signal_back() -> Callable[[], None]:
     return back
 
 
-def begin(model: Any, job: Job) -> None:
+def begin(model: Model, job: Job) -> None:
     """Tell the callbacks that training begins, and bring everything to where the checkpoint stands."""
     optimizer = model.optimizer
     for callback in job.callbacks:
@@ -88,7 +90,7 @@ def begin(model: Any, job: Job) -> None:
         job.checkpoint.resume(model, job.history, job.callbacks)
 
 
-def train(model: Any, job: Job, runner: Any) -> History:
+def train(model: Model, job: Job, runner: Runner) -> History:
     """Run the epochs that are left, by the engine that `runner` stands for. Whatever ends them, the model stands as after the last completed epoch, and so does the file."""
     history, checkpoint, callbacks, optimizer = job.history, job.checkpoint, job.callbacks, model.optimizer
     stopped = checkpoint is not None and checkpoint.stopped
@@ -101,7 +103,7 @@ def train(model: Any, job: Job, runner: Any) -> History:
     try:
         with interrupt.watching():
             while len(history) < job.epochs and not stopped and not interrupt.requested:
-                count = 1 if attended or careful else min(job.epochs - len(history), runner.together())
+                count = 1 if attended or careful else min(job.epochs - len(history), runner.epochs_at_once())
                 try:
                     rows = _epochs(model, job, runner, interrupt, count, moment.snapshot.parameters)
                 except HotgradError:  # a loss that is not finite, a label out of range
@@ -131,7 +133,7 @@ def train(model: Any, job: Job, runner: Any) -> History:
         raise
     finally:
         progress.close()
-        if runner.name != "eager":
+        if not runner.leaves_gradients:
             model.zero_grad()  # so that none is taken for that of the last step
     if checkpoint is not None:
         checkpoint.write(moment.snapshot, history, moment.states)
@@ -143,7 +145,7 @@ def train(model: Any, job: Job, runner: Any) -> History:
     return history
 
 
-def _settle(model: Any, job: Job, optimizer: Any, callback: Any) -> None:
+def _settle(model: Model, job: Job, optimizer: Any, callback: Any) -> None:
     """After a callback: there is a loss, the optimizer is the same, and has new parameters if there are any. Raises otherwise."""
     if model.optimizer is not optimizer:
         model.optimizer = optimizer
@@ -159,7 +161,7 @@ def _settle(model: Any, job: Job, optimizer: Any, callback: Any) -> None:
 class _Moment:
     """The end of an epoch, to which a failing one returns: the model's state, the callbacks', and how long the History was."""
 
-    def __init__(self, model: Any, history: History, callbacks: Sequence[Any]) -> None:
+    def __init__(self, model: Model, history: History, callbacks: Sequence[Any]) -> None:
         self.model, self.history, self.callbacks = model, history, callbacks
         self.snapshot = Snapshot(model)
         self.epochs = len(history)
@@ -171,7 +173,9 @@ class _Moment:
         self.snapshot.restore(self.model)
 
 
-def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int, parameters: list[Any]) -> list[dict[str, float]] | None:
+def _epochs(
+    model: Model, job: Job, runner: Runner, interrupt: Interrupt, count: int, parameters: list[Any]
+) -> list[dict[str, float]] | None:
     """So many epochs and their rows of the History; None if they were interrupted. Raises NonFiniteLossError."""
     began = time.perf_counter()
     rows, optimizer = len(job.data.x), model.optimizer
@@ -217,7 +221,7 @@ def _epochs(model: Any, job: Job, runner: Any, interrupt: Interrupt, count: int,
 
 
 def measured(
-    model: Any, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None, run: Any = None
+    model: Model, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None, run: Any = None
 ) -> dict[str, float]:
     """Loss, and accuracy where the targets are labels, in eval mode; the loss is taken once, over all rows."""
     output = forward(model, data.x, batch_size, run)
@@ -227,7 +231,7 @@ def measured(
     return found
 
 
-def _not_finite(model: Any, job: Job, batch: int, what: str) -> NonFiniteLossError:
+def _not_finite(model: Model, job: Job, batch: int, what: str) -> NonFiniteLossError:
     epoch = model.epochs_done + 1
     return NonFiniteLossError(
         f"{what} epoch {epoch}, batch {batch}; the model is back at the start of that epoch. "

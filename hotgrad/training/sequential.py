@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,19 +10,19 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import flag, seed_number, whole_number
-from hotgrad.errors import FileError, NoLossError, OperandError, SettingError
+from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.files import read, write
-from hotgrad.modules import Module
 from hotgrad.training.callbacks import EarlyStopping, check_callbacks
-from hotgrad.training.captured import Predictor, trial
+from hotgrad.training.captured import Predictor
 from hotgrad.training.checkpoint import Checkpoint
-from hotgrad.training.eager import Data, Job
 from hotgrad.training.engine_choice import check_engine, runner_for
 from hotgrad.training.evaluation import chosen, forward, keeping_modes, score
 from hotgrad.training.fingerprint import Subject
 from hotgrad.training.history import History, row_keys
 from hotgrad.training.inputs import by_class, check_lengths, column_names, pair, to_tensor
 from hotgrad.training.job import (
+    Data,
+    Job,
     check_batches,
     check_verbose,
     cut_of,
@@ -31,13 +30,12 @@ from hotgrad.training.job import (
     given,
     held_out_pair,
     inputs_for,
-    loss_of,
-    optimizer_of,
     threshold_of,
 )
 from hotgrad.training.loop import begin, measured, signal_back, train
+from hotgrad.training.model import Model
 from hotgrad.training.side_by_side import claim_more, part, side_by_side, stratified, training, using
-from hotgrad.training.state import Snapshot, check_trained, checked, follow, layout, twin
+from hotgrad.training.state import Snapshot, check_trained, checked, follow, layout, trial, twin
 
 _SAVED = {
     "state": dict,
@@ -48,45 +46,7 @@ _SAVED = {
 }
 
 
-class _Setup:
-    """Loss and optimizer of a model, out of the sight of its modules: a loss is no layer."""
-
-    loss: Callable[..., Any] | None = None
-    optimizer: Any = None
-    followed: Any = None  # the optimizer that has had this model's parameters
-    predictor: Predictor | None = None
-    axes: int | None = None  # of the x that it was trained on
-    columns: list[str] | None = None  # and their names, if it was a frame
-    cut = 0.0  # where its one column turns from one label to the other
-    warned = False  # that "auto" could not take the engine that it would have chosen
-
-    @contextlib.contextmanager
-    def kept(self, model: Sequential, given: Any) -> Iterator[None]:
-        """Loss, optimizer, the one that is `given`, and generators return to what they were if an exception leaves the block."""
-        loss, optimizer, generator = self.loss, self.optimizer, model.generator
-        followed, settings, random = self.followed, dict(vars(given)), torch.get_rng_state()
-        slots = [(slot, dict(slot.state)) for slot in given._slots()]
-        state = None if generator is None else generator.get_state()
-        try:
-            yield
-        except BaseException:
-            self.loss, self.optimizer, self.followed = loss, optimizer, followed
-            vars(given).clear()
-            vars(given).update(settings)
-            for slot, kept in slots:
-                slot.state = kept
-            torch.set_rng_state(random)
-            model.use_generator(generator)
-            if generator is not None and state is not None:
-                generator.set_state(state)
-            raise
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: programs belong to the model that they were captured from."""
-        return {name: value for name, value in vars(self).items() if name != "predictor"}
-
-
-class Sequential(Module):
+class Sequential(Model):
     """Layers applied one after the other, with training built in.
 
     `Sequential(*layers, loss=None, optimizer=None)` or `Sequential([layers], loss, optimizer)`; a dict gives the layers names.
@@ -117,29 +77,9 @@ class Sequential(Module):
         else:
             named = [(str(i), layer) for i, layer in enumerate(layers)]
         self._names: list[str] = []
-        self._setup = _Setup()
-        self.loss, self.optimizer = loss, optimizer
-        self.epochs_done = 0
+        super().__init__(loss, optimizer)
         for name, layer in named:
             self.append(layer, name)
-
-    @property
-    def loss(self) -> Any:
-        """What `fit` and `evaluate` use, None if there is none. May be set to a name."""
-        return self._setup.loss
-
-    @loss.setter
-    def loss(self, value: Any) -> None:
-        self._setup.loss = None if value is None else loss_of(value)
-
-    @property
-    def optimizer(self) -> Any:
-        """What `fit` uses, None if there is none. May be set to a name."""
-        return self._setup.optimizer
-
-    @optimizer.setter
-    def optimizer(self, value: Any) -> None:
-        self._setup.optimizer = None if value is None else optimizer_of(value)
 
     # ---- the layers
 
@@ -301,18 +241,6 @@ class Sequential(Module):
         self._setup.axes, self._setup.columns, self._setup.cut = stand_in._setup.axes, stand_in._setup.columns, stand_in._setup.cut
         return keeping_modes(self, lambda: train(self, job, runner), signal_back())
 
-    def _given_loss(self, loss: Any) -> Callable[..., Any]:
-        found = self.loss if loss is None else loss_of(loss)
-        if found is None:
-            raise NoLossError('no loss is set: give one to Sequential or to fit, for example loss="mse" or loss="cross_entropy"')
-        return found
-
-    def _given_optimizer(self, optimizer: Any) -> Any:
-        found = self.optimizer if optimizer is None else optimizer_of(optimizer)
-        if found is None:
-            raise SettingError('no optimizer is set: give one to Sequential or to fit, for example optimizer="sgd" or hg.optim.SGD(lr=0.1)')
-        return found
-
     def _seeded(self, seed: int | None) -> torch.Generator:
         """The model's generator: restarted by a seed, else as it stands, else seeded by one draw from torch's global one."""
         if seed is None and self.generator is not None:
@@ -333,7 +261,7 @@ class Sequential(Module):
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         return forward(self, inputs_for(self, x, "x"), size, self._predictor())
 
-    def _predictor(self) -> Predictor:
+    def _predictor(self) -> Callable[[Tensor], Any]:
         if self._setup.predictor is None:
             self._setup.predictor = Predictor(self)
         return self._setup.predictor

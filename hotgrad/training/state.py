@@ -13,14 +13,16 @@ from torch import Tensor
 from hotgrad.checks import whole_number
 from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import SettingError
+from hotgrad.modules import Module
 from hotgrad.modules.module import joined
 from hotgrad.modules.parameters import LazyParameter, shape_of
 from hotgrad.optim.groups import check_apart
 from hotgrad.training.evaluation import forward
+from hotgrad.training.model import Model
 from hotgrad.training.side_by_side import claim_more
 
 
-def parameters_of(model: Any) -> dict[str, str]:
+def parameters_of(model: Model) -> dict[str, str]:
     """Shape and dtype of each Parameter, all of them sized, and whether it is frozen."""
     return {
         name: f"{tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}{'' if p.requires_grad else ' frozen'}"
@@ -28,7 +30,7 @@ def parameters_of(model: Any) -> dict[str, str]:
     }
 
 
-def structure(model: Any) -> dict[str, str]:
+def structure(model: Model) -> dict[str, str]:
     """The kinds of all layers, and the shapes of their Parameters and buffers, by name."""
     found: dict[str, str] = {}
     for name, module in model.named_modules():
@@ -59,7 +61,7 @@ def check_any(parameters: Sequence[Parameter]) -> None:
         )
 
 
-def check_trained(model: Any, optimizer: Any) -> None:
+def check_trained(model: Model, optimizer: Any) -> None:
     """Raises SettingError if there is nothing to train, if the optimizer's parameters are not the model's, or share memory."""
     named = list(model.named_parameters())
     check_any([parameter for _, parameter in named])
@@ -76,7 +78,7 @@ def check_trained(model: Any, optimizer: Any) -> None:
         raise SettingError(f"this {kind} has parameters of another model; make a new one, or give optimizer.fresh()")
 
 
-def follow(model: Any, parameters: list[Parameter]) -> None:
+def follow(model: Model, parameters: list[Parameter]) -> None:
     """Let the model's optimizer have `parameters`, all of the model, unless it was given its own, or is another model's."""
     setup, optimizer = model._setup, model.optimizer
     if not optimizer.follows:
@@ -87,7 +89,7 @@ def follow(model: Any, parameters: list[Parameter]) -> None:
         optimizer.follow(parameters)
 
 
-def keep_up(model: Any, example: Any) -> bool:
+def keep_up(model: Model, example: Any) -> bool:
     """After others had the model in hand: its new parameters, if any, are sized and trained from now on; modules share its generator.
 
     Gives whether its parameters are others than before. `example`: some rows of input. Raises what `check_trained` raises.
@@ -131,19 +133,19 @@ def checked(tree: Any) -> dict[str, Any]:
     return tree
 
 
-def twin(model: Any, *others: Any) -> Any:
+def twin(model: Module, *others: Any) -> Any:
     """A deep copy of a model, its generator included; with others a tuple of copies that belong together.
 
     >>> model = hg.Sequential(hg.Linear(2, 2)).use_generator(torch.Generator().manual_seed(0))
     >>> twin(model).generator.get_state().equal(model.generator.get_state())
     True
     """
-    generators = {module.generator for module in model.modules()} - {None}
+    generators = {module.generator for module in model.modules() if module.generator is not None}
     memo = {id(generator): generator.clone_state() for generator in generators}  # torch's own copy of one leaks 3 KiB
     return copy.deepcopy((model, *others) if others else model, memo)
 
 
-def layout(model: Any) -> dict[str, tuple[Any, ...]]:
+def layout(model: Module) -> dict[str, tuple[Any, ...]]:
     """The shapes of parameters and buffers by name, None for what is not known yet.
 
     >>> layout(hg.Linear(2))
@@ -173,12 +175,12 @@ class Snapshot:
             "epochs": of.epochs_done,
         }
 
-    def fits(self, model: Any) -> bool:
+    def fits(self, model: Model) -> bool:
         """Whether the model has the Parameters and buffers of then, by name and shape."""
         then, now = ({name: value.shape for name, value in state.items()} for state in (self.tree["model"], model._state()))
         return then == now
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: Model) -> None:
         """Put the state back, in place. An optimizer that had no parameters yet is replaced by a fresh one."""
         model.load_state_dict(self.tree["model"])
         optimizer, saved = model.optimizer, self.tree["optimizer"]
@@ -188,7 +190,22 @@ class Snapshot:
         elif optimizer is not None and optimizer.groups:
             model.optimizer = optimizer.restarted()
         if self.tree["generator"] is not None:
-            if model.generator is None:
-                model.use_generator(torch.Generator())
-            model.generator.set_state(self.tree["generator"])
+            generator = model.generator
+            if generator is None:
+                generator = torch.Generator()
+                model.use_generator(generator)
+            generator.set_state(self.tree["generator"])
         model.epochs_done = self.tree["epochs"]
+
+
+def trial(model: Model) -> Any:
+    """What to try rows on: a copy of the model if it holds a user's code, which may count its calls."""
+    return model if is_plain(model) else twin(model)
+
+
+def is_plain(model: Module) -> bool:
+    """Whether all layers are hotgrad's or torch's, told without a look at what else they hold."""
+    kinds = [type(module) for module in model.modules()]
+    plain = [layer for module in model.modules() if hasattr(module, "named_layers") for _, layer in module.named_layers()]
+    parts = [*kinds, *(layer for layer in plain if not isinstance(layer, Module))]
+    return all(str(getattr(part, "__module__", "")).split(".")[0] in ("hotgrad", "torch") for part in parts)

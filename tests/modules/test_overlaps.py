@@ -14,7 +14,7 @@ from fitting import compare, state
 import hotgrad as hg
 from hotgrad import optim
 from hotgrad.checks import overlapping
-from hotgrad.training.eager import Data
+from hotgrad.training.job import Data
 
 BASE = torch.arange(12.0).reshape(3, 4)
 PAIRS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], bool]] = {

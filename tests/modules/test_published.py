@@ -14,7 +14,7 @@ from torch import nn as tnn
 
 import hotgrad as hg
 from hotgrad import interop, modules, nn, optim
-from hotgrad.training.job import LOSSES, OPTIMIZERS, published
+from hotgrad.training.model import LOSSES, OPTIMIZERS, published
 
 LAYERS = {kind.__name__: kind for kind in published(modules, nn.Module) if not issubclass(kind, nn.Loss)}
 SHAPES = [(6, 4), (6, 4, 5, 5)]  # rows of features, or images

@@ -21,7 +21,7 @@ from hotgrad.engines.native.layout import Nest
 from hotgrad.program.captured import Captured, captured
 from hotgrad.training import agreement
 from hotgrad.training.agreement import check_agreement
-from hotgrad.training.eager import training_step
+from hotgrad.training.runner import training_step
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
 

@@ -21,7 +21,7 @@ from hotgrad.engines.native import compiler, csource
 from hotgrad.engines.native.engine import Native
 from hotgrad.program.captured import captured
 from hotgrad.training import engine_choice
-from hotgrad.training.eager import training_step
+from hotgrad.training.runner import training_step
 
 pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="there is no C compiler")
 
