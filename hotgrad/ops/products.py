@@ -37,7 +37,7 @@ def _matmul_right(g: Any, out: Any, a: Any, b: Any) -> Any:
     return (a.mT @ g.unsqueeze(-1)).squeeze(-1)  # a stack of matrices times a vector
 
 
-def _operand(a: Any) -> tuple[list[partial[Any]], Any]:
+def _in_form(a: Any) -> tuple[list[partial[Any]], Any]:
     """`a` as kernels of products read it in place, and the calls that bring it into this form."""
     if a.ndim == 2 and any(a.stride(i) == 1 and a.stride(1 - i) >= max(a.shape[i], 1) for i in (0, 1)):
         return [], a
@@ -74,7 +74,7 @@ class MatMul(Primitive):
             a, out = a.unsqueeze(0), out.unsqueeze(0)
         if a.ndim > 2 and b.ndim > 2:  # stacks of equal length, as the kernel itself makes them
             a, b = (t.expand(*out.shape[:-2], *t.shape[-2:]) for t in (a, b))
-        (first, a), (second, b) = _operand(a), _operand(b)
+        (first, a), (second, b) = _in_form(a), _in_form(b)
         if a.ndim > 2 and b.ndim > 2:
             stack = math.prod(out.shape[:-2])  # view(-1) could not tell where a matrix is empty
             a, b, out = (t.view(stack, *t.shape[-2:]) for t in (a, b, out))
@@ -107,7 +107,7 @@ class AddMM(Primitive):
 
     @staticmethod
     def into(out: Any, bias: Any, a: Any, b: Any) -> Any:
-        (first, a), (second, b) = _operand(a), _operand(b)
+        (first, a), (second, b) = _in_form(a), _in_form(b)
         return [*first, *second, partial(torch.addmm, bias, a, b, out=out)]
 
     vjps = (

@@ -15,15 +15,15 @@ except ImportError:
 from hotgrad.testing.check import check_all, check_op
 from hotgrad.testing.functions import check_gradients, check_programs
 from hotgrad.testing.measure import Power, power
-from hotgrad.testing.programs import Program, programs
+from hotgrad.testing.programs import Composition, programs
 from hotgrad.testing.report import GradientError, Problem, Report
 from hotgrad.testing.strategies import broadcastable_shapes, operands, shapes, tensors, variables
 
 __all__ = [
+    "Composition",
     "GradientError",
     "Power",
     "Problem",
-    "Program",
     "Report",
     "broadcastable_shapes",
     "check_all",

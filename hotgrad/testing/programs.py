@@ -22,7 +22,7 @@ _BINARY = ["add", "mul", "sub", "maximum", "matmul"]
 
 
 @dataclass(frozen=True)
-class Program:
+class Composition:
     """A function of tensors or Variables: `steps` are (name of the function, places of its operands, options), the places counting
     the inputs and then the steps; the last value is the result. `str` gives Python source.
     """
@@ -46,7 +46,7 @@ class Program:
 
 
 @st.composite
-def programs(draw: Any, max_steps: int = 6) -> Program:
+def programs(draw: Any, max_steps: int = 6) -> Composition:
     """Programs of one to `max_steps` steps on one to three inputs; every step is defined for the values it gets.
 
     >>> from hypothesis import find
@@ -74,11 +74,11 @@ def programs(draw: Any, max_steps: int = 6) -> Program:
         steps.append((name, places, tuple(options.items())))
     if not steps:
         steps.append(("neg", (len(known) - 1,), ()))
-    return Program(tuple(shapes), tuple(steps))
+    return Composition(tuple(shapes), tuple(steps))
 
 
 @st.composite
-def programs_with_inputs(draw: Any) -> tuple[Program, tuple[Tensor, ...]]:
+def programs_with_inputs(draw: Any) -> tuple[Composition, tuple[Tensor, ...]]:
     """A program and a float64 tensor for each of its inputs."""
     program = draw(programs())
     grid = st.sampled_from([1.0, *(k / 10 for k in range(-17, 18) if k not in (0, 10))])
@@ -90,7 +90,7 @@ def programs_with_inputs(draw: Any) -> tuple[Program, tuple[Tensor, ...]]:
     return program, tuple(inputs)
 
 
-def code_of(program: Program, inputs: Sequence[Tensor], describe: Any) -> str:
+def code_of(program: Composition, inputs: Sequence[Tensor], describe: Any) -> str:
     """Source that runs `program` on `inputs` and walks back."""
     names = [f"x{i}" for i in range(len(inputs))]
     made = [f"{name} = hg.Variable({describe(x)}, requires_grad=True)" for name, x in zip(names, inputs)]

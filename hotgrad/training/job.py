@@ -94,7 +94,7 @@ def check_verbose(verbose: Any) -> None:
     whole_number("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
 
 
-def home(model: Module) -> tuple[torch.dtype, torch.device]:
+def place_of(model: Module) -> tuple[torch.dtype, torch.device]:
     """Dtype and device of the model's first floating parameter; torch's defaults if it has none."""
     for parameter in model.parameters():
         if parameter.dtype.is_floating_point:
@@ -104,7 +104,7 @@ def home(model: Module) -> tuple[torch.dtype, torch.device]:
 
 def inputs_for(model: Model, x: Any, name: str) -> Tensor:
     """`x` as the model takes it: floats in the dtype of its parameters, integers too unless the model takes them as they are."""
-    dtype, device = home(model)
+    dtype, device = place_of(model)
     check_columns(model, x, name)
     tensor = to_tensor(x, name, dtype, USED).to(device)
     check_filled(tensor, name)
@@ -200,7 +200,7 @@ def data_for(
     The loss sees every target once, each against the output of the first row, so that a label out of range is found wherever
     it stands. `resolved`: from how many rows on their differences must not be lost in the cast.
     """
-    dtype, device = home(model)
+    dtype, device = place_of(model)
     y = to_tensor(y, f"{name}y", dtype, resolved).to(device)
     check_columns(model, x, f"{name}x")
     given = to_tensor(x, f"{name}x", dtype, resolved).to(device)

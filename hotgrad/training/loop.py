@@ -213,14 +213,14 @@ def _epochs(
     last = table[-1]
     if job.validation is not None:
         last |= {
-            f"val_{name}": value for name, value in measured(model, model.loss, job.validation, job.threshold, run=runner.predict).items()
+            f"val_{name}": value for name, value in evaluated(model, model.loss, job.validation, job.threshold, run=runner.predict).items()
         }
     optimizer.epoch_end(last.get("val_loss", last["loss"]))
     seconds = (time.perf_counter() - began) / count
     return [{**{name: value for name, value in row.items() if name != "lr"}, "lr": row["lr"], "seconds": seconds} for row in table]
 
 
-def measured(
+def evaluated(
     model: Model, loss: Callable[..., Any], data: Data, threshold: float, batch_size: int | None = None, run: Any = None
 ) -> dict[str, float]:
     """Loss, and accuracy where the targets are labels, in eval mode; the loss is taken once, over all rows."""

@@ -32,7 +32,7 @@ from hotgrad.training.job import (
     inputs_for,
     threshold_of,
 )
-from hotgrad.training.loop import begin, measured, signal_back, train
+from hotgrad.training.loop import begin, evaluated, signal_back, train
 from hotgrad.training.model import Model
 from hotgrad.training.side_by_side import claim_more, part, side_by_side, stratified, training, using
 from hotgrad.training.state import Snapshot, check_trained, checked, follow, layout, trial, twin
@@ -153,7 +153,7 @@ class Sequential(Model):
         `x`, `y`: tensors, numpy arrays, pandas objects or nested lists; or `x` a torch Dataset or DataLoader and no `y`. Both are
         read once, into memory, and copied where they lie in that of the model. Floats are cast to the parameters' dtype, which must resolve the differences between the rows.
         `batch_size`: rows per step, all by default; the last batch may be smaller. `loss` and `optimizer` replace those of the model.
-        `validation_data`: a pair (x, y), measured after each epoch. `seed` restarts the model's own generator, which shuffles.
+        `validation_data`: a pair (x, y), evaluated after each epoch. `seed` restarts the model's own generator, which shuffles.
         `verbose`: 0, k for a line each k-th epoch, or "auto" for a bar or about ten lines. `callbacks`: see `EarlyStopping`.
         `sample_weight` (n,) and `class_weight` (a dict, one weight per class, or "balanced") are scaled to a mean of 1 over the rows.
         `checkpoint`: a file to write as training goes; if it exists, training resumes from it, `epochs` being the total. It must be of
@@ -302,7 +302,7 @@ class Sequential(Model):
         loss = self._given_loss(None)
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         x, y, _ = pair(x, y)
-        return measured(self, loss, data_for(trial(self), loss, x, y, ""), threshold_of(self), size)
+        return evaluated(self, loss, data_for(trial(self), loss, x, y, ""), threshold_of(self), size)
 
     def cross_validate(
         self, x: Any, y: Any = None, n_splits: int = 4, *, seed: int | None = None, jobs: int = 1, **settings: Any

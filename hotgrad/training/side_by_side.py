@@ -224,5 +224,5 @@ def stratified(rows: int, n_splits: int, labels: Tensor | None, generator: torch
     if labels is not None:
         order = order[labels.cpu()[order].argsort(stable=True)]
     # rows of one label follow each other, so dealing them out like cards gives every fold its share
-    hands = torch.arange(rows) % n_splits
-    return [(order[hands != k].sort().values, order[hands == k].sort().values) for k in range(n_splits)]
+    folds = torch.arange(rows) % n_splits
+    return [(order[folds != k].sort().values, order[folds == k].sort().values) for k in range(n_splits)]

@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor
 
 from hotgrad.engines.native.kernels import Context, Elementwise, Kernel, Transfer
-from hotgrad.engines.native.layout import C_TYPES, Buffer, NativeError, Place, fresh
+from hotgrad.engines.native.layout import C_TYPES, Buffer, NativeError, Place, new_place
 from hotgrad.program.instructions import Instruction, Value, described
 
 LONGEST_CHAIN = 60  # instructions in a loop; more, and values leave the registers
@@ -34,18 +34,18 @@ class Builder:
             tuple[str, int, int]
         ] = []  # what looks at indices, along which axis, of which size; "wrong", the first slot, notes one
 
-    def fresh(self, value: Value, padded: bool = True, pinned: bool = False) -> Place:
+    def place_for(self, value: Value, padded: bool = True, pinned: bool = False) -> Place:
         if value.dtype not in C_TYPES:
             raise NativeError(
                 f"{described(value)}: arrays of {value.dtype} have no native form; there are float32, float64, int32, int64, bool"
             )
         if value.device.type != "cpu":
             raise NativeError(f"{described(value)} is on {value.device}; native code runs on the CPU")
-        return fresh(value.shape, value.dtype, self.context.lanes, padded, pinned)
+        return new_place(value.shape, value.dtype, self.context.lanes, padded, pinned)
 
     def copied(self, place: Place, padded: bool = True) -> Place:
         """A copy by rows."""
-        target = fresh(place.shape, place.dtype, self.context.lanes, padded)
+        target = new_place(place.shape, place.dtype, self.context.lanes, padded)
         self.add(Transfer(self.context, [place], [target], [f"copy {place.shape}"]))
         return target
 
@@ -80,7 +80,7 @@ class Builder:
 
     def elementwise(self, instruction: Instruction) -> None:
         out = instruction.out
-        place = self.places[out] = self.fresh(out)
+        place = self.places[out] = self.place_for(out)
         operands = {
             (instruction, index): self.places[operand]
             for index, operand in enumerate(instruction.operands)

@@ -8,7 +8,7 @@ from typing import cast
 
 from hotgrad.engines.native.builder import Builder
 from hotgrad.engines.native.kernels import Transfer
-from hotgrad.engines.native.layout import Place, fresh, reshaped
+from hotgrad.engines.native.layout import Place, new_place, reshaped
 from hotgrad.engines.native.matmul_kernels import Dots, Product, Transpose, fits
 from hotgrad.engines.native.reductions import Reduce
 from hotgrad.ops.products import spell_out
@@ -52,7 +52,7 @@ def _times_column(build: Builder, note: list[str], a: Place, b: Place, c: Place)
         if fits(row, vector):
             _add_product(build, note, b.turned(), a.turned(), row)
         else:
-            part = fresh(row.shape, c.dtype, build.context.lanes)
+            part = new_place(row.shape, c.dtype, build.context.lanes)
             _add_product(build, note, b.turned(), a.turned(), part)
             build.add(Transfer(build.context, [part], [row], [f"copy {row.shape}"]))
         return
@@ -101,7 +101,7 @@ def _summed(build: Builder, note: list[str], letters: str, place: Place, keep: s
     if not axes:
         return letters, place
     kept = "".join(c for c in letters if c in keep)
-    target = fresh(tuple(n for c, n in zip(letters, place.shape) if c in keep), place.dtype, build.context.lanes)
+    target = new_place(tuple(n for c, n in zip(letters, place.shape) if c in keep), place.dtype, build.context.lanes)
     whole = cast(Place, reshaped(target, tuple(1 if i in axes else n for i, n in enumerate(place.shape))))
     build.add(Reduce(build.context, [place], [whole], note, "sum", axes))
     return kept, target
@@ -123,7 +123,7 @@ def _contracted(build: Builder, note: list[str], left: str, a: Place, right: str
         return reshaped(turned, shape) or cast(Place, reshaped(build.copied(turned, padded=False), shape))
 
     a, b = matrices(left, a, batch, rows, inner), matrices(right, b, batch, inner, columns)
-    out = fresh((*a.shape[:-1], b.shape[-1]), a.dtype, build.context.lanes)
+    out = new_place((*a.shape[:-1], b.shape[-1]), a.dtype, build.context.lanes)
     product(build, note, a, b, out)
     letters = batch + rows + columns
     shape = tuple(sizes[c] for c in letters)

@@ -103,7 +103,7 @@ def padded_row(size: int, lanes: int) -> int:
     return row + lanes if row >= 128 and row % 128 == 0 else row
 
 
-def fresh(shape: tuple[int, ...], dtype: torch.dtype, lanes: int, padded: bool = True, pinned: bool = False) -> Place:
+def new_place(shape: tuple[int, ...], dtype: torch.dtype, lanes: int, padded: bool = True, pinned: bool = False) -> Place:
     """A place in a buffer of its own, by rows; `padded`: with rows of whole vectors."""
     strides = []
     step = 1

@@ -31,7 +31,7 @@ class Lowering(Builder):
         self.code = code = remove_dead(written_out(code))
         self.derived: list[str] = []
         for value in [*code.inputs, *(d.value for d in code.draws), *(s.value for s in code.states), *code.constants]:
-            self.places[value] = self.fresh(value, pinned=True)
+            self.places[value] = self.place_for(value, pinned=True)
         self.constants += [(self.places[value], tensor) for value, tensor in code.constants.items()]
         for instruction in code.instructions:
             self._lower(instruction)
@@ -70,7 +70,7 @@ class Lowering(Builder):
         code = self.code
         for value in code.results():
             if value.kind == "scalar" and value not in self.places:
-                place = self.places[value] = self.fresh(value)
+                place = self.places[value] = self.place_for(value)
                 cast = Elementwise(self.context, [], [place], ["a scalar"], (), scalars=self.scalars)
                 cast.members.append(Instruction(Cast, (value,), {}, Value.like("result", torch.empty((), dtype=torch.float64))))
                 cast.results[cast.members[0].out] = place

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hotgrad.engines.native.kernels import Context, Kernel
-from hotgrad.engines.native.layout import C_TYPES, Nest, Place, added, fresh
+from hotgrad.engines.native.layout import C_TYPES, Nest, Place, added, new_place
 
 PANEL = 4  # vectors of columns at a time
 DEPTH = 384  # products summed in one go; more, and the right operand's panel leaves the cache
@@ -171,7 +171,7 @@ class Transpose(Kernel):
         columns = -(-place.shape[-2] // v) * v
         if not place.allows((*place.shape[:-2], columns, place.shape[-1])):
             return None
-        room = fresh((*place.shape[:-2], columns, place.shape[-1]), place.dtype, context.lanes)
+        room = new_place((*place.shape[:-2], columns, place.shape[-1]), place.dtype, context.lanes)
         target = room.view(place.shape, room.strides)
         return Transpose(context, [place], [target], [f"transposed copy {place.shape}"]), target
 

@@ -13,7 +13,7 @@ from hotgrad.engines.native.builder import Builder
 from hotgrad.engines.native.contractions import einsum, product
 from hotgrad.engines.native.indexing import Along, Table
 from hotgrad.engines.native.kernels import Fill, Transfer
-from hotgrad.engines.native.layout import NativeError, Place, fresh, reshaped
+from hotgrad.engines.native.layout import NativeError, Place, new_place, reshaped
 from hotgrad.engines.native.reductions import Cumsum, Reduce
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.program.instructions import Instruction
@@ -88,7 +88,7 @@ def _picked(a: Place, index: Any) -> Place:
 def _getitem(build: Builder, instruction: Instruction, a: Place, index: Any) -> Place:
     if _is_basic(index):
         return _picked(a, index)
-    out = build.fresh(instruction.out)
+    out = build.place_for(instruction.out)
     table = _table(build, a.shape, a, index)
     build.add(Table(build.context, [a, table], [out], build.note(instruction)))
     return out
@@ -100,7 +100,7 @@ def _table(build: Builder, shape: tuple[int, ...], place: Place, index: Any) -> 
     for axis, (size, stride) in enumerate(zip(shape, place.strides)):
         offsets += (torch.arange(size) * stride).reshape((-1,) + (1,) * (len(shape) - axis - 1))
     chosen = offsets[index] + place.offset
-    table = fresh(tuple(chosen.shape), torch.int64, build.context.lanes, pinned=True)
+    table = new_place(tuple(chosen.shape), torch.int64, build.context.lanes, pinned=True)
     build.constants.append((table, chosen))
     return table
 
@@ -116,7 +116,7 @@ def _putitem(build: Builder, instruction: Instruction, g: Place, shape: Any, ind
 
 
 def _filled(build: Builder, instruction: Instruction, value: float) -> Place:
-    out = build.fresh(instruction.out)
+    out = build.place_for(instruction.out)
     build.add(Fill(build.context, [], [out], [f"fill {out.shape}"], value))
     return out
 
@@ -140,7 +140,7 @@ def _fold(build: Builder, instruction: Instruction, g: Place, shape: Any, dimens
 
 
 def _cat(build: Builder, instruction: Instruction, *tensors: Place, dim: int) -> Place:
-    out = build.fresh(instruction.out)
+    out = build.place_for(instruction.out)
     axis = normal_axis(dim, len(out.shape))
     start = 0
     for place in tensors:
@@ -153,7 +153,7 @@ def _cat(build: Builder, instruction: Instruction, *tensors: Place, dim: int) ->
 
 
 def _stack(build: Builder, instruction: Instruction, *tensors: Place, dim: int) -> Place:
-    out = build.fresh(instruction.out)
+    out = build.place_for(instruction.out)
     axis = normal_axis(dim, len(out.shape))
     for position, place in enumerate(tensors):
         build.add(Transfer(build.context, [place], [_picked(out, (slice(None),) * axis + (position,))], build.note(instruction)))
@@ -162,20 +162,20 @@ def _stack(build: Builder, instruction: Instruction, *tensors: Place, dim: int) 
 
 def _reduce(build: Builder, instruction: Instruction, a: Place, dim: Any = None, keepdim: bool = False) -> Place:
     axes = normal_axes(dim, len(a.shape))
-    out = build.fresh(instruction.out)
+    out = build.place_for(instruction.out)
     whole = reshaped(out, tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
     build.add(Reduce(build.context, [a], [cast(Place, whole)], build.note(instruction), str(instruction.op.native), axes))
     return out
 
 
 def _cumsum(build: Builder, instruction: Instruction, a: Place, dim: int) -> Place:
-    out = build.fresh(instruction.out)
+    out = build.place_for(instruction.out)
     build.add(Cumsum(build.context, [a], [out], build.note(instruction), normal_axis(dim, len(a.shape))))
     return out
 
 
 def _gather(build: Builder, instruction: Instruction, a: Place, index: Place, dim: int) -> Place:
-    out, axis = build.fresh(instruction.out), normal_axis(dim, len(a.shape))
+    out, axis = build.place_for(instruction.out), normal_axis(dim, len(a.shape))
     build.add(Along(build.context, [a, index], [out], build.note(instruction), axis, build.check(instruction, axis, a.shape[axis])))
     return out
 
@@ -188,7 +188,7 @@ def _scatter_add(build: Builder, instruction: Instruction, g: Place, index: Plac
 
 
 def _matmul(build: Builder, instruction: Instruction, a: Place, b: Place) -> Place:
-    out = build.fresh(instruction.out)
+    out = build.place_for(instruction.out)
     if not out.dtype.is_floating_point:
         raise NativeError(f"MatMul of {out.dtype} has no native form")
     if 0 in out.shape:
@@ -201,7 +201,7 @@ def _einsum(build: Builder, instruction: Instruction, *operands: Place, equation
     if not instruction.out.dtype.is_floating_point:
         raise NativeError(f"Einsum of {instruction.out.dtype} has no native form")
     if 0 in instruction.out.shape:
-        return build.fresh(instruction.out)
+        return build.place_for(instruction.out)
     return einsum(build, build.note(instruction), operands, equation)
 
 
