@@ -25,6 +25,20 @@ from hotgrad.ops.pointwise import Softplus
 from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
 from hotgrad.ops.shaping import Reshape
 
+__all__ = [
+    "batch_norm",
+    "bce_with_logits",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "gelu",
+    "huber",
+    "l1",
+    "layer_norm",
+    "linear",
+    "mse",
+]
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
