@@ -2,6 +2,8 @@
 
 What a file here publishes stands in its `__all__`; it is then in `hg.nn`, converted to torch.nn's class of the same name, and
 a loss is known to `fit` by the name of its function. A new file has its two lines here.
+
+`parameters`: what is known of them before the first rows come; `module`: the base; `layers`, `norms`, `losses`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,8 @@
-"""The ops: a class per primitive (`hg.ops.Mul`), and per public op a function (`hg.mul`) that is also a method (`v.mul`)."""
+"""The ops: a class per primitive (`hg.ops.Mul`), and per public op a function (`hg.mul`) that is also a method (`v.mul`).
+
+`arithmetic` (of two operands, comparisons, where), `pointwise` (of one), `reductions`, `products`, `shaping`, `indexing`; `composites` are
+written in these, and `axes` reads what `dim` says. A new op is a class in one of these files, and the stubs made anew.
+"""
 
 from hotgrad.core import declarations, operators  # noqa: F401  gives every op declared from here on its `apply`
 from hotgrad.core.methods import FUNCTIONS, Methods

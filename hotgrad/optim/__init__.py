@@ -1,4 +1,8 @@
-"""Optimizers and learning-rate schedules. What a file here publishes stands in its `__all__`; `fit` knows an optimizer by its name in small letters."""
+"""Optimizers and learning-rate schedules. What a file here publishes stands in its `__all__`; `fit` knows an optimizer by its name in small letters.
+
+`lists`: arithmetic on lists of tensors, in which rules are written; `groups`: parameters with settings of their own; `optimizer`: the base;
+`rules` (SGD, Adam, ...), `lbfgs`, `schedules`.
+"""
 
 from typing import TYPE_CHECKING
 
