@@ -63,8 +63,9 @@ def _parts(instruction: Instruction, constants: dict[Value, Tensor]) -> list[Ins
         raise NativeError(f"{op.name}: its native function failed: {error}") from error
     if value is NotImplemented:
         raise NativeError(f"{op.name} of {', '.join(map(described, instruction.reads()))} has no native form")
-    if trace.refused is not None:
-        raise NativeError(f"{op.name}: its native function: {trace.refused}")
+    if trace.refused is not None or trace.code.states or trace.code.draws:
+        reason = trace.refused or "it may read neither Parameters nor buffers, nor draw random numbers"
+        raise NativeError(f"{op.name}: its native function: {reason}")
     if not isinstance(value, Value) or (value.shape, value.dtype) != (out.shape, out.dtype):
         given = described(value) if isinstance(value, Value) else repr(value)
         raise NativeError(f"{op.name}: its native function gave {given:.80}; forward gives {described(out)}")

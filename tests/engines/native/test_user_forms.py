@@ -187,6 +187,8 @@ def test_a_form_may_be_a_function_of_ops_to_any_depth() -> None:
         (lambda a: a * float(a.sum()), "Doubled: its native function failed: a value was read while capturing"),
         (lambda a: a * torch.rand(4), "Doubled: its native function failed: torch's 'rand'"),
         (lambda a, b: a, "Doubled: its native function failed"),
+        (lambda a: a * hg.Variable([1.0], requires_grad=True), "it may read neither Parameters nor buffers"),
+        (lambda a: hg.functional.dropout(a, 0.5), "nor draw random numbers"),
     ],
 )
 def test_functions_that_are_no_forms_are_refused(native: Any, message: str) -> None:
@@ -200,3 +202,16 @@ def test_functions_that_are_no_forms_are_refused(native: Any, message: str) -> N
     with pytest.raises(hg.EngineError, match=message):
         hg.capture(lambda x: Doubled.apply(x), torch.randn(4)).to("native")
     assert hg.tape() is not None and hg.primitives()
+
+
+def test_a_function_may_add_up_integers_as_doubles() -> None:
+    class Total(hg.Primitive, register=False):
+        """The sum of whole numbers or truth values, as a double."""
+
+        forward = staticmethod(lambda a: a.to(torch.float64).sum())
+        vjps = (None,)
+        native = staticmethod(lambda a: a.to(torch.float64).sum())
+
+    for x in (torch.arange(7), torch.arange(7) > 2, torch.rand(3, 5), torch.arange(4, dtype=torch.int32)):
+        program = hg.capture(lambda a: Total.apply(a), x)
+        assert torch.equal(program.to("native")(x), program(x)) or x.is_floating_point()
