@@ -81,6 +81,7 @@ def _complete(cls: type[Primitive]) -> None:
     if cls.domain and cls.arity is not None and len(cls.domain) != cls.arity:
         raise wrong(cls, f"has {cls.arity} operands, but `domain` has {len(cls.domain)} entries")
     _check_native(cls)
+    cls._told_numbers = cls.numbers and cls.into is not None and "numbers" in inspect.signature(cls.into).parameters
     _check_names(cls)
     unknown = set(cls.options) - set(cls.defaults)
     if unknown:

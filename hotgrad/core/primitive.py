@@ -135,6 +135,7 @@ class Primitive(TakesOptions):
     rules: ClassVar[tuple[Callable[..., Any] | None, ...]]
     differentiable: ClassVar[bool]
     _watched: ClassVar[Callable[[Callable[..., Any]], Callable[..., Any]]]  # a rule, with a look at what a user's one gave
+    _told_numbers: ClassVar[bool]  # whether `into` is told which numbers 0-d operands stand for
     _plans: ClassVar[dict[tuple[bool, ...], tuple[tuple[bool, ...], bool]]]
 
     def __init_subclass__(cls, abstract: bool = False, register: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -35,8 +34,8 @@ def lower(
     tensor([1., 1.])
     """
     if op.into is not None:
-        asks = "numbers" in inspect.signature(op.into).parameters
-        calls = op.into(out, *operands, **options, **({"numbers": numbers} if asks else {}))
+        told = {"numbers": numbers} if op._told_numbers else {}
+        calls = op.into(out, *operands, **options, **told)
         return [calls] if isinstance(calls, partial) else calls
     kernel = _OPERATORS.get(op.forward, op.forward)
     if not isinstance(kernel, BuiltinFunctionType):
