@@ -25,7 +25,7 @@ from hotgrad.core.domains import Domain
 from hotgrad.core.options import TakesOptions
 from hotgrad.errors import DeclarationError
 
-# What `native` may name: the kernels of the native engine, which are no expressions of single elements.
+# What `native` may name: kernels of the native engine, each for the operands and options of the op of that name here.
 KERNELS = tuple(
     "reshape permute expand flip unfold fold getitem putitem pad cat stack sum prod amax amin cumsum gather scatter_add matmul einsum".split()
 )
