@@ -85,8 +85,11 @@ def compare(oracle: Callable[..., Tensor], subject: Subject, options: dict[str, 
     At kinks torch's gradients may be others, and change from one torch to the next: there what is declared counts, and differences.
     """
     leaves = [v.detach().clone().requires_grad_(i in subject.checked and g is not None) for i, v in enumerate(subject.values)]
-    with torch.enable_grad():
-        theirs = oracle(*leaves, **options)
+    try:
+        with torch.enable_grad():
+            theirs = oracle(*leaves, **options)
+    except Exception as error:
+        return [Problem("oracle", f"{subject.name}: torch's function raises what forward computes: {type(error).__name__}: {error}")]
     ours = subject.plain(subject.values)
     size = max((float(v.abs().max()) for v in subject.values if v.numel() and v.dtype.is_floating_point), default=0.0)
     if (

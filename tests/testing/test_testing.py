@@ -480,3 +480,11 @@ def test_the_command_checks_native_forms(monkeypatch: pytest.MonkeyPatch, capsys
     assert __main__.main(["check", "Neg"]) == 0
     assert __main__.main(["check", "Neg", "--native"]) == 1
     assert "WRONG: native" in (said := capsys.readouterr().out) and "its native form '{a}' is not what forward computes" in said
+
+
+def test_an_oracle_that_raises_is_told() -> None:
+    def refusing(a: Any, b: Any) -> Any:
+        raise IndexError("none of these")
+
+    with pytest.raises(GradientError, match="torch's function raises what forward computes: IndexError: none of these"):
+        check_op(hg.ops.Mul, oracle=refusing)
