@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hotgrad.errors import CaptureError
@@ -53,3 +53,99 @@ class Scalar:
 
     def __repr__(self) -> str:
         return "<a number that differs from step to step>"
+
+
+class Hook:
+    """Where some of the numbers come from that differ from run to run of a program, and what is told that a run was done.
+
+    `values`: the program's scalars that it gives, in the order of `next`.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    @property
+    def varies(self) -> bool:
+        """Whether `next` must be asked at each step, since it cannot tell what it gives steps ahead."""
+        return False
+
+    @property
+    def counts(self) -> bool:
+        """Whether `next` gives something else steps ahead."""
+        return False
+
+    def next(self, ahead: int = 0) -> list[float]:
+        """The numbers of the next run, or of one so many runs further on."""
+        return []
+
+    def done(self, steps: int = 1) -> None:
+        """So many runs were done."""
+
+    def mark(self) -> Any:
+        """What `back` takes, to undo what was done since."""
+
+    def back(self, mark: Any) -> None:
+        """Return to where `mark` was taken."""
+
+    def steady(self) -> bool:
+        """Whether the program still fits it."""
+        return True
+
+    def same(self, other: Hook) -> bool:
+        """Whether `other`, of a later trace, stands for the same."""
+        return self is other
+
+
+class Moving(Hook):
+    """A number that hotgrad itself changes; see `moving`."""
+
+    def __init__(self, owner: Any, name: str, number: Callable[[int], float], varies: bool) -> None:
+        super().__init__()
+        self.owner, self.name, self.number, self._varies = owner, name, number, varies
+        self.moved = False  # by the steps of the program
+
+    @property
+    def varies(self) -> bool:
+        return self._varies
+
+    @property
+    def counts(self) -> bool:
+        return self.moved
+
+    def next(self, ahead: int = 0) -> list[float]:
+        return [self.number(ahead if self.moved else 0)]
+
+    def same(self, other: Hook) -> bool:
+        return isinstance(other, Moving) and self.owner is other.owner and self.name == other.name
+
+
+class Lifted(Hook):
+    """Numbers of the user's, each of which was another one in a later trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[float] = []
+
+    def next(self, ahead: int = 0) -> list[float]:
+        return self.numbers
+
+    def same(self, other: Hook) -> bool:
+        return isinstance(other, Lifted)
+
+
+def numbers_of(hooks: Sequence[Hook], steps: int) -> list[list[float]]:
+    """The numbers of the next `steps` runs, which are counted as done; a single row if they are the same for each."""
+    rows: list[list[float]] = []
+    if any(hook.varies for hook in hooks):
+        for _ in range(steps):
+            row: list[float] = []
+            for hook in hooks:  # in the order of the program: what one leaves, the next may read
+                row += hook.next()
+                hook.done()
+            rows.append(row)
+        return rows
+    for ahead in range(steps if any(hook.counts for hook in hooks) else 1):
+        rows.append([number for hook in hooks for number in hook.next(ahead)])
+    for hook in hooks:
+        hook.done(steps)
+    return rows

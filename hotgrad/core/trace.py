@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Protocol
 
@@ -9,13 +10,13 @@ from torch import Generator, Tensor
 
 from hotgrad.core.primitive import Primitive
 from hotgrad.core.records import Accumulator
-from hotgrad.core.scalars import Scalar
+from hotgrad.core.scalars import Hook, Scalar
 
 
 class Trace(Protocol):
     """While one is on, every call of an op on this thread goes to it. What it makes in place of Variables knows no values."""
 
-    hooks: list[Any]  # what computes the scalars of each run, and hears of its end
+    hooks: list[Hook]  # what computes the scalars of each run, and hears of its end
 
     def apply(self, op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
         """The call of an op: noted, and its result."""
@@ -59,8 +60,11 @@ class Trace(Protocol):
     def memory(self, slot: Any, name: str) -> Any:
         """What an optimizer keeps for a parameter under this name."""
 
-    def scalar(self, example: float, name: str) -> Scalar:
-        """A number that is given at each run."""
+    def scalar(self, example: float, name: str, hook: Hook | None = None) -> Scalar:
+        """A number that is given at each run, by `hook`."""
+
+    def moving(self, owner: Any, name: str, number: Callable[[int], float]) -> Scalar:
+        """A number that hotgrad itself changes; see `core.moving`."""
 
     def draw(self, shape: tuple[int, ...], generator: Generator | None) -> Any:
         """Random numbers, new at each run."""

@@ -85,6 +85,9 @@ class Engine(ABC):
         self.run(sources, order, 1, numbers, [draw[None] for draw in drawn], outputs)
         return [output[0] for output in outputs]
 
+    def reload(self) -> None:  # noqa: B027 - most engines read constants where they lie
+        """Read the program's constants again, whose contents have changed."""
+
     @property
     def details(self) -> str:
         """For checkpoints: the name, and after a space whatever else decides about the bits of results."""

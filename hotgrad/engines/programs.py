@@ -11,13 +11,13 @@ from torch import Tensor
 
 from hotgrad.checks import one_of
 from hotgrad.core.arrays import as_tensor
+from hotgrad.core.scalars import numbers_of
 from hotgrad.core.variable import Variable
 from hotgrad.engines.engine import Engine
 from hotgrad.engines.registry import ENGINES, EXACT
 from hotgrad.errors import CaptureError, DeviceError, DtypeError, OperandError, ShapeError
 from hotgrad.program import serialisation
 from hotgrad.program.captured import Captured, captured
-from hotgrad.program.guards import Watch
 from hotgrad.program.tree import rebuilt
 
 
@@ -39,8 +39,9 @@ class Program:
     tensor(0.)
     """
 
-    def __init__(self, found: Captured, engine: str = EXACT.name, fuse: bool = True) -> None:
-        self._captured, self.code = found, found.code
+    def __init__(self, found: Captured, engine: str = EXACT.name, fuse: bool = True, verified: bool = False) -> None:
+        self._captured, self.code, self._verified = found, found.code, verified
+        self._loaded = found.constants.changes
         self.engine, self.fuse = one_of("engine", engine, ENGINES), fuse
         self._runner: Engine | None = None
         self._kept: list[Tensor] | None = None
@@ -56,13 +57,15 @@ class Program:
 
         Raises SettingError for an unknown engine, EngineError if the engine cannot run this program.
         """
-        program = Program(self._captured, engine, fuse)
+        program = Program(self._captured, engine, fuse, self._verified)
         program._start()
         return program
 
     def _start(self) -> Engine:
         if self._runner is None:
+            self._captured.constants.refresh()
             self._runner = ENGINES[self.engine](self.code, self.fuse)
+            self._loaded = self._captured.constants.changes
         return self._runner
 
     def __call__(self, *inputs: Any) -> Any:
@@ -92,17 +95,46 @@ class Program:
                 self._lock.release()
 
     def _alone(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
-        changed = self._captured.changed()
-        if changed:
-            raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
         tensors = self._checked(inputs)
-        self._captured.begin()
+        found = self._captured
+        if self._verified:
+            self.verify()
+        else:
+            changed = found.changed()
+            if changed:
+                raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
+        found.begin()
         runner = self._start()
-        numbers = [number for hook in self._captured.hooks for number in hook.next()]
-        results = runner.run_once(tensors, outputs, scalars=numbers)
-        for hook in self._captured.hooks:
-            hook.done()
-        return results
+        found.constants.refresh()
+        if self._loaded != found.constants.changes:
+            runner.reload()
+            self._loaded = found.constants.changes
+        marks = [hook.mark() for hook in found.hooks]
+        (numbers,) = numbers_of(found.hooks, 1)
+        try:
+            return runner.run_once(tensors, outputs, scalars=numbers)
+        except BaseException:
+            for hook, mark in zip(found.hooks, marks):
+                hook.back(mark)
+            raise
+
+    def verify(self) -> None:
+        """Trace the function again and compare. Nothing changes, and nothing is computed.
+
+        Raises CaptureError if it is another program by now, or gives other numbers to the same one.
+
+        >>> scale = [2.0]
+        >>> program = hg.capture(lambda x: x * scale[0], torch.ones(3))
+        >>> program.verify()
+        """
+        found = self._captured.compared()
+        how = found.different
+        if not how and found.numbers:
+            how = f"a number in it is another one now ({next(iter(found.numbers.values()))!r})"
+        if not how and self._captured.differing(found.tensors):
+            how = "a tensor in it has other values now"
+        if how:
+            raise CaptureError(f"the program no longer stands for its function: {how}. Capture it again")
 
     def _checked(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         wanted = self.code.inputs
@@ -164,7 +196,7 @@ class Program:
         Nothing in the file is executed. Raises FileError for a file that is broken or foreign, or needs an op that is not declared.
         """
         code, structure, dtype = serialisation.load(path)
-        return cls(Captured(code, structure, [], Watch([]), [], [], dtype), engine, fuse)
+        return cls(Captured(code, structure, dtype=dtype), engine, fuse)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Raises OperandError: a program belongs to the model and the process that it was captured in."""
@@ -184,7 +216,7 @@ class Program:
         return f"<Program of {len(self.code.instructions)} instructions on {self.engine}>"
 
 
-def capture(f: Callable[..., Any], *examples: Any) -> Program:
+def capture(f: Callable[..., Any], *examples: Any, verify: bool = False) -> Program:
     """The Program of `f` for arguments like `examples`: tensors, arrays, numbers, or Variables, which keep `requires_grad`.
 
     `f` is run twice on such arguments, on Variables that have no values to read, and every primitive it calls is noted, those of
@@ -209,4 +241,4 @@ def capture(f: Callable[..., Any], *examples: Any) -> Program:
     if not callable(f):
         raise OperandError(f"capture takes a function and examples of its arguments; got {f!r:.60}")
     arrays = [example if isinstance(example, Variable) else as_tensor(example) for example in examples]
-    return Program(captured(f, arrays, [f]))
+    return Program(captured(f, arrays, [f], watched=not verify), verified=verify)

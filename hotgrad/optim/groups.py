@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hotgrad.checks import overlapping
 from hotgrad.core.modes import state
+from hotgrad.core.moving import moving
 from hotgrad.core.variable import Variable
 from hotgrad.errors import SettingError
 from hotgrad.modules.parameters import LazyParameter
@@ -22,25 +23,39 @@ from hotgrad.optim.schedules import Schedule
 class Slot:
     """What an optimizer keeps for one parameter: how many steps changed it, and the rule's state."""
 
-    __slots__ = ("parameter", "count", "state")
+    __slots__ = ("parameter", "steps", "state")
 
     def __init__(self, parameter: Variable) -> None:
         self.parameter = parameter
-        self.count = 0
+        self.steps = 0  # `count` as a number, also while a program is captured
         self.state: dict[str, Tensor] = {}
+
+    @property
+    def count(self) -> int:
+        """How many steps changed the parameter."""
+        return moving(self, "count", lambda ahead: self.steps + ahead)  # type: ignore[no-any-return]
 
 
 class Group:
-    """Parameters that share settings. `rate` is a number or a Schedule; `settings` holds the others, and the current `lr`."""
+    """Parameters that share settings. `rate` is a number or a Schedule; `settings` holds all others."""
 
     def __init__(self, slots: list[Slot], rate: float | Schedule, settings: dict[str, Any]) -> None:
         self.slots = slots
         self.rate = rate
-        self.settings = SimpleNamespace(lr=self.lr, **settings)
+        self.settings = SimpleNamespace(**settings)
 
     @property
     def lr(self) -> float:
-        return self.rate.lr if isinstance(self.rate, Schedule) else self.rate
+        """The rate of the next step."""
+        return moving(self, "lr", lambda ahead: self.now())  # type: ignore[no-any-return]
+
+    def now(self) -> float:
+        """`lr` as a number, also while a program is captured."""
+        return self.rate.now() if isinstance(self.rate, Schedule) else self.rate
+
+    def step_settings(self) -> SimpleNamespace:
+        """What the rule is given: the settings, and `lr`."""
+        return SimpleNamespace(lr=self.now(), **vars(self.settings))
 
 
 def ready(group: Group) -> Iterable[tuple[list[Slot], list[Any], list[Any]]]:
@@ -54,8 +69,8 @@ def ready(group: Group) -> Iterable[tuple[list[Slot], list[Any], list[Any]]]:
         if g is None or p._link is None:
             continue
         data: Any = p._data if trace is None else trace.leaf(p)
-        if slot.count != count or data.dtype is not dtype:
-            count, dtype = slot.count, data.dtype
+        if slot.steps != count or data.dtype is not dtype:
+            count, dtype = slot.steps, data.dtype
             slots, tensors, gradients = found.setdefault((count, dtype), ([], [], []))
         slots.append(slot)
         tensors.append(data)

@@ -118,8 +118,7 @@ class LBFGS(Optimizer):
                 "LBFGS evaluates the loss several times: give step(closure), which clears gradients, calls backward and returns the loss"
             )
         (group,) = self._bound()
-        group.settings.lr = group.lr
-        run = _Run(self, group.settings, closure)
+        run = _Run(self, group.step_settings(), closure)
         first = run.minimise()
         for schedule in self._schedules():
             schedule.step_end()
@@ -223,7 +222,7 @@ class _Run:
             if done or _largest(direction) * length <= s.tolerance_change or abs(loss - before) < s.tolerance_change:
                 break
         for slot in self.slots:
-            slot.count += 1
+            slot.steps += 1
         return first
 
     def learn(self, gradient: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from operator import is_
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.core.modes import state
+from hotgrad.core.moving import moving, untraced
+from hotgrad.core.scalars import Hook
 from hotgrad.core.variable import Parameter, Variable
 from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.ops.reductions import Norm
@@ -159,8 +162,7 @@ class Optimizer:
         rates: dict[int, Any] = {id(self._defaults["lr"]): out._defaults["lr"]}  # one schedule may serve several groups
         for group in self.groups if self._given else ():
             rate = rates.setdefault(id(group.rate), group.rate.fresh() if isinstance(group.rate, Schedule) else group.rate)
-            settings = {name: value for name, value in vars(group.settings).items() if name != "lr"}
-            out.groups.append(Group([Slot(slot.parameter) for slot in group.slots], rate, settings))
+            out.groups.append(Group([Slot(slot.parameter) for slot in group.slots], rate, vars(group.settings)))
         out._given = self._given
         return out
 
@@ -172,15 +174,21 @@ class Optimizer:
     @property
     def lr(self) -> Any:
         """The learning rate of the next step, that of the first group. Setting it, to a number or a Schedule, sets that of all."""
-        rate = self.groups[0].rate if self.groups else self._defaults["lr"]
-        return rate.lr if isinstance(rate, Schedule) else rate
+        return moving(self, "lr", lambda ahead: self._now())
 
     @lr.setter
     def lr(self, value: float | Schedule) -> None:
+        if state.trace is not None:
+            state.trace.refuse("the learning rate was set while capturing, which would set it once; set it outside, or use a Schedule")
         self._check({**self._defaults, "lr": value})
         self._defaults["lr"] = value
         for group in self.groups:
             group.rate = value
+
+    def _now(self) -> Any:
+        """`lr` as a number, also while a program is captured."""
+        rate = self.groups[0].rate if self.groups else self._defaults["lr"]
+        return rate.now() if isinstance(rate, Schedule) else rate
 
     def _slots(self) -> list[Slot]:
         return [slot for group in self.groups for slot in group.slots]
@@ -207,27 +215,29 @@ class Optimizer:
         """
         work = []
         for group in self._bound():
-            group.settings.lr = group.lr
-            work += [(group, *alike) for alike in ready(group)]
+            settings = group.step_settings()
+            work += [(group, settings, *alike) for alike in ready(group)]
         trace = state.trace
         factor = None
         if self.clip_norm is not None and work:
             norms = torch._foreach_norm if trace is None else lambda gradients: [Norm.apply(g) for g in gradients]
             factor = clip_factor([norm for *_, gradients in work for norm in norms(gradients)], self.clip_norm)
         if trace is not None:
-            trace.hooks.append(Steps(self, [(group, slots) for group, slots, *_ in work]))
-            for group, slots, arrays, gradients in work:
-                self._note(trace, group.settings, slots, arrays, gradients, factor)
+            hook = Steps(self, [(group, slots) for group, _, slots, *_ in work])
+            hook.again = any(isinstance(other, Steps) and other.optimizer is self for other in trace.hooks)
+            trace.hooks.append(hook)
+            for _, settings, slots, arrays, gradients in work:
+                self._note(trace, hook, settings, slots, arrays, gradients, factor)
             return
-        for group, slots, tensors, gradients in work:
-            self._update(group.settings, slots, tensors, gradients, factor)
+        for _, settings, slots, tensors, gradients in work:
+            self._update(settings, slots, tensors, gradients, factor)
         for schedule in self._schedules():
             schedule.step_end()
 
-    def _note(self, trace: Any, settings: Any, slots: list[Slot], arrays: list[Any], gradients: list[Any], factor: Any) -> None:
+    def _note(self, trace: Any, hook: Steps, settings: Any, slots: list[Slot], arrays: list[Any], gradients: list[Any], factor: Any) -> None:
         """As `_update`, for the program that is being captured: what differs from step to step enters it as Scalars."""
-        numbers = self._numbers(settings, slots[0].count + 1)
-        s = SimpleNamespace(**{**vars(settings), **{name: trace.scalar(number, name) for name, number in numbers.items()}})
+        numbers = untraced(lambda: self._numbers(settings, slots[0].steps + 1))
+        s = SimpleNamespace(**{**vars(settings), **{name: trace.scalar(number, name, hook) for name, number in numbers.items()}})
         kept = {name: [trace.memory(slot, name) for slot in slots] for name in self.keeps(settings)}
         state = {name: Each(values) for name, values in kept.items()}
         g = Each(gradients)
@@ -244,7 +254,7 @@ class Optimizer:
 
     def _update(self, settings: Any, slots: list[Slot], tensors: list[Tensor], gradients: list[Tensor], factor: Tensor | None) -> None:
         """One step of parameters of one dtype and count: one run of the rule over all of them."""
-        count = slots[0].count + 1
+        count = slots[0].steps + 1
         extra = self.scalars(settings, count)
         if extra:
             settings = SimpleNamespace(**vars(settings), **extra)
@@ -259,7 +269,7 @@ class Optimizer:
         new = self.rule(p, g if factor is None else g * factor, state, settings)
         assign([*[(old, state[name]) for name, old in kept.items()], (p, new)])
         for slot in slots:
-            slot.count = count
+            slot.steps = count
 
     # ---- schedules
 
@@ -284,11 +294,11 @@ class Optimizer:
         """
         groups = []
         for group in self.groups:
-            settings = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(group.settings).items() if name != "lr"}
+            settings = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(group.settings).items()}
             rate = group.rate
             saved = {"schedule": type(rate).__name__, **rate.state_dict()} if isinstance(rate, Schedule) else rate
             groups.append({"parameters": len(group.slots), "settings": settings, "lr": saved})
-        state = [{"count": slot.count, **slot.state} for slot in self._slots()]
+        state = [{"count": slot.steps, **slot.state} for slot in self._slots()]
         return {"optimizer": type(self).__name__, "clip_norm": self.clip_norm, "groups": groups, "state": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -312,7 +322,7 @@ class Optimizer:
                 group.rate = saved["lr"]
         for slot, entry in zip(self._slots(), state["state"]):
             like = slot.parameter.data
-            slot.count = entry["count"]
+            slot.steps = entry["count"]
             loaded = {name: value.to(like, copy=True) for name, value in entry.items() if name != "count"}
             for name, value in loaded.items():
                 old = slot.state.get(name)
@@ -341,12 +351,12 @@ class Optimizer:
                 set(saved["lr"]) != {"schedule", *own} or not all(_like(saved["lr"][name], value) for name, value in own.items())
             ):
                 wrong.append(f"group {i}: the state of its {kind} is broken")
-            if set(saved["settings"]) != set(vars(group.settings)) - {"lr"}:
+            if set(saved["settings"]) != set(vars(group.settings)):
                 wrong.append(f"group {i}: its settings are {', '.join(map(str, saved['settings']))}")
             elif kind == found:
                 self._check({**_tuples(saved["settings"]), "lr": group.rate if own else saved["lr"]})
         kept = [
-            self.keeps(SimpleNamespace(lr=group.lr, **_tuples(saved["settings"])))
+            self.keeps(SimpleNamespace(lr=group.now(), **_tuples(saved["settings"])))
             for group, saved in zip(self.groups, state["groups"])
             for _ in group.slots
         ]
@@ -379,46 +389,68 @@ def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-class Steps:
-    """The host's part of a captured step: the numbers that differ from step to step, and the counting of steps.
+class Steps(Hook):
+    """The optimizer's part of each run: the numbers that differ from step to step, and the counting of steps.
 
     `units`: groups with slots of one count and dtype, in the order of the program's scalars.
     """
 
     def __init__(self, optimizer: Optimizer, units: list[tuple[Group, list[Slot]]]) -> None:
+        super().__init__()
         self.optimizer, self.units = optimizer, units
+        self.again = False  # whether the program steps this optimizer before
+
+    def same(self, other: Hook) -> bool:
+        return (
+            isinstance(other, Steps)
+            and self.optimizer is other.optimizer
+            and len(self.units) == len(other.units)
+            and all(a is c and len(b) == len(d) and all(map(is_, b, d)) for (a, b), (c, d) in zip(self.units, other.units))
+        )
+
+    def moves(self, owner: Any) -> bool:
+        """Whether this step leaves another number in `owner`: an optimizer, one of its groups or schedules, or a slot."""
+        within = [schedule for schedule in self.optimizer._schedules() if schedule.moves_within_epochs]
+        if isinstance(owner, Slot):
+            return any(owner is slot for _, slots in self.units for slot in slots)
+        if isinstance(owner, Schedule):
+            return any(owner is schedule for schedule in within)
+        if isinstance(owner, Group):
+            return any(owner.rate is schedule for schedule in within)
+        return owner is self.optimizer and bool(within)
 
     def steady(self) -> bool:
         """Whether the parameters of each unit still have one count."""
-        return all(slot.count == slots[0].count for _, slots in self.units for slot in slots)
+        return all(slot.steps == slots[0].steps for _, slots in self.units for slot in slots)
 
     def next(self, ahead: int = 0) -> list[float]:
-        """The numbers of the next step, or of one so many steps further on at the present rates."""
         numbers: list[float] = []
         for group, slots in self.units:
-            group.settings.lr = group.lr
-            numbers += self.optimizer._numbers(group.settings, slots[0].count + 1 + ahead).values()
+            numbers += self.optimizer._numbers(group.step_settings(), slots[0].steps + 1 + ahead).values()
         return numbers
 
     def done(self, steps: int = 1) -> None:
         """Count steps, and tell the schedules."""
         for _, slots in self.units:
             for slot in slots:
-                slot.count += steps
+                slot.steps += steps
         for schedule in self.optimizer._schedules():
             for _ in range(steps):
                 schedule.step_end()
 
-    def take(self, steps: int) -> list[list[float]]:
-        """The numbers of that many steps, which are counted; a single row if they are the same for each."""
-        by_step = [s for s in self.optimizer._schedules() if s.per != "epoch" or type(s).step_end is not Schedule.step_end]
-        rows = []
-        if by_step:
-            for _ in range(steps):
-                rows.append(self.next())
-                self.done()
-            return rows
-        steady = type(self.optimizer).scalars is Optimizer.scalars
-        rows = [self.next(ahead) for ahead in range(1 if steady else steps)]
-        self.done(steps)
-        return rows
+    @property
+    def counts(self) -> bool:
+        return type(self.optimizer).scalars is not Optimizer.scalars
+
+    @property
+    def varies(self) -> bool:
+        return self.again or any(schedule.moves_within_epochs for schedule in self.optimizer._schedules())
+
+    def mark(self) -> Any:
+        return [slot.steps for _, slots in self.units for slot in slots], [s.state_dict() for s in self.optimizer._schedules()]
+
+    def back(self, mark: Any) -> None:
+        for slot, steps in zip((slot for _, slots in self.units for slot in slots), mark[0]):
+            slot.steps = steps
+        for schedule, kept in zip(self.optimizer._schedules(), mark[1]):
+            schedule.load_state_dict(kept)

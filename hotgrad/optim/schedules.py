@@ -11,6 +11,7 @@ import math
 from typing import Any, TypeVar
 
 from hotgrad.checks import finite_number, whole_number
+from hotgrad.core.moving import moving, untraced
 from hotgrad.errors import SettingError
 
 __all__ = ["CosineLR", "PlateauLR", "Schedule", "StepLR", "WarmupLR"]
@@ -41,26 +42,44 @@ class Schedule:
 
     def restart(self) -> None:
         """Forget where it stands."""
-        self.count = 0
+        self._count = 0
 
     def at(self, count: int) -> float:
         """The rate after `count` epochs or steps."""
         return self.base
 
     @property
+    def count(self) -> int:
+        """How many epochs or steps are done."""
+        return moving(self, "count", lambda ahead: self._count)  # type: ignore[no-any-return]
+
+    @count.setter
+    def count(self, value: int) -> None:
+        self._count = value
+
+    @property
     def lr(self) -> float:
         """The rate of the next step."""
-        return self.at(self.count)
+        return moving(self, "lr", lambda ahead: self.at(self._count))  # type: ignore[no-any-return]
+
+    def now(self) -> float:
+        """`lr` as a number, also while a program is captured."""
+        return untraced(lambda: self.lr)
+
+    @property
+    def moves_within_epochs(self) -> bool:
+        """Whether `lr` may differ from step to step."""
+        return self.per != "epoch" or type(self).step_end is not Schedule.step_end
 
     def epoch_end(self, monitored: float | None = None) -> None:
         """Called after each epoch, with the validation loss, or the training loss where there is none."""
         if self.per == "epoch":
-            self.count += 1
+            self._count += 1
 
     def step_end(self) -> None:
         """Called after each step of the optimizer."""
         if self.per == "step":
-            self.count += 1
+            self._count += 1
 
     def fresh(self: S) -> S:
         """A schedule of the same settings, at its start."""
@@ -70,11 +89,11 @@ class Schedule:
 
     def settings(self) -> dict[str, Any]:
         """The numbers that describe it, apart from where it stands."""
-        return {name: value for name, value in vars(self).items() if name not in self.state_dict()}
+        return {name: value for name, value in vars(self).items() if name.lstrip("_") not in self.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, as numbers."""
-        return {"count": self.count}
+        return {"count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
@@ -197,4 +216,4 @@ class PlateauLR(Schedule):
             self.rate, self.rest, self.bad = min(self.rate, lower), int(self.cooldown), 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "rate": self.rate, "best": self.best, "bad": self.bad, "rest": self.rest}
+        return {"count": self._count, "rate": self.rate, "best": self.best, "bad": self.bad, "rest": self.rest}

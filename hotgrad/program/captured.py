@@ -1,22 +1,24 @@
-"""A function made into a program: run twice while being traced, on different example values, and compared."""
+"""A function made into a program: run twice while being traced, on different example values, and compared; and later once more."""
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hotgrad.checks import overlapping
+from hotgrad.core.scalars import Hook, Lifted
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
 from hotgrad.optim.groups import Slot
-from hotgrad.optim.optimizer import Steps
+from hotgrad.program.comparison import Comparison, Diverged, Examples, Place
+from hotgrad.program.constants import Constants, Contents
+from hotgrad.program.differences import difference
 from hotgrad.program.guards import Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified
@@ -29,20 +31,29 @@ from hotgrad.program.unsteady import Unsteady
 class Captured:
     """A program, and what it takes as given.
 
-    `structure`: what the function returns, see `tree`. `hooks`: the optimizers' part of each run, see `Steps`.
+    `structure`: what the function returns, see `tree`. `hooks`: what gives the program's scalars at each run. `first`: the trace
+    that it was made of, and `run` traces the function again; None for a program out of a file.
     """
 
     code: Code
     structure: Any
-    hooks: list[Steps]
-    watch: Watch
-    versions: list[tuple[Tensor, int]]
-    memory: list[tuple[Slot, str, Tensor]]
+    hooks: list[Hook] = field(default_factory=list)
+    watch: Watch = field(default_factory=lambda: Watch([]))
+    constants: Constants = field(default_factory=lambda: Constants({}, ()))
+    options: list[Contents] = field(default_factory=list)  # tensors that are no operands, such as an index
+    memory: list[tuple[Slot, str, Tensor]] = field(default_factory=list)
     dtype: torch.dtype | None = field(default_factory=torch.get_default_dtype)  # torch's default; None if nothing depends on it
+    first: ProgramTrace | None = None
+    run: Callable[[Comparison, Watch], None] | None = None
     lock: Any = field(default_factory=threading.RLock)  # for what runs change
 
     def __post_init__(self) -> None:
         self._data = [(state.holder, state.tensor) for state in self.code.states if isinstance(state.holder, Variable)]
+        self._lifted = Lifted()  # at the places below
+        self._places: list[Place] = []
+        self._examples: Examples | None = None
+        own = {type(op): op for op in (i.op for i in self.code.instructions) if not op.__module__.startswith("hotgrad.")}
+        self._forwards = Watch(list(own.values())) if own else None  # what ops of the user's compute with, which no trace shows
 
     def begin(self) -> None:
         """Give the optimizers the state that a first run needs, which is zero: capturing has not left it there, or they were reset."""
@@ -50,177 +61,227 @@ class Captured:
             if name not in slot.state:
                 slot.state[name] = tensor.zero_()
 
+    # ---- whether it still stands for its function
+
     def changed(self) -> str:
-        """What the function depended on while it was captured and is no longer so, in words; "" if all holds."""
-        for tensor, version in self.versions:
-            if tensor._version != version:
-                return f"a tensor of shape {tuple(tensor.shape)} from outside of the function was written to"
+        """What the function depended on while it was captured and is no longer so, in words; "" if all that is watched holds."""
+        return self._replaced() or self.watch.changed()
+
+    def _replaced(self) -> str:
+        """What no other numbers in the same program can follow, in words."""
+        if any([contents.changed() for contents in self.options]):
+            return "a tensor that is used as an index, or in another option of an op, was written to"
         if self.dtype not in (None, torch.get_default_dtype()):
             return f"torch's default dtype was {self.dtype}"
         for variable, tensor in self._data:
             if variable._data is not tensor:
                 return f"the data of a Variable of shape {tuple(tensor.shape)} was replaced"
         for slot, name, tensor in self.memory:
-            if slot.state.get(name, tensor) is not tensor or (name not in slot.state and slot.count):
+            if slot.state.get(name, tensor) is not tensor or (name not in slot.state and slot.steps):
                 return f"the optimizer's state {name!r} was replaced"
         if not all(hook.steady() for hook in self.hooks):
             return "the optimizer's parameters no longer have the same number of steps"
-        return self.watch.changed()
+        return "" if self._forwards is None else self._forwards.changed()
+
+    def compared(self) -> Comparison:
+        """The function traced again and compared with the program. Nothing else changes. Raises what the function raises."""
+        if self.first is None or self.run is None:
+            raise CaptureError("a program out of a file has no function to be compared with")
+        if self._examples is None:
+            self._examples = Examples(self.first.code)
+        self.watch = self.watch.renewed()
+        missing = [(slot, name) for slot, name, _ in self.memory if name not in slot.state]
+        comparison = Comparison(self.first, self.watch.all_variables(), self._examples)
+        self.begin()
+        try:
+            self.run(comparison, self.watch)
+        except Diverged:
+            pass
+        finally:
+            comparison.take_back()
+            for slot, name in missing:
+                slot.state.pop(name, None)
+        return comparison
+
+    def differing(self, tensors: dict[Value, Tensor]) -> bool:
+        """Whether other values stand in a constant than in the tensor that stands for it now."""
+        return any(not torch.equal(self.constants.tensors[value], tensor) for value, tensor in tensors.items())
+
+    def follow(self) -> bool | None:
+        """Bring the program to what its function computes now: traced again and compared, with other numbers in it where they differ.
+
+        True if it is then ready to run as before, False if `code` is another one, with more scalars, and None if the function is
+        another program.
+        """
+        if self._replaced():
+            return None
+        found = self.compared()
+        if found.different or self.first is None:
+            return None
+        instructions = self.first.code.instructions
+        if not all(_liftable(instructions[i], place, number) for (i, place), number in found.numbers.items()):
+            return None
+        new = [place for place in found.numbers if place not in self._places]
+        lost = [value for value in found.tensors if value not in self.constants.own]
+        if new or lost:
+            self.constants.release(lost)
+            self._lift(self._places + new)
+        now = {value: found.tensors.get(value, self.first.code.constants[value]) for value in self.constants.own if value.kind == "constant"}
+        if not self.constants.replace(now):
+            return None
+        originals = (instructions[i].operands[place] for i, place in self._places)
+        self._lifted.numbers = [float(found.numbers.get(place, original)) for place, original in zip(self._places, originals)]
+        return not (new or lost)
+
+    def _lift(self, places: list[Place]) -> None:
+        """Make the numbers at these places scalars of the program."""
+        code = self.first.code  # type: ignore[union-attr]
+        values = [Value.scalar() for _ in places]
+        at: dict[int, dict[int, Value]] = {}
+        for (i, place), value in zip(places, values):
+            at.setdefault(i, {})[place] = value
+        lifted = code.replaced([_with(instruction, at.get(i, {})) for i, instruction in enumerate(code.instructions)])
+        lifted.scalars = [*code.scalars, *values]
+        lifted.constants = {value: self.constants.tensors[value] for value in code.constants}
+        if not self._places and places:
+            self.hooks.append(self._lifted)
+        self._places, self._lifted.values = places, values
+        self.code = simplified(lifted, self.constants)
 
 
-def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any]) -> Captured:
+def _with(instruction: Instruction, operands: dict[int, Value]) -> Instruction:
+    """The instruction with other operands at these places."""
+    given = tuple(operands.get(place, operand) for place, operand in enumerate(instruction.operands))
+    return Instruction(instruction.op, given, instruction.options, instruction.out)
+
+
+def _liftable(instruction: Instruction, place: int, number: Any) -> bool:
+    """Whether another number there makes the same program: arithmetic in floats, whose results have the same dtype."""
+    before = instruction.operands[place]
+    floats = all(operand.dtype.is_floating_point for operand in instruction.reads())
+    return instruction.op.numbers and floats and all(type(n) in (int, float) and _exact(n) for n in (before, number))
+
+
+def _exact(number: float) -> bool:
+    """Whether it is a float, or a whole number that is the same as one."""
+    return type(number) is float or abs(number) < 2**53
+
+
+def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any], watched: bool = False) -> Captured:
     """The program of `f` for arguments like `examples`, tensors or Variables. `roots`: what `f` depends on, itself included.
 
     Parameters, buffers, optimizer state, gradients and generators stay as they are. Raises CaptureError for functions that
-    cannot be captured; what `f` itself raises comes out.
+    cannot be captured, with `watched` also for those that depend on something that cannot be watched; what `f` itself raises comes out.
     """
     watch = Watch(roots)
+    if watched and watch.open:
+        raise CaptureError(
+            f"the function depends on something that cannot be watched, so its program could become stale: {watch.first_open()}. Make what it "
+            "gives an argument, or capture with verify=True, which traces the function again at each call and compares"
+        )
     # dense, as a program's own memory is
     given = [example._data if isinstance(example, Variable) else example for example in examples]
     tensors = [torch.empty_like(tensor).copy_(tensor) for tensor in given]
-    traces, structures = [], []
-    variables = [*watch.variables, *(parameter for optimizer in watch.optimizers for parameter in optimizer.parameters)]
+    kinds = [(isinstance(e, Variable) and e.requires_grad, not isinstance(e, Variable)) for e in examples]
+    traces: list[ProgramTrace] = []
+    structures = []
     try:
         for values in (tensors, [_other(tensor) for tensor in tensors]):
-            traces.append(ProgramTrace(watch.names, list(watch.buffers.values()), variables, watch.seen))
-            structures.append(_traced_run(traces[-1], f, values, examples, watch, variables))
-        first, second = traces
-        if structures[0] != structures[1]:
-            raise CaptureError(
-                f"the function returned {shown(structures[0])} and then {shown(structures[1])}; it must always return the same structure"
-            )
-        found = _difference(first.code, second.code)
-        if found:
-            raise CaptureError(
-                f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
-                "changes itself"
-            )
-        if {*map(id, first.unwatched)} & {*map(id, second.unwatched)}:
-            raise CaptureError(
-                "the function writes into a tensor or Variable from outside that cannot be watched; make it an attribute or a global"
-            )
-        memory = [(slot, name, slot.state[name]) for slot, name in first.slots]
+            trace = ProgramTrace(watch.names, list(watch.buffers.values()), watch.all_variables(), watch.seen)
+            traces.append(trace)
+            inputs = partial(_inputs, trace, list(zip(values, kinds)))
+            trace.code.outputs, structure = _traced_run(trace, f, inputs, watch)
+            trace.settle()
+            structures.append(structure)
     finally:
         for trace in traces:
-            for state, name in trace.added:
-                state.pop(name, None)
-    shared = overlapping([(s.value.name or described(s.value), s.tensor, s.update is not None) for s in first.code.states])
-    if shared:
+            trace.take_back()
+    first, second = traces
+    if structures[0] != structures[1]:
         raise CaptureError(
-            f"{shared[0]!r} and {shared[1]!r}, of which the function changes one, overlap in memory; use one Variable or tensor in both places, or clone() one"
+            f"the function returned {shown(structures[0])} and then {shown(structures[1])}; it must always return the same structure"
         )
-    return Captured(simplified(first.code), structures[0], first.hooks, watch, first.versions, memory)
+    found = difference(first.code, second.code)
+    if found:
+        raise CaptureError(
+            f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
+            "changes itself"
+        )
+    if {*map(id, first.unwatched)} & {*map(id, second.unwatched)}:
+        raise CaptureError(
+            "the function writes into a tensor or Variable from outside that cannot be watched; make it an attribute or a global"
+        )
+    _check_memory(first)
+    twice = zip(first.code.constants.items(), second.code.constants.values())
+    constants = Constants(dict(first.code.constants), [value for (value, a), b in twice if a is not b])
+    code = simplified(first.code, constants)
+
+    def again(comparison: Comparison, watch: Watch) -> None:
+        outputs, now = _traced_run(comparison, f, lambda: [comparison.input_like(*kind) for kind in kinds], watch)
+        if now != structures[0]:
+            comparison.different = f"it returned {shown(structures[0])} and returns {shown(now)}"
+        comparison.finish(outputs)
+
+    options = [Contents(tensor) for tensor in first.option_tensors]
+    return Captured(code, structures[0], first.hooks, watch, constants, options, first.kept_memory, first=first, run=again)
 
 
-def _traced_run(
-    trace: ProgramTrace,
-    f: Callable[..., Any],
-    values: Sequence[Tensor],
-    examples: Sequence[Any],
-    watch: Watch,
-    variables: Sequence[Variable],
-) -> Any:
-    """One run of `f`, noted; what it returned, as a structure."""
-    leaves = [variable._own_accumulator() for variable in variables if variable.is_leaf]
+def _traced_run(trace: ProgramTrace, f: Callable[..., Any], inputs: Callable[[], list[Any]], watch: Watch) -> tuple[list[Value], Any]:
+    """One run of `f`, noted; the values that it returned, and their structure."""
+    leaves = [variable._own_accumulator() for variable in watch.all_variables() if variable.is_leaf]
     unsteady = Unsteady()
 
-    def run() -> Any:
+    def run() -> tuple[list[Value], Any]:
         for leaf in leaves:
             trace.keep_grad(leaf)
-        inputs = [trace.input(value, example) for value, example in zip(values, examples)]
-        result = f(*inputs) if watch.trusted else unsteady.run(lambda: f(*inputs))
+        given = inputs()
+        result = f(*given) if watch.trusted else unsteady.run(lambda: f(*given))
         arrays, structure = flatten(result)
         if not arrays:
             raise CaptureError(f"a captured function must return at least one Variable; got {result!r:.60}")
-        trace.code.outputs = [(trace.leaf(a) if isinstance(a, Variable) else trace.constant(a)).value for a in arrays]
-        return structure
+        return [(trace.leaf(a) if isinstance(a, Variable) else trace.constant(a)).value for a in arrays], structure
 
-    structure = trace.run(run, watch.trusted)
-    if trace.refused is not None:  # and somebody caught it
-        raise trace.refused
-    if unsteady.called:
-        raise CaptureError(f"the function {unsteady.called}, which gives something else at each run; make it an argument, or use Dropout")
-    changed = watch.changed()
-    if changed:
-        raise CaptureError(f"the function changes what it depends on ({changed}), so its second run would differ from its first")
+    try:
+        outputs, structure = trace.run(run, watch.trusted)
+        if trace.refused is not None:  # and somebody caught it
+            raise trace.refused
+        if unsteady.called:
+            raise CaptureError(
+                f"the function {unsteady.called}, which gives something else at each run; make it an argument, or use Dropout"
+            )
+        changed = watch.changed()
+        if changed:
+            raise CaptureError(f"the function changes what it depends on ({changed}), so its second run would differ from its first")
+    except BaseException:
+        watch.restore()
+        raise
     for tensor, version in trace.versions:
         if tensor._version != version:
             raise CaptureError(f"the function writes into a tensor of shape {tuple(tensor.shape)}; compute a new value instead")
-    states = {state.tensor.untyped_storage().data_ptr() for state in trace.code.states if state.value.numel()}
-    for value, tensor in trace.code.constants.items():
+    return outputs, structure
+
+
+def _check_memory(trace: ProgramTrace) -> None:
+    """Raises CaptureError if states that are written to lie in memory that is also read as something else."""
+    code = trace.code
+    states = {state.tensor.untyped_storage().data_ptr() for state in code.states if state.value.numel()}
+    for value, tensor in code.constants.items():
         if tensor.numel() and tensor.untyped_storage().data_ptr() in states:
             raise CaptureError(
                 f"the data of a parameter or buffer of shape {value.shape} was used as a plain tensor; use the Variable itself, or its detach()"
             )
-    return structure
+    shared = overlapping([(s.value.name or described(s.value), s.tensor, s.update is not None) for s in code.states])
+    if shared:
+        raise CaptureError(
+            f"{shared[0]!r} and {shared[1]!r}, of which the function changes one, overlap in memory; use one Variable or tensor in both places, or clone() one"
+        )
+
+
+def _inputs(trace: ProgramTrace, given: list[tuple[Tensor, tuple[bool, bool]]]) -> list[Any]:
+    return [trace.input(tensor, *kind) for tensor, kind in given]
 
 
 def _other(tensor: Tensor) -> Tensor:
     """Another example of the same kind: what depends on values will differ."""
     other = torch.empty_like(tensor).copy_(tensor.flip(tuple(range(tensor.ndim))))
     return other.mul_(0.75).add_(0.125) if tensor.is_floating_point() else other
-
-
-def _difference(a: Code, b: Code) -> str:
-    """How two programs differ, in words; "" if they do not."""
-    places: dict[Value, Value] = {}  # of values of `b`, the corresponding ones of `a`
-
-    def pair(left: Sequence[Value], right: Sequence[Value]) -> None:
-        places.update(zip(right, left))
-
-    for name in ("inputs", "scalars"):
-        pair(getattr(a, name), getattr(b, name))
-    pair([d.value for d in a.draws], [d.value for d in b.draws])
-    pair(list(a.constants), list(b.constants))
-    pair([s.value for s in a.states], [s.value for s in b.states])
-    for left, right in zip_longest(a.instructions, b.instructions):
-        if left is None or right is None:
-            return f"it has {len(a.instructions)} instructions and then {len(b.instructions)}"
-        if not _same_instruction(left, right, places):
-            return f"{_in_words(left)} became {_in_words(right)}"
-        places[right.out] = left.out
-    for (left, x), (right, y) in zip(a.constants.items(), b.constants.items()):
-        if places.get(right) is not left or (x is not y and not _same(x, y)):
-            return f"a constant {described(left)} has other values"
-    if len(a.constants) != len(b.constants):
-        return f"it has {len(a.constants)} constants and then {len(b.constants)}"
-    if len(a.states) != len(b.states) or any(s.holder is not t.holder for s, t in zip(a.states, b.states)):
-        return "it uses other parameters"
-    updates = [(s.update, t.update) for s, t in zip(a.states, b.states)]
-    for old, new in [*updates, *zip_longest(a.outputs, b.outputs)]:
-        if old is not (places.get(new) if new is not None else None):
-            return "it returns or writes something else"
-    return ""
-
-
-def _same_instruction(a: Instruction, b: Instruction, places: dict[Value, Value]) -> bool:
-    operands = zip_longest(a.operands, b.operands)
-    return (
-        a.op is b.op
-        and (a.out.shape, a.out.dtype, a.out.device) == (b.out.shape, b.out.dtype, b.out.device)
-        and all(x is places.get(y) if isinstance(y, Value) else _same(x, y) for x, y in operands)
-        and _same(a.options, b.options)
-    )
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether options, numbers or tensors are equal, NaN to NaN."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if (a.shape, a.dtype) != (b.shape, b.dtype):
-            return False
-        return bool(((a == b) | ((a != a) & (b != b))).all())
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, float):
-        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
-    return bool(a == b)
-
-
-def _in_words(instruction: Instruction) -> str:
-    operands = ", ".join(described(o) if isinstance(o, Value) else repr(o) for o in instruction.operands)
-    options = "".join(f", {name}={value!r:.40}" for name, value in instruction.options.items())
-    return f"{instruction.op.name}({operands}{options})"

@@ -57,6 +57,15 @@ class Value:
         """The bytes that its elements take."""
         return self.numel() * self.dtype.itemsize
 
+    def is_contiguous(self) -> bool:
+        """Whether eager execution has it row after row in memory."""
+        step = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.stride)):
+            if size != 1 and stride != step:
+                return 0 in self.shape
+            step *= size
+        return True
+
     def __repr__(self) -> str:
         return f"{self.kind} {described(self)}"
 

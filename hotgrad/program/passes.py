@@ -11,19 +11,22 @@ from hotgrad.ops.arithmetic import Add
 from hotgrad.ops.products import AddMM, MatMul
 from hotgrad.ops.reductions import Sum
 from hotgrad.ops.shaping import Permute
+from hotgrad.program.constants import Constants
 from hotgrad.program.instructions import Code, Instruction, Value
 from hotgrad.program.memory import evaluate
 
 
-def simplified(code: Code) -> Code:
-    """All the passes that change no bits, one after the other.
+def simplified(code: Code, constants: Constants | None = None) -> Code:
+    """All the passes that change no bits, one after the other. `constants`: those of the program, which are to keep up with them.
 
     >>> c, y = Value.like("constant", torch.ones(2)), Value.like("result", torch.ones(2))
     >>> print(simplified(Code(constants={c: torch.ones(2)}, instructions=[Instruction(hg.ops.Exp, (c,), {}, y)], outputs=[y])))
     constants: c0 float32(2,)
     outputs: c0
     """
-    return remove_dead(merge_common(fold_constants(code)))
+    if constants is None:
+        return remove_dead(fold_constants(merge_common(code)))
+    return remove_dead(fold_constants(merge_common(code, constants), constants))
 
 
 def remove_dead(code: Code) -> Code:
@@ -45,8 +48,10 @@ def remove_dead(code: Code) -> Code:
     return code
 
 
-def merge_common(code: Code) -> Code:
+def merge_common(code: Code, constants: Constants | None = None) -> Code:
     """The program with each instruction, and each constant, in it once: the first of those of equal op, operands and options.
+
+    Constants are one if they are one tensor; of `constants`, those that nobody else can write to also if their contents are equal.
 
     >>> x, y, z = (Value.like(kind, torch.ones(2)) for kind in ("input", "result", "result"))
     >>> print(merge_common(Code([x], instructions=[Instruction(hg.ops.Exp, (x,), {}, out) for out in (y, z)], outputs=[y, z])))
@@ -57,7 +62,8 @@ def merge_common(code: Code) -> Code:
     first: dict[Any, Value] = {}
     same: dict[Value, Value] = {}
     for value, tensor in code.constants.items():
-        same[value] = first.setdefault(_key(tensor), value)
+        mine = constants is not None and value in constants.own
+        same[value] = first.setdefault(_key(tensor) if mine else (id, id(tensor)), value)
     kept: list[Instruction] = []
     for instruction in code.instructions:
         operands = tuple(same.get(o, o) if isinstance(o, Value) else _key(o) for o in instruction.operands)
@@ -67,6 +73,8 @@ def merge_common(code: Code) -> Code:
             kept.append(instruction)
     merged = code.replaced(kept, lambda value: same.get(value, value))
     merged.constants = {value: tensor for value, tensor in code.constants.items() if same[value] is value}
+    if constants is not None:
+        constants.merged = {value: same[value] for value in code.constants if same[value] is not value}
     return merged
 
 
@@ -92,8 +100,8 @@ def _key(thing: Any) -> Any:
     return (type(thing), thing)
 
 
-def fold_constants(code: Code) -> Code:
-    """The program with instructions of constants and numbers alone computed now, each by its op's own forward.
+def fold_constants(code: Code, kept_up: Constants | None = None) -> Code:
+    """The program with instructions of constants and numbers alone computed now, each by its op's own forward; `kept_up` learns of them.
 
     What would need more memory than it reads, such as an Expand, stays. Arithmetic is never reordered.
 
@@ -105,6 +113,7 @@ def fold_constants(code: Code) -> Code:
     constants: dict[Value, Any] = dict(code.constants)
     kept: list[Instruction] = []
     became: dict[Value, Value] = {}
+    folds: list[Instruction] = []
     for instruction in code.instructions:
         reads = [became.get(value, value) for value in instruction.reads()]
         if instruction.out.kind == "scalar" or any(value not in constants for value in reads):
@@ -117,8 +126,11 @@ def fold_constants(code: Code) -> Code:
             continue
         value = became[instruction.out] = Value.like("constant", result, instruction.out.name)
         constants[value] = result
+        folds.append(Instruction(instruction.op, operands, instruction.options, value))
     folded = code.replaced(kept, lambda value: became.get(value, value))
     folded.constants = constants
+    if kept_up is not None:
+        kept_up.fold_with(folds, constants)
     return folded
 
 

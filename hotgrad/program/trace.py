@@ -20,7 +20,8 @@ from hotgrad.core.modes import MODE, Mode, Tape, state, surely
 from hotgrad.core.operands import as_operands, tensors_in
 from hotgrad.core.primitive import Primitive, primitives
 from hotgrad.core.records import MADE, NO_ACCUMULATOR, NO_ACCUMULATORS, Accumulator, Record, next_sequence
-from hotgrad.core.scalars import Scalar
+from hotgrad.core.moving import untraced
+from hotgrad.core.scalars import Hook, Moving, Scalar
 from hotgrad.core.trace import Trace
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError, DtypeError, OperandError
@@ -47,15 +48,18 @@ class ProgramTrace(Trace):
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
         self.refused: CaptureError | None = None
-        self.hooks: list[Steps] = []  # what computes the scalars of each run, and hears of its end
+        self.hooks: list[Hook] = []  # what gives the scalars of each run, and hears of its end
+        self.events: list[tuple[str, Any, Value]] = []  # what came from outside or was written to, in order
         self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside, or one written to, stands for now
         self.outside: list[Tensor] = []  # memory that is there without the program
         self.written: set[int] = set()  # memory that has other contents by now; what stands there was computed elsewhere
         self.kept: list[object] = []  # so that no id is used twice
         self.versions: list[tuple[Tensor, int]] = []
+        self.option_tensors: list[Tensor] = []
         self.grads: list[tuple[Accumulator, Any]] = []
         self.hidden: set[int] = set()
-        self.slots: list[tuple[Slot, str]] = []  # of optimizers, with the names of what they keep
+        self.moved: dict[Any, Scalar] = {}  # by owner and name
+        self.kept_memory: list[tuple[Slot, str, Tensor]] = []  # what optimizers keep, by name
         self.added: list[tuple[dict[str, Any], str]] = []  # and that of it which was made on the way
         self.buffers = {id(buffer) for buffer in buffers}
 
@@ -116,37 +120,73 @@ class ProgramTrace(Trace):
 
     # ---- what comes from outside
 
-    def input(self, tensor: Tensor, like: Any) -> Traced:
-        """An input of the program, with `tensor` as its example; the function is called with tensors or Variables like `like`."""
-        value = Value.like("input", tensor)
+    def input(self, tensor: Tensor, requires_grad: bool = False, plain: bool = False) -> Traced:
+        """An input of the program, with `tensor` as its example; `plain`: eager execution has a tensor in its place."""
+        value = self.arrived("input", None, lambda: Value.like("input", tensor))
         self.code.inputs.append(value)
         self.outside.append(tensor)
-        traced = self.new(tensor, value, None, not isinstance(like, Variable))
-        requires_grad = isinstance(like, Variable) and like.requires_grad
+        traced = self.new(tensor, value, None, plain)
         if requires_grad:
             traced._link = traced._accumulator = Accumulator(tensor)
         return traced
 
-    def scalar(self, example: float, name: str) -> Scalar:
-        """A number that is given at each run."""
-        value = Value.scalar(name)
-        self.code.scalars.append(value)
+    def arrived(self, kind: str, what: Any, value: Callable[[], Value]) -> Value:
+        """Note what came from outside, and its new Value."""
+        made = value()
+        self.events.append((kind, what, made))
+        return made
+
+    def scalar(self, example: float, name: str, hook: Hook | None = None) -> Scalar:
+        """A number that is given at each run, by `hook`."""
+        value = self.arrived("scalar", name, lambda: Value.scalar(name))
+        (self.code.scalars if hook is None else hook.values).append(value)
         return Scalar(value, example, self._note_scalar)
 
+    def moving(self, owner: Any, name: str, number: Callable[[int], float]) -> Scalar:
+        """A number that hotgrad itself changes; see `core.moving`."""
+        earlier = [hook for hook in self.hooks if isinstance(hook, Steps) and hook.moves(owner)]
+        key = (id(owner), name, len(earlier))
+        if key not in self.moved:
+            hook = Moving(owner, name, number, bool(earlier))
+            self.hooks.append(hook)
+            self.moved[key] = self.scalar(untraced(lambda: float(number(0))), name, hook)
+        return self.moved[key]
+
+    def take_back(self) -> None:
+        """Remove what was added to the state of optimizers."""
+        for kept, name in self.added:
+            kept.pop(name, None)
+
+    def settle(self) -> None:
+        """After the run: the scalars in the order of the hooks that give them."""
+        for hook in self.hooks:
+            if isinstance(hook, Moving):
+                hook.moved = any(isinstance(other, Steps) and other.moves(hook.owner) for other in self.hooks)
+        self.code.scalars += [value for hook in self.hooks for value in hook.values]
+
     def _note_scalar(self, op: str, operands: tuple[Any, ...]) -> Scalar:
-        value = Value.scalar()
         values = tuple(o.value if isinstance(o, Scalar) else o for o in operands)
-        self.code.instructions.append(Instruction(primitives()[op], values, {}, value))
+        value = self._instruction(primitives()[op], values, {}, Value.scalar)
         return Scalar(value, 1.0, self._note_scalar)
+
+    def _instruction(self, op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any], out: Callable[[], Value]) -> Value:
+        """Note an instruction; its result."""
+        value = out()
+        self.code.instructions.append(Instruction(op, operands, options, value))
+        return value
 
     def gradient(self, g: Traced, shared: bool, create_graph: bool) -> Traced:
         """As backward leaves a gradient: dense, since some kernels sum in another order otherwise, in memory of its own, and no Variable."""
-        if not isinstance(g, Traced) or (shared and not g._data.is_contiguous()):  # a rule may give a constant: zero
+        if not isinstance(g, Traced) or (shared and not g.value.is_contiguous()):  # a rule may give a constant: zero
             g = self.apply(primitives()["Copy"], (g,), None)
         if create_graph:
             return g
+        return self.new(self._apart(g._data) if shared else g._data, g.value, g._link, plain=True)
+
+    def _apart(self, data: Tensor) -> Tensor:
+        """An example like `data` in memory of its own."""
         with self.internal():
-            return self.new(g._data.clone() if shared else g._data, g.value, g._link, plain=True)
+            return data.clone()
 
     def accumulate(self, old: Traced, g: Traced, create_graph: bool) -> Traced:
         """The sum of a gradient that is there and one that a backward adds, in the memory of the first if it is no Variable."""
@@ -160,7 +200,7 @@ class ProgramTrace(Trace):
         """Random numbers, new at each run: see Draw."""
         with self.internal():
             example = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
-        value = Value.like("draw", example)
+        value = self.arrived("draw", generator, lambda: Value.like("draw", example))
         self.code.draws.append(Draw(value, generator))
         return self.new(example, value)
 
@@ -173,7 +213,7 @@ class ProgramTrace(Trace):
         if found is None:
             if id(tensor) in self.buffers:
                 return self._state(tensor, tensor, None)
-            value = Value.like("constant", tensor)
+            value = self.arrived("constant", tensor, lambda: Value.like("constant", tensor))
             self.code.constants[value] = tensor
             self.versions.append((tensor, tensor._version))
             self.kept.append(tensor)
@@ -210,7 +250,8 @@ class ProgramTrace(Trace):
             accumulator.grad = EARLIER
 
     def _state(self, holder: Variable | Tensor, data: Tensor, link: Record | Accumulator | None) -> Traced:
-        value = Value.like("state", data, self.names.get(id(holder), "") or getattr(holder, "name", None) or "")
+        name = self.names.get(id(holder), "") or getattr(holder, "name", None) or ""
+        value = self.arrived("state", holder, lambda: Value.like("state", data, name))
         self.code.states.append(State(value, holder))
         self.kept.append(holder)
         self.outside.append(data)
@@ -224,7 +265,7 @@ class ProgramTrace(Trace):
                 slot.state[name] = torch.zeros_like(slot.parameter._data)
             self.added.append((slot.state, name))
         tensor = slot.state[name]
-        self.slots.append((slot, name))
+        self.kept_memory.append((slot, name, tensor))
         self.buffers.add(id(tensor))
         self.names.setdefault(id(tensor), f"{self.names.get(id(slot.parameter), 'w')}.{name}")
         return self.constant(tensor)
@@ -240,6 +281,7 @@ class ProgramTrace(Trace):
             self.refuse(
                 f"{what} would be written to in place{where()}; compute a new value, as in v = v + w, or write to the whole Variable"
             )
+        self.events.append(("write", new.value, old.value))
         self._forget(old._data)
         self.current[id(target)] = self._cast(new, old)
 
@@ -248,6 +290,7 @@ class ProgramTrace(Trace):
             self.update(target, new)
             return
         old = self.leaf(target) if isinstance(target, Variable) else self.constant(target)
+        self.events.append(("write", new.value, old.value))
         self.unwatched.append(target)
         self._forget(old._data)
         holder = target._data if isinstance(target, Variable) and target._accumulator in NO_ACCUMULATORS else target
@@ -286,6 +329,7 @@ class ProgramTrace(Trace):
                 f"an update of {tuple(old.shape)} {old.dtype} on {old.device} gives {tuple(new.shape)} {new.dtype} on {new.device}"
             )
         next(s for s in self.code.states if s.holder is holder).update = new.value
+        self.events.append(("update", new.value, old.value))
         self._forget(old._data)
         self.outside.append(new._data)
         self.current[id(holder)] = self.new(new._data, new.value, old._link if isinstance(holder, Variable) else None, old.plain)
@@ -294,30 +338,10 @@ class ProgramTrace(Trace):
 
     def apply(self, op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any] | None) -> Any:
         """Note a call of `op`; its result is a Traced Variable."""
-        given: list[Any] = []
-        tensors: list[Any] = []
-        links: list[Record | Accumulator | None] = []
-        plain, numbers, recorded = True, False, False
-        for operand in operands:
-            g = self.leaf(operand) if isinstance(operand, Variable) else self._traced_operand(op, operand)
-            given.append(g)
-            if type(g) is Traced:
-                tensors.append(g._data)
-                links.append(g._link)
-                recorded = recorded or g._link is not None
-                plain = plain and (operand.plain if type(operand) is Traced else not isinstance(operand, Variable))
-            else:
-                tensors.append(g.example if type(g) is Scalar else g)
-                links.append(None)
-                numbers = True
-        if numbers and (not op.numbers or not any(type(g) is Traced for g in given)):
-            self._refuse_scalars(op, given)
-            with self.internal():
-                tensors = as_operands(op, tensors)
-            given = [self.constant(t) if isinstance(t, Tensor) and not isinstance(g, Traced) else g for g, t in zip(given, tensors)]
+        given, tensors, links, plain = self._operands(op, operands)
         for tensor in tensors_in(options if isinstance(options, dict) else None):
             self.versions.append((tensor, tensor._version))
-            self.kept.append(tensor)
+            self.option_tensors.append(tensor)
         drawn = False
         self.inside += 1
         try:
@@ -333,14 +357,46 @@ class ProgramTrace(Trace):
             self.inside -= 1
         if drawn:
             self.refuse(f"{op.name}: its forward draws random numbers{where()}, others at each run; make them an operand, or use Dropout")
-        value = Value.like("result", out)
-        options = {name: tuple(option) if type(option) is torch.Size else option for name, option in (options or {}).items()}
+        options = self._plain_options(options)
         values = tuple([g.value if type(g) is Traced or type(g) is Scalar else g for g in given])
-        self.code.instructions.append(Instruction(op, values, options, value))
-        if recorded and not op.plain and op.differentiable and out.dtype.is_floating_point:
-            now = state.now
-            if now.recording:
-                return self.new(out, value, self._record(op, given, tuple(links), options or None, out, value, now.tape))
+        value = self._instruction(op, values, options, lambda: Value.like("result", out))
+        return self._result(op, given, links, options, out, value, plain)
+
+    def _operands(self, op: type[Primitive], operands: tuple[Any, ...]) -> tuple[list[Any], list[Any], list[Any], bool]:
+        """The operands of a call as they stand in the program, as forward takes them, their links, and whether the result is plain."""
+        given: list[Any] = []
+        tensors: list[Any] = []
+        links: list[Record | Accumulator | None] = []
+        plain, numbers, traced = True, False, False
+        for operand in operands:
+            g = self.leaf(operand) if isinstance(operand, Variable) else self._traced_operand(op, operand)
+            given.append(g)
+            if type(g) is Traced:
+                traced = True
+                tensors.append(g._data)
+                links.append(g._link)
+                plain = plain and (operand.plain if type(operand) is Traced else not isinstance(operand, Variable))
+            else:
+                tensors.append(g.example if type(g) is Scalar else g)
+                links.append(None)
+                numbers = True
+        if numbers and (not op.numbers or not traced):
+            self._refuse_scalars(op, given)
+            with self.internal():
+                tensors = as_operands(op, tensors)
+            given = [self.constant(t) if isinstance(t, Tensor) and not isinstance(g, Traced) else g for g, t in zip(given, tensors)]
+        return given, tensors, links, plain
+
+    def _plain_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
+        return {name: tuple(option) if type(option) is torch.Size else option for name, option in (options or {}).items()}
+
+    def _result(
+        self, op: type[Primitive], given: list[Any], links: list[Any], options: dict[str, Any], out: Tensor, value: Value, plain: bool
+    ) -> Traced:
+        """What stands for the result of a call, with a record where one is due."""
+        if op.differentiable and not op.plain and value.dtype.is_floating_point and state.now.recording:
+            if any(link is not None for link in links):
+                return self.new(out, value, self._record(op, given, tuple(links), options or None, out, value, state.now.tape))
         return self.new(out, value, None, plain or op.plain)
 
     def _traced_operand(self, op: type[Primitive], operand: Any) -> Any:
@@ -383,7 +439,8 @@ class ProgramTrace(Trace):
                 guards += (g, 0)
         record.op, record.parents, record.options, record.operands = op, links, options, tuple(given)
         record.guards = tuple(guards) or None
-        record.shape, record.dtype, record.device, record.accumulator = out.shape, out.dtype, out.device, NO_ACCUMULATOR
+        record.shape, record.dtype, record.device = torch.Size(value.shape), value.dtype, value.device
+        record.accumulator = NO_ACCUMULATOR
         record.out = self.new(out, value, record)  # type: ignore[assignment]
         record.sequence = next_sequence()
         record.tape = tape

@@ -57,6 +57,32 @@ class Traced(Variable):
     item = tolist = numpy = __array__ = __float__ = __int__ = __bool__ = __index__ = _unreadable
     __copy__ = __deepcopy__ = __reduce__ = _unreadable
 
+    # asked of the Value, which costs less than asking a tensor while torch functions are looked at
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(self.value.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.value.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.value.shape)
+
+    def dim(self) -> int:
+        return len(self.value.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        return self.value.numel()
+
     def detach(self) -> Variable:
         out: Traced = (state.trace or self._unreadable()).new(self._data, self.value)
         out._accumulator = MADE

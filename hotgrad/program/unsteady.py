@@ -96,13 +96,15 @@ class Unsteady:
                 sys.setprofile(None)
             _COLLECTOR.resume(self)
 
-        result = surely(watched, end, _COLLECTOR.unlock)
-        if numpy is not None and _comparable(_numpy_state()) != _comparable(numpy):
-            self.called = "drew from numpy's global random numbers"
-            sys.modules["numpy.random"].set_state(numpy)
-        if self.called:
-            random.setstate(python)
-        return result
+        try:
+            return surely(watched, end, _COLLECTOR.unlock)
+        finally:
+            if numpy is not None and _comparable(_numpy_state()) != _comparable(numpy):
+                self.called = self.called or "drew from numpy's global random numbers"
+                sys.modules["numpy.random"].set_state(numpy)
+            if random.getstate() != python:
+                self.called = self.called or "drew from Python's global random numbers"
+                random.setstate(python)
 
 
 def _numpy_state() -> Any:

@@ -20,6 +20,7 @@ from hotgrad.core.variable import Variable
 from hotgrad.engines.engine import Engine
 from hotgrad.engines.registry import EXACT
 from hotgrad.errors import EngineError
+from hotgrad.optim.optimizer import Steps
 from hotgrad.program.captured import Captured
 from hotgrad.program.instructions import Code, described
 
@@ -95,7 +96,8 @@ class _Step:
             state.tensor.copy_(tensor)
         generator = torch.Generator().manual_seed(0)
         draws = [torch.rand(draw.value.shape, generator=generator, dtype=draw.value.dtype) for draw in code.draws]
-        outputs = engine.run_once(self.batch, scalars=[self.rate] * len(code.scalars), draws=draws)
+        numbers = [n for hook in self.program.hooks for n in ([self.rate] * len(hook.values) if isinstance(hook, Steps) else hook.next())]
+        outputs = engine.run_once(self.batch, scalars=numbers, draws=draws)
         return [*outputs, *(state.tensor.clone() for state in code.states)]
 
     def choose_point(self, engine: Engine) -> None:

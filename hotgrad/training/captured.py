@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hotgrad.core.scalars import numbers_of
 from hotgrad.core.variable import wrap
 from hotgrad.engines.engine import LIMIT, Engine
 from hotgrad.engines.registry import ENGINES, EXACT
@@ -26,7 +28,6 @@ from hotgrad.training.state import is_plain
 
 SECONDS = 0.25  # that one call into an engine may last, about, so that Ctrl-C is heard
 ELEMENTS = 2**24  # that the orders and random arrays of epochs noted together may have
-RENEWALS = 4  # compilations within a fit, after the first
 STEPS = 2**12  # noted before Ctrl-C is heard again
 TOGETHER = 2**16  # steps whose arrays are put together before that
 FIRST = 16  # steps of the first call, which shows how long a step lasts
@@ -65,7 +66,7 @@ class Compiled(Runner):
         self.rate = 0.0  # steps per second, in the engine
         self.pace = 0.0  # epochs per second, all in all
         self.began = 0.0
-        self.renewals = 0
+        self.loaded: dict[int, int] = {}  # which contents of its constants an engine has
         self.predict = Predictor(model)
         for rows in dict.fromkeys(job.sizes):
             self._program(rows)
@@ -86,45 +87,56 @@ class Compiled(Runner):
         for rows, engine in zip(batches, made):
             if not engine.exact:
                 check_agreement(self.programs[rows], engine, [source[:rows] for source in self.job.data.sources()])
-            self.engines[rows] = engine
+            self.engines[rows], self.loaded[rows] = engine, self.programs[rows].constants.changes
 
     def _program(self, rows: int) -> Captured:
-        """The program for batches of so many rows, captured anew where something has changed."""
-        model, job = self.model, self.job
+        """The program for batches of so many rows as it is now: with other numbers in it, or captured anew, where something has changed."""
+        model = self.model
         known = self.programs.get(rows)
-        if known is not None and not known.changed() and self.losses[rows] is model.loss:
-            known.begin()
-            return known
-
-        def capture() -> Captured:
-            model.train()
-            step = self._step(model, job.data.weights is not None)
-            x, *others = (source[:rows] for source in job.data.sources())
-            return captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
-
-        found = self.programs[rows] = keeping_modes(model, capture)
+        if known is not None and self.losses[rows] is model.loss:
+            followed: bool | None = True
+            if known.watch.open or known.changed():
+                followed = keeping_modes(model, partial(self._follow, known))
+            if followed is not None:
+                known.begin()
+                self._bring_up(rows, known, anew=not followed)
+                return known
+        found = self.programs[rows] = keeping_modes(model, partial(self._capture, rows))
         self.losses[rows] = model.loss
         found.begin()
-        if self.name:
-            self._renew(rows, found)
+        self._bring_up(rows, found, anew=True)
         return found
+
+    def _follow(self, known: Captured) -> bool | None:
+        self.model.train()
+        return known.follow()
+
+    def _capture(self, rows: int) -> Captured:
+        model, job = self.model, self.job
+        model.train()
+        step = self._step(model, job.data.weights is not None)
+        x, *others = (source[:rows] for source in job.data.sources())
+        return captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
+
+    def _bring_up(self, rows: int, program: Captured, anew: bool) -> None:
+        """Make the engine run what the program is now. Where it cannot run another program, an exact engine goes on."""
+        if not self.name:
+            return
+        program.constants.refresh()
+        if not anew:
+            if self.loaded[rows] != program.constants.changes:
+                self.engines[rows].reload()
+                self.loaded[rows] = program.constants.changes
+            return
+        try:
+            self._prepare([rows])
+        except EngineError as error:
+            self.engines[rows], self.loaded[rows] = EXACT(program.code, fuse=False), program.constants.changes
+            self.job.history.engine_note = f"{EXACT.name} after a change of what the training step depends on: {error}"
 
     def _step(self, model: Model, weighted: bool) -> Callable[..., Any]:
         """What is captured: a function of a batch that returns its loss, the output, and what else is wanted of each run."""
         return training_step(model, weighted)
-
-    def _renew(self, rows: int, program: Captured) -> None:
-        """Make a program that was captured again ready. What changes again and again is not compiled each time."""
-        self.renewals += 1
-        try:
-            if self.renewals <= RENEWALS or not ENGINES[self.name].seconds([program.code]):
-                self._prepare([rows])
-                return
-            note = f"{EXACT.name} after {RENEWALS} changes of what the training step depends on"
-        except EngineError as error:
-            note = f"{EXACT.name} after a change of what the training step depends on: {error}"
-        self.engines[rows] = EXACT(program.code, fuse=False)
-        self.job.history.engine_note = note
 
     # ---- epochs
 
@@ -149,14 +161,18 @@ class Compiled(Runner):
 
     def _part(self, rows: int, steps: int, order: Tensor) -> _Part:
         program = self.programs[rows]
-        numbers = [list(chain(*row)) for row in zip(*(hook.take(steps) for hook in program.hooks))] or [[]]
+        numbers = numbers_of(program.hooks, steps)
         draws = []
         for _ in range(steps if program.code.draws else 0):
             draws.append(program.code.drawn())
         return _Part(rows, steps, order, numbers, draws)
 
     def epochs_at_once(self) -> int:
-        """How many epochs may run before anything is looked at: as many as a call into the engine takes."""
+        """How many epochs may run before anything is looked at: as many as a call into the engine takes, or one where something that
+        the step depends on cannot be watched.
+        """
+        if any(program.watch.open for program in self.programs.values()):
+            return 1
         drawn = sum(draw.value.numel() for program in self.programs.values() for draw in program.code.draws)
         return max(1, min(int(self.pace * SECONDS), ELEMENTS // (len(self.job.data.x) + drawn * len(self.job.sizes))))
 
@@ -266,12 +282,13 @@ class Minimised(AtOnce, Compiled):
         """One step over the rows in this order."""
         rows = len(order)
         program = self._program(rows)
+        (numbers,) = numbers_of(program.hooks, 1)
         data, optimizer = self.job.data, self.model.optimizer
         order = order.to(data.x.device)
         memory = program.code.empty_outputs()
 
         def evaluate() -> tuple[Any, Any]:
-            loss, output, *gradients = self.engines[rows].run_once(data.sources(), memory, order=order)
+            loss, output, *gradients = self.engines[rows].run_once(data.sources(), memory, order=order, scalars=numbers)
             optimizer.zero_grad()
             for parameter, gradient in zip(self.reached, gradients):
                 parameter.grad = gradient.clone()
@@ -314,6 +331,7 @@ class Predictor:
                     found = self._captured(x)
                 self._found[key] = found
                 if found is not None:
+                    found[0].constants.refresh()
                     return found[1].run_once([x])[0]
             except Exception:  # of a user's object that is looked at, or of hotgrad's
                 self._found[key] = None
@@ -323,6 +341,6 @@ class Predictor:
         if not is_plain(self.model) or not Watch([self.model]).trusted:
             return None
         program = captured(self.model, [wrap(x, None)], [self.model])
-        if program.structure != 0 or program.code.draws or any(state.update is not None for state in program.code.states):
+        if program.structure != 0 or program.code.draws or program.hooks or any(state.update is not None for state in program.code.states):
             return None
         return program, EXACT(program.code, fuse=False)

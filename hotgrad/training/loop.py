@@ -188,11 +188,15 @@ def _epochs(
     def stop() -> bool:
         return interrupt.requested
 
-    for number in range(count):
-        rates.append(float(optimizer.lr))
-        runner.epoch(torch.randperm(rows, generator=model.generator) if job.shuffle else torch.arange(rows), stop)
-        if number < count - 1:
-            optimizer.epoch_end()
+    try:
+        for number in range(count):
+            model._setup.noted = number
+            rates.append(float(optimizer.lr))
+            runner.epoch(torch.randperm(rows, generator=model.generator) if job.shuffle else torch.arange(rows), stop)
+            if number < count - 1:
+                optimizer.epoch_end()
+    finally:
+        model._setup.noted = 0
     found = runner.results(stop)
     if found is None:
         return None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hotgrad import modules, optim
 from hotgrad.checks import one_of
+from hotgrad.core.moving import moving
 from hotgrad.errors import NoLossError, OperandError, SettingError
 from hotgrad.modules import Loss, Module
 from hotgrad.optim import Optimizer
@@ -62,6 +63,7 @@ class Setup:
     optimizer: Any = None
     followed: Any = None  # the optimizer that has had this model's parameters
     predictor: Callable[[Tensor], Any] | None = None
+    noted = 0  # epochs of a training that are to run, when the next one is noted
     axes: int | None = None  # of the x that it was trained on
     columns: list[str] | None = None  # and their names, if it was a frame
     cut = 0.0  # where its one column turns from one label to the other
@@ -94,12 +96,21 @@ class Setup:
 
 
 class Model(Module):
-    """Base of Sequential. `epochs_done`: over all trainings since it was last reset."""
+    """Base of Sequential: a module with a loss and an optimizer."""
 
     def __init__(self, loss: Any, optimizer: Any) -> None:
         self._setup = Setup()
         self.loss, self.optimizer = loss, optimizer
-        self.epochs_done = 0
+        self._epochs = 0
+
+    @property
+    def epochs_done(self) -> int:
+        """Over all trainings since it was last reset."""
+        return moving(self, "epochs_done", lambda ahead: self._epochs + self._setup.noted)  # type: ignore[no-any-return]
+
+    @epochs_done.setter
+    def epochs_done(self, value: int) -> None:
+        self._epochs = value
 
     @property
     def loss(self) -> Any:

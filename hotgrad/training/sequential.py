@@ -65,7 +65,7 @@ class Sequential(Model):
     [1, 2]
     """
 
-    _unwatched = frozenset(("_setup", "epochs_done"))  # no captured step depends on these
+    _unwatched = frozenset(("_setup", "_epochs"))  # captured steps read these as they are at each step
 
     def __init__(self, *layers: Any, loss: Any = None, optimizer: Any = None) -> None:
         if layers and isinstance(layers[0], (list, tuple, dict)):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hotgrad.core.modes import no_grad
-from hotgrad.core.variable import wrap
 from hotgrad.engines.native.layout import NativeError
 from hotgrad.ops.arithmetic import Cast
 from hotgrad.ops.reductions import Sum
@@ -48,7 +47,7 @@ def _parts(instruction: Instruction, constants: dict[Value, Tensor]) -> list[Ins
             now[scalar.value] = given
             return scalar
         example = torch.ones(given.shape, dtype=given.dtype)
-        traced = trace.input(example, wrap(example, None))
+        traced = trace.input(example)
         now[traced.value] = given
         return traced
 
