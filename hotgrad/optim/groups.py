@@ -35,6 +35,10 @@ class Slot:
         """How many steps changed the parameter."""
         return moving(self, "count", lambda ahead: self.steps + ahead)  # type: ignore[no-any-return]
 
+    @count.setter
+    def count(self, value: int) -> None:
+        self.steps = value
+
 
 class Group:
     """Parameters that share settings. `rate` is a number or a Schedule; `settings` holds all others."""

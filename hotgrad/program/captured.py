@@ -174,11 +174,6 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
     cannot be captured, with `watched` also for those that depend on something that cannot be watched; what `f` itself raises comes out.
     """
     watch = Watch(roots)
-    if watched and watch.open:
-        raise CaptureError(
-            f"the function depends on something that cannot be watched, so its program could become stale: {watch.first_open()}. Make what it "
-            "gives an argument, or capture with verify=True, which traces the function again at each call and compares"
-        )
     # dense, as a program's own memory is
     given = [example._data if isinstance(example, Variable) else example for example in examples]
     tensors = [torch.empty_like(tensor).copy_(tensor) for tensor in given]
@@ -212,6 +207,11 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
             "the function writes into a tensor or Variable from outside that cannot be watched; make it an attribute or a global"
         )
     _check_memory(first)
+    if watched and watch.open:
+        raise CaptureError(
+            f"the function depends on something that cannot be watched, so its program could become stale: {watch.first_open()}. Make what it "
+            "gives an argument, or capture with verify=True, which traces the function again at each call and compares"
+        )
     twice = zip(first.code.constants.items(), second.code.constants.values())
     constants = Constants(dict(first.code.constants), [value for (value, a), b in twice if a is not b])
     code = simplified(first.code, constants)
@@ -223,7 +223,7 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
         comparison.finish(outputs)
 
     options = [Contents(tensor) for tensor in first.option_tensors]
-    return Captured(code, structures[0], first.hooks, watch, constants, options, first.kept_memory, first=first, run=again)
+    return Captured(code, structures[0], [*first.hooks], watch, constants, options, first.kept_memory, first=first, run=again)
 
 
 def _traced_run(trace: ProgramTrace, f: Callable[..., Any], inputs: Callable[[], list[Any]], watch: Watch) -> tuple[list[Value], Any]:

@@ -43,6 +43,8 @@ _IMPURE_BUILTINS = {
     **dict.fromkeys(("globals", "locals", "eval", "exec", "compile"), "calls {}(), by which it may depend on anything; name what it uses"),
     **dict.fromkeys(("open", "input"), "calls {}(), which may give something else at each run; read it outside"),
 }
+# What their objects hold is changed by other threads and processes, and by using them.
+_SHARED = frozenset("asyncio concurrent multiprocessing queue selectors socket sqlite3 subprocess threading".split())
 _HEAP_TYPE = 1 << 9  # a flag of types that are not compiled into Python
 
 
@@ -89,6 +91,8 @@ def native_base(kind: type) -> type:
 def whole(thing: Any) -> bool:
     """Whether all that an object holds are attributes, in a `__dict__` or slots, besides what containers hold."""
     kind = type(thing)
+    if top(kind.__module__) in _SHARED and kind is not threading.local:
+        return False
     base = native_base(kind)
     held = attributes_of(thing) is not None or any("__slots__" in vars(cls) for cls in kind.__mro__)
     return held and (base in _BASES or issubclass(base, (*CONTAINERS, BaseException)) or top(base.__module__) in ("hotgrad", "torch"))

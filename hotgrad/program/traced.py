@@ -60,6 +60,8 @@ class Traced(Variable):
     # asked of the Value, which costs less than asking a tensor while torch functions are looked at
     @property
     def shape(self) -> torch.Size:
+        if state.trace is None:
+            self._data  # noqa: B018 - which says that the capture is over
         return torch.Size(self.value.shape)
 
     @property

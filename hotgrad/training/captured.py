@@ -68,8 +68,7 @@ class Compiled(Runner):
         self.began = 0.0
         self.loaded: dict[int, int] = {}  # which contents of its constants an engine has
         self.predict = Predictor(model)
-        for rows in dict.fromkeys(job.sizes):
-            self._program(rows)
+        self._keep_up(dict.fromkeys(job.sizes))
 
     def start(self, engine: str, fuse: bool | None = None, limit: float = LIMIT) -> None:
         """Make the programs ready to run on this engine. Raises EngineError if it cannot, or takes more than `limit` seconds.
@@ -89,23 +88,38 @@ class Compiled(Runner):
                 check_agreement(self.programs[rows], engine, [source[:rows] for source in self.job.data.sources()])
             self.engines[rows], self.loaded[rows] = engine, self.programs[rows].constants.changes
 
-    def _program(self, rows: int) -> Captured:
-        """The program for batches of so many rows as it is now: with other numbers in it, or captured anew, where something has changed."""
+    def _keep_up(self, batches: Iterable[int]) -> None:
+        """Bring the programs for batches of these sizes to what the step is now, and their engines: with other numbers in them, or
+        captured anew.
+        """
         model = self.model
-        known = self.programs.get(rows)
-        if known is not None and self.losses[rows] is model.loss:
-            followed: bool | None = True
-            if known.watch.open or known.changed():
-                followed = keeping_modes(model, partial(self._follow, known))
-            if followed is not None:
-                known.begin()
-                self._bring_up(rows, known, anew=not followed)
-                return known
-        found = self.programs[rows] = keeping_modes(model, partial(self._capture, rows))
-        self.losses[rows] = model.loss
-        found.begin()
-        self._bring_up(rows, found, anew=True)
-        return found
+        anew: list[int] = []
+        for rows in batches:
+            known = self.programs.get(rows)
+            followed: bool | None = None
+            if known is not None and self.losses[rows] is model.loss:
+                followed = True
+                if known.watch.open or known.changed():
+                    followed = keeping_modes(model, partial(self._follow, known))
+            if known is None or followed is None:
+                known = self.programs[rows] = keeping_modes(model, partial(self._capture, rows))
+                self.losses[rows] = model.loss
+            known.begin()
+            known.constants.refresh()
+            if not followed:
+                anew.append(rows)
+            elif self.name and self.loaded[rows] != known.constants.changes:
+                self.engines[rows].reload()
+                self.loaded[rows] = known.constants.changes
+        if not self.name or not anew:
+            return
+        try:
+            self._prepare(anew)
+        except EngineError as error:  # an exact engine goes on
+            for rows in anew:
+                self.engines[rows] = EXACT(self.programs[rows].code, fuse=False)
+                self.loaded[rows] = self.programs[rows].constants.changes
+            self.job.history.engine_note = f"{EXACT.name} after a change of what the training step depends on: {error}"
 
     def _follow(self, known: Captured) -> bool | None:
         self.model.train()
@@ -114,25 +128,12 @@ class Compiled(Runner):
     def _capture(self, rows: int) -> Captured:
         model, job = self.model, self.job
         model.train()
-        step = self._step(model, job.data.weights is not None)
+
+        def step(*batch: Any) -> Any:  # made anew, as eager makes it: a loss may have changed
+            return self._step(model, job.data.weights is not None)(*batch)
+
         x, *others = (source[:rows] for source in job.data.sources())
         return captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
-
-    def _bring_up(self, rows: int, program: Captured, anew: bool) -> None:
-        """Make the engine run what the program is now. Where it cannot run another program, an exact engine goes on."""
-        if not self.name:
-            return
-        program.constants.refresh()
-        if not anew:
-            if self.loaded[rows] != program.constants.changes:
-                self.engines[rows].reload()
-                self.loaded[rows] = program.constants.changes
-            return
-        try:
-            self._prepare([rows])
-        except EngineError as error:
-            self.engines[rows], self.loaded[rows] = EXACT(program.code, fuse=False), program.constants.changes
-            self.job.history.engine_note = f"{EXACT.name} after a change of what the training step depends on: {error}"
 
     def _step(self, model: Model, weighted: bool) -> Callable[..., Any]:
         """What is captured: a function of a batch that returns its loss, the output, and what else is wanted of each run."""
@@ -144,8 +145,7 @@ class Compiled(Runner):
         """Note an epoch that is to run over the rows in this order, with the random numbers and rates that its steps will need."""
         if not self.parts:
             self.began = time.perf_counter()
-            for rows in self.programs:
-                self._program(rows)
+            self._keep_up(self.programs)
         sizes = self.job.sizes
         full = len(sizes) - (sizes[-1] != sizes[0])
         parts: list[_Part] = []
@@ -281,7 +281,8 @@ class Minimised(AtOnce, Compiled):
     def _epoch(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
         """One step over the rows in this order."""
         rows = len(order)
-        program = self._program(rows)
+        self._keep_up([rows])
+        program = self.programs[rows]
         (numbers,) = numbers_of(program.hooks, 1)
         data, optimizer = self.job.data, self.model.optimizer
         order = order.to(data.x.device)

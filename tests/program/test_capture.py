@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from capturing import EXACT, IMAGE, KERNEL, POSITIVE, ROWS, M, X, check, check_equal, engines, leaf, plain, randn
@@ -203,15 +204,18 @@ def test_what_returns_parameters_and_constants(engine: str) -> None:
     assert t.tolist() == [3.0, 4.0]
 
 
-def test_a_written_constant_is_noticed() -> None:
-    t = torch.ones(4)
-    program = hg.capture(lambda x: x * t, X)
-    assert torch.equal(program(X), X)
-    t.add_(1)
-    with pytest.raises(hg.CaptureError, match=r"\(4,\).*[Cc]apture it again"):
-        program(X)
-    with pytest.raises(hg.CaptureError):
-        program.run(X)
+@engines
+@pytest.mark.parametrize("size", [4, 10_000])
+@pytest.mark.parametrize("write", [lambda t, n: t.add_(1), lambda t, n: np.add(n, 1, out=n)])
+def test_a_written_constant_is_read_anew(write: Any, size: int, engine: str) -> None:
+    """Whether torch sees the write or not; and what was folded from it is folded again."""
+    t, x = torch.arange(size, dtype=torch.float32) / size, torch.ones(size)
+    n = t.numpy()
+    program = hg.capture(lambda x: x * t + hg.ops.Mul.apply(hg.Variable(t), 3.0) + t, x).to(engine)
+    for _ in range(3):
+        check_equal(program(x), x * t + t * 3.0 + t, False)
+        check_equal(program.run(x), x * t + t * 3.0 + t, False)
+        write(t, n)
 
 
 # ------------------------------------------------------------------------------------------------ random expressions

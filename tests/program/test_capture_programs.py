@@ -158,7 +158,7 @@ def test_eager_work_on_another_thread_while_capturing() -> None:
         done.wait(60)
         return x * 2
 
-    hg.capture(f, X)
+    hg.capture(f, X, verify=True)
     thread.join()
     assert results == [(6.0, [2.0, 4.0], pytest.approx(2.7182817))]
 
@@ -176,7 +176,7 @@ def test_collections_while_another_capture_ends() -> None:
 
     def work() -> None:
         try:
-            results.append(hg.capture(f, X)(X).shape)
+            results.append(hg.capture(f, X, verify=True)(X).shape)
         except hg.CaptureError as error:
             results.append(error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from building import Build
 
+from hotgrad.program.constants import Constants
 from hotgrad.program.instructions import Code
 from hotgrad.program.memory import assign_buffers, liveness, writable
 from hotgrad.program.passes import fold_constants, fuse_matmul_add, merge_common, remove_dead, simplified, sum_rows_by_product
@@ -32,7 +33,7 @@ def test_remove_dead() -> None:
 
 
 def test_merge_common() -> None:
-    """Same op, operands and options."""
+    """Same op, operands and options; equal constants where nobody else can write to them."""
     b = Build()
     x = b.input(2, 2)
     one, same, other = (b.constant(t) for t in (torch.ones(2), torch.ones(2), torch.zeros(2)))
@@ -40,6 +41,8 @@ def test_merge_common() -> None:
     sums = [b.run("Sum", exps[0], dim=0), b.run("Sum", exps[1], dim=0), b.run("Sum", exps[1], dim=1)]
     adds = [b.run("Add", sums[0], one), b.run("Add", sums[1], same), b.run("Add", sums[1], other)]
     code = merge_common(b.done(*adds))
+    assert ops(code) == "Exp Sum Sum Add Add Add" and list(code.constants) == [one, same, other]
+    code = merge_common(b.code, Constants(b.code.constants, b.code.constants))
     assert ops(code) == "Exp Sum Sum Add Add" and code.outputs == [adds[0], adds[0], adds[2]] and list(code.constants) == [one, other]
 
 

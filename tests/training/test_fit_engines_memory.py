@@ -16,6 +16,7 @@ from fitting import COMBINATIONS, ENGINES, compare, fit, made, problem, recorded
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import hotgrad as hg
+from hotgrad.engines.native import engine
 from hotgrad.engines.native.compiler import find_compiler
 from hotgrad.training.captured import Compiled
 
@@ -98,8 +99,18 @@ def test_a_model_that_predicted_can_be_copied_and_pickled() -> None:
 
 
 @pytest.mark.skipif(find_compiler() is None, reason="there is no C compiler")
-def test_what_changes_at_every_epoch_is_not_compiled_at_every_epoch() -> None:
-    def train(engine: str) -> tuple[hg.Sequential, Any]:
+def test_a_number_that_changes_at_every_epoch_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it was another one for the first time: from then on the program is given it."""
+    compiled: list[str] = []
+    compile_source = engine._compiled
+
+    def counting(text: str, *args: Any) -> Any:
+        compiled.append(text)
+        return compile_source(text, *args)
+
+    monkeypatch.setattr(engine, "_compiled", counting)
+
+    def train(name: str) -> tuple[hg.Sequential, Any]:
         layer = Scaled()
         model = hg.Sequential(layer, hg.Linear(3, 2), loss="cross_entropy", optimizer="sgd")
         model.reset(0)
@@ -107,10 +118,10 @@ def test_what_changes_at_every_epoch_is_not_compiled_at_every_epoch() -> None:
         def change(model: Any, history: Any) -> None:
             layer.factor = 1.0 + 0.1 * len(history)
 
-        return model, fit(model, engine, epochs=8, seed=1, callbacks=[change])
+        return model, fit(model, name, epochs=8, seed=1, callbacks=[change])
 
     (eager, _), (native, history) = train("eager"), train("native")
-    assert "replay after 4 changes" in history.engine_note
+    assert history.engine == "native" and not history.engine_note and len(compiled) == 2
     compare(state(native), state(eager), 1e-4)
 
 
