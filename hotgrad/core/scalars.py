@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hotgrad.core.explain import users_frame
 from hotgrad.errors import CaptureError
 
 
@@ -42,9 +43,11 @@ class Scalar:
         return self.note("Neg", (self,))
 
     def _unknown(self, *args: Any) -> Any:
+        frame, _ = users_frame()
+        where = "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
         raise CaptureError(
-            "a number that differs from step to step, such as the learning rate, was read while capturing; an update rule may only "
-            "calculate with it (+ - * / **). Compute what else is needed of it in the optimizer's `scalars`"
+            f"{self!r}, was read while capturing{where}; calculate with it by + - * / ** only. An update rule has what else is needed of it "
+            "computed in the optimizer's `scalars`"
         )
 
     __float__ = __int__ = __bool__ = __index__ = __round__ = __abs__ = _unknown
@@ -52,7 +55,8 @@ class Scalar:
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        return "<a number that differs from step to step>"
+        name = getattr(self.value, "name", "")
+        return f"the number {name!r}, which differs from step to step" if name else "a number that differs from step to step"
 
 
 class Hook:

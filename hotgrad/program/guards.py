@@ -15,8 +15,10 @@ import ctypes
 import functools
 import importlib.util
 import random
+import re
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -29,7 +31,7 @@ from hotgrad.modules import Module
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim import Optimizer, Schedule
 from hotgrad.program.kinds import (
-    CONTAINERS, PARTIALS, PLAIN, attributes_of, foreign, impure_builtin, pure, skipped, strings_of, top, whole,
+    CONTAINERS, PARTIALS, PLAIN, attributes_of, foreign, impure_builtin, pure, skipped, strings_of, taken_as_is, top, whole,
 )  # fmt: skip
 from hotgrad.program.names import Names, names_of
 from hotgrad.program.watched import MISSING, Items, Written, cell_content, generator_of
@@ -45,6 +47,8 @@ _UNCAPTURABLE = {
         "makes a source of random numbers ({}), which would give the same at each run of the program; make the numbers an argument, or use Dropout",
     ),
 }
+_REFLECTION = frozenset("__subclasses__ __globals__ __closure__ __builtins__ _getframe currentframe get_objects get_referrers __import__".split())
+_BY_NAME = frozenset("getattr vars dir attrgetter __dict__ __getattribute__ getattr_static getmembers".split())
 _UNWATCHED_IN_CLASSES = frozenset("__dict__ __weakref__ __doc__ __module__ __annotations__ __slots__ __abstractmethods__ _abc_impl".split())
 
 
@@ -74,6 +78,8 @@ class Watch:
         self._found: list[tuple[str, Any]] = []  # by the last look, to be looked at
         self._named: set[str] = set()  # after a dot, in all code that is reached
         self._modules: dict[int, tuple[str, Any, set[str]]] = {}  # those in whose place any name may stand, with the names watched so far
+        self._modules_at_hand: list[tuple[str, Any]] = []  # of the user's
+        self._lines: dict[str, str] = {}  # where code names a variable
         self._classes: dict[int, tuple[str, type, set[str]]] = {}  # foreign ones, likewise
         for root in roots:
             self._visit("", root)
@@ -104,7 +110,10 @@ class Watch:
 
     def first_open(self) -> str:
         """What cannot be watched, in words; "" if all can."""
-        return next((f"{path!r}, {why}" if path else why for path, why in self.open.items()), "")
+        for path, why in self.open.items():
+            head = re.split(r"[.\[:(]", path)[0]
+            return f"{path!r}{self._lines.get(head, '')}, {why}"
+        return ""
 
     # ---- looking around
 
@@ -125,6 +134,10 @@ class Watch:
                 self._names_in(path, module, vars(module), done)
             for path, cls, done in list(self._classes.values()):
                 self._names_in(path, cls, vars(cls), done)
+            if self._modules_at_hand and self._named & _BY_NAME:
+                for path, module in self._modules_at_hand:
+                    self._all_of(path, module)
+                self._modules_at_hand.clear()
             if not self._found:
                 return
 
@@ -149,6 +162,9 @@ class Watch:
                 return
         module = top(kind.__module__)
         if module == "numpy" and self._numpy(path, thing):
+            return
+        if issubclass(kind, weakref.ReferenceType) or kind in weakref.ProxyTypes:
+            self._open(path, "a weak reference, cannot be watched: to do so would keep alive what it refers to")
             return
         if hasattr(kind, "__next__") and not whole(thing):
             raise CaptureError(f"the function uses {path!r}, a {kind.__name__}, which each call moves on; make what it gives an argument")
@@ -212,7 +228,7 @@ class Watch:
 
     def _container(self, path: str, thing: Any) -> None:
         kind = type(thing)
-        if isinstance(thing, dict):
+        if issubclass(kind, dict):
             keys = self._watch(path, lambda: list(dict.keys(thing)), lambda i: f"a key of {path}")
             values = self._watch(
                 path, lambda: list(dict.values(thing)), lambda i: f"{path}[{keys[i]!r}]", lambda then: _fill(thing, zip(keys, then))
@@ -221,11 +237,11 @@ class Watch:
                 self._visit(f"a key of {path}", key)
                 self._visit(f"{path}[{key!r}]", value)
         else:
-            items = next(cls for cls in CONTAINERS[1:] if isinstance(thing, cls)).__iter__
-            put = _refill(thing) if isinstance(thing, (list, collections.deque)) else None
+            items = next(cls for cls in CONTAINERS[1:] if issubclass(kind, cls)).__iter__
+            put = _refill(thing) if issubclass(kind, (list, collections.deque)) else None
             for i, value in enumerate(self._watch(path, lambda: list(items(thing)), lambda i: f"{path}[{i}]", put)):
                 self._visit(f"{path}[{i}]", value)
-        if isinstance(thing, collections.defaultdict):
+        if issubclass(kind, collections.defaultdict):
             self._visit(f"{path}.default_factory", thing.default_factory)
         if kind not in CONTAINERS:
             if attributes_of(thing) is not None:
@@ -235,6 +251,9 @@ class Watch:
     def _mapping(self, path: str, thing: Any) -> None:
         for key, value in zip(list(thing), self._watch(path, lambda: list(thing.values()), lambda i: f"{path}[{list(thing)[i]!r}]")):
             self._visit(f"{path}[{key!r}]", value)
+
+    def _view(self, path: str, thing: Any) -> None:
+        self._mapping(path, thing.mapping)
 
     def _bytes(self, path: str, thing: Any) -> None:
         try:
@@ -260,7 +279,8 @@ class Watch:
                 lambda then: _fill(get(), zip(keys, then), skip),
             )
             for key, value in zip(keys, now):
-                self._visit(prefix + key, value)
+                if not taken_as_is(thing, value):
+                    self._visit(prefix + key, value)
         slots = [(name, vars(cls)[name]) for cls in type(thing).__mro__ if not foreign(cls.__module__) for name in _slots(cls)]
         if slots:
             now = self._watch(path, lambda: [_slot(slot, thing) for _, slot in slots], lambda i: prefix + slots[i][0])
@@ -322,7 +342,11 @@ class Watch:
         parts = ("__code__", "__defaults__", "__kwdefaults__")
         self._watch(path, lambda: [getattr(function, part) for part in parts], lambda i: f"{function.__name__}.{parts[i]}")
         names = names_of(function.__code__)
-        self._named |= names.attributes
+        file = function.__code__.co_filename
+        self._lines.setdefault(function.__name__, f" ({file}, line {function.__code__.co_firstlineno})")
+        for name, line in names.lines.items():
+            self._lines.setdefault(name, f" ({file}, line {line})")
+        self._named |= names.attributes | (names.variables & _BY_NAME)
         self._check_names(function, names)
         prefix = f"{path}: " if "." in path else ""
         cells = function.__closure__ or ()
@@ -344,6 +368,8 @@ class Watch:
         loaded = {*names.variables, *names.attributes}
         for name in _UNCAPTURABLE.keys() & loaded:
             raise CaptureError(f"the function {function.__name__!r} {_UNCAPTURABLE[name].format(name)}")
+        for name in sorted(_REFLECTION & loaded):
+            self._open(function.__name__, f"names {name}, by which it may depend on anything")
         for name in sorted(names.variables):
             why = impure_builtin(name)
             if why and function.__globals__.get(name, _BUILTINS.get(name)) is _BUILTINS.get(name):
@@ -367,7 +393,7 @@ class Watch:
     def _reach(self, name: str, value: Any, names: Names) -> None:
         """What stands in a variable that code names; of a module, what the code takes from it."""
         chains = names.chains.get(name, frozenset([()]))
-        if not isinstance(value, types.ModuleType) or () in chains:
+        if type(value) is not types.ModuleType or any(not chain or chain[0].startswith("__") for chain in chains):
             self._visit(name, value)
             return
         for chain in chains:
@@ -380,6 +406,9 @@ class Watch:
             self._visit(path, at)
 
     def _attribute(self, path: str, module: Any, name: str) -> Any:
+        if module is sys and name == "modules":
+            self._open(path, "sys.modules, which holds anything")
+            return MISSING
         (value,) = self._watch(path, lambda: [vars(module).get(name, MISSING)], lambda i: f"{path}.{name}")
         if value is MISSING and "__getattr__" in vars(module):
             self._visit(path, vars(module)["__getattr__"])
@@ -390,6 +419,17 @@ class Watch:
         self._modules[id(module)] = (path, module, set())
         if module is sys:
             self._open(path, "the module sys, in which anything may change")
+        elif not foreign(module.__name__):
+            self._modules_at_hand.append((path, module))
+
+    def _all_of(self, path: str, module: Any) -> None:
+        """A module of the user's that code may ask for any name."""
+        keys = [key for key in vars(module) if not key.startswith("__")]
+        self._watch(path, lambda: [v for k, v in vars(module).items() if not k.startswith("__")], lambda i: f"{path}.{keys[i]}")
+        for key in keys:
+            value = vars(module)[key]
+            if not isinstance(value, types.ModuleType) and not taken_as_is(None, value):
+                self._visit(f"{path}.{key}", value)
 
     def _names_in(self, path: str, owner: Any, there: Any, done: set[str]) -> None:
         for name in sorted(self._named - done):
@@ -419,7 +459,10 @@ class Watch:
     def _numpy(self, path: str, thing: Any) -> bool:
         """Whether this is an array, a number or a generator of numpy's, and watched."""
         if hasattr(type(thing), "tobytes"):
-            if thing.dtype.hasobject:
+            if thing.dtype.hasobject and thing.dtype.names is None:
+                for i, value in enumerate(self._watch(path, lambda: thing.flatten().tolist(), lambda i: f"{path}[{i}]")):
+                    self._visit(f"{path}[{i}]", value)
+            elif thing.dtype.hasobject:
                 self._open(path, "a numpy array of objects, cannot be watched")
             elif thing.nbytes > _LARGEST:
                 self._open(path, f"a numpy array of {thing.nbytes:,} bytes, is too large to be watched; use a tensor")
@@ -449,6 +492,7 @@ _LOOKS: list[tuple[Any, Any]] = [
     (PARTIALS, Watch._partial),
     (CONTAINERS, Watch._container),
     (types.MappingProxyType, Watch._mapping),
+    ((type({}.keys()), type({}.values()), type({}.items())), Watch._view),
     (_BYTES, Watch._bytes),
     (random.Random, Watch._generator),
     (contextvars.ContextVar, Watch._context_variable),

@@ -27,7 +27,7 @@ PLAIN = frozenset(
 _SKIPPED: tuple[type, ...] = (
     re.Pattern, re.Match, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     types.CodeType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType, types.GetSetDescriptorType,
-    types.MemberDescriptorType, types.GenericAlias, type(threading.Lock()), type(threading.RLock()),
+    types.MemberDescriptorType, types.GenericAlias, type(collections.namedtuple("_", "a").a), type(threading.Lock()), type(threading.RLock()),
     io.IOBase, logging.Logger, logging.Handler, torch.Generator, torch.layout, torch.memory_format, torch.finfo, torch.iinfo,
 )  # fmt: skip
 CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
@@ -36,7 +36,7 @@ _BASES = (object, BaseException, int, float, complex, str, bytes, types.SimpleNa
 # Modules whose functions give the same for the same, or write somewhere.
 _PURE = frozenset(
     """abc bisect cmath collections contextlib copy dataclasses decimal enum fractions functools heapq itertools logging math numbers operator re
-    reprlib statistics string textwrap types typing warnings _bisect _collections _functools _heapq _operator _decimal _statistics""".split()
+    reprlib statistics string textwrap types typing warnings _thread _bisect _collections _functools _heapq _operator _decimal _statistics""".split()
 )
 _OURS = ("hotgrad", "torch", "numpy")
 _IMPURE_BUILTINS = {
@@ -100,7 +100,7 @@ def whole(thing: Any) -> bool:
 
 def attributes_of(thing: Any) -> Any:
     """Its `__dict__`, None without; a `__getattr__` of the user's is not asked."""
-    get = threading.local.__getattribute__ if isinstance(thing, threading.local) else object.__getattribute__
+    get = threading.local.__getattribute__ if issubclass(type(thing), threading.local) else object.__getattribute__
     try:
         return get(thing, "__dict__")
     except AttributeError:
@@ -112,6 +112,16 @@ def strings_of(thing: Any) -> tuple[Any, ...]:
     if type(thing) in (operator.attrgetter, operator.itemgetter, operator.methodcaller):
         return tuple(thing.__reduce__()[1])
     return ()
+
+
+def taken_as_is(owner: Any, value: Any) -> bool:
+    """Whether this is a function of a library in an object of a library: code that it runs on what it holds."""
+    if not foreign(type(owner).__module__):
+        return False
+    while isinstance(value, functools.partial):
+        value = value.func
+    function = isinstance(value, (types.FunctionType, types.BuiltinFunctionType, types.MethodType))
+    return function and foreign(getattr(value, "__module__", None))
 
 
 PARTIALS = (functools.partial, functools._lru_cache_wrapper)

@@ -18,12 +18,14 @@ class Names:
       `cfg.a.b`; `()` where it is used in another way.
     - `attributes`: every name after a dot, and every string that could be one, as for `getattr`.
     - `imported`: modules that it imports, each with the level of a relative import.
+    - `lines`: per variable and attribute where it is named first.
     """
 
     variables: frozenset[str]
     chains: dict[str, frozenset[tuple[str, ...]]] = field(hash=False)
     attributes: frozenset[str]
     imported: frozenset[tuple[str, int]]
+    lines: dict[str, int] = field(hash=False)
 
 
 @lru_cache(maxsize=4096)
@@ -41,6 +43,8 @@ def names_of(code: types.CodeType) -> Names:
     head: str | None = None
     chain: list[str] = []
     level = 0
+    lines: dict[str, int] = {}
+    line = code.co_firstlineno
 
     def end() -> None:
         if head is not None:
@@ -48,6 +52,10 @@ def names_of(code: types.CodeType) -> Names:
 
     for instruction in dis.get_instructions(code):
         name, kind = instruction.argval, instruction.opname
+        starts = instruction.starts_line
+        line = (line if starts is None else starts) if type(starts) is not bool else getattr(instruction, "line_number", None) or line
+        if isinstance(name, str):
+            lines.setdefault(name, line)
         if kind in ("CACHE", "EXTENDED_ARG", "PUSH_NULL"):
             continue
         if "ATTR" in kind or kind == "LOAD_METHOD":
@@ -61,7 +69,7 @@ def names_of(code: types.CodeType) -> Names:
             imported.add((name, level))
         elif kind == "IMPORT_FROM":
             attributes.add(name)
-        elif kind == "LOAD_CONST":
+        elif kind in ("LOAD_CONST", "LOAD_SMALL_INT"):
             level = name if type(name) is int else level  # the level stands before the names of an import
         elif "GLOBAL" in kind or kind.endswith("_NAME"):
             variables.add(name)
@@ -74,11 +82,12 @@ def names_of(code: types.CodeType) -> Names:
             variables |= inner.variables
             attributes |= inner.attributes
             imported |= inner.imported
+            lines.update({name: at for name, at in inner.lines.items() if name not in lines})
             for name, found in inner.chains.items():
                 chains.setdefault(name, set()).update(found)
         else:
             attributes |= set(_strings(constant))
-    return Names(frozenset(variables), {k: frozenset(v) for k, v in chains.items()}, frozenset(attributes), frozenset(imported))
+    return Names(frozenset(variables), {k: frozenset(v) for k, v in chains.items()}, frozenset(attributes), frozenset(imported), lines)
 
 
 def _strings(constant: Any) -> list[str]:
