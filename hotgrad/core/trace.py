@@ -24,6 +24,9 @@ class Trace(Protocol):
     def internal(self) -> AbstractContextManager[None]:
         """Inside, hotgrad itself calls torch functions; elsewhere those are looked at."""
 
+    def of_our_own(self, kind: type) -> AbstractContextManager[None]:
+        """Inside, methods of this class run; if it is hotgrad's own, nobody need look at what they call."""
+
     def refuse(self, message: str) -> NoReturn:
         """Raise CaptureError, and let the capture fail even if that is caught."""
 

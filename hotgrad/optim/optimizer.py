@@ -226,8 +226,9 @@ class Optimizer:
             hook = Steps(self, [(group, slots) for group, _, slots, *_ in work])
             hook.again = any(isinstance(other, Steps) and other.optimizer is self for other in trace.hooks)
             trace.hooks.append(hook)
-            for _, settings, slots, arrays, gradients in work:
-                self._note(trace, hook, settings, slots, arrays, gradients, factor)
+            with trace.of_our_own(type(self)):
+                for _, settings, slots, arrays, gradients in work:
+                    self._note(trace, hook, settings, slots, arrays, gradients, factor)
             return
         for _, settings, slots, tensors, gradients in work:
             self._update(settings, slots, tensors, gradients, factor)

@@ -24,7 +24,6 @@ from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified
 from hotgrad.program.trace import ProgramTrace
 from hotgrad.program.tree import flatten, shown
-from hotgrad.program.unsteady import Unsteady
 
 
 @dataclass
@@ -229,7 +228,7 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
 def _traced_run(trace: ProgramTrace, f: Callable[..., Any], inputs: Callable[[], list[Any]], watch: Watch) -> tuple[list[Value], Any]:
     """One run of `f`, noted; the values that it returned, and their structure."""
     leaves = [variable._own_accumulator() for variable in watch.all_variables() if variable.is_leaf]
-    unsteady = Unsteady()
+    unsteady = trace.guard
 
     def run() -> tuple[list[Value], Any]:
         for leaf in leaves:

@@ -31,7 +31,7 @@ from hotgrad.optim.optimizer import Steps
 from hotgrad.program.instructions import Code, Draw, Instruction, State, Value
 from hotgrad.program.torch_calls import TorchCalls, where
 from hotgrad.program.traced import EARLIER, Earlier, Traced, address
-from hotgrad.program.unsteady import draws
+from hotgrad.program.unsteady import Unsteady, draws
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class ProgramTrace(Trace):
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
         self.refused: CaptureError | None = None
+        self.guard = Unsteady()
         self.hooks: list[Hook] = []  # what gives the scalars of each run, and hears of its end
         self.events: list[tuple[str, Any, Value]] = []  # what came from outside or was written to, in order
         self.current: dict[int, Traced] = {}  # by id: what a Variable or tensor from outside, or one written to, stands for now
@@ -100,6 +101,18 @@ class ProgramTrace(Trace):
             yield
         finally:
             self.inside -= 1
+
+    @contextmanager
+    def of_our_own(self, kind: type) -> Iterator[None]:
+        """Inside, methods of this class run; if it is hotgrad's own, nobody need look at what they call."""
+        own = kind.__module__.startswith("hotgrad.")
+        if own:
+            self.guard.pause()
+        try:
+            yield
+        finally:
+            if own:
+                self.guard.go_on()
 
     def refuse(self, message: str) -> NoReturn:
         """Raise CaptureError, and remember it: the capture fails even if the function catches it."""

@@ -69,6 +69,22 @@ class Unsteady:
 
     def __init__(self) -> None:
         self.called = ""
+        self._paused = 0
+        self._on = False  # and while code of hotgrad's own runs, off
+
+    def pause(self) -> None:
+        """Look away, while code of hotgrad's own runs: being looked at takes most of its time."""
+        if self._on:
+            self._paused += 1
+            if self._paused == 1:
+                sys.setprofile(None)
+
+    def go_on(self) -> None:
+        """Undo one `pause`."""
+        if self._on:
+            self._paused -= 1
+            if not self._paused:
+                sys.setprofile(self._look)
 
     def _look(self, frame: Any, event: str, function: Any) -> None:
         if event != "c_call" or self.called:
@@ -88,11 +104,13 @@ class Unsteady:
         def watched() -> T:
             _COLLECTOR.pause(self)
             if ours:
+                self._on = True
                 sys.setprofile(self._look)
             return body()
 
         def end() -> None:
             if ours:
+                self._on = False
                 sys.setprofile(None)
             _COLLECTOR.resume(self)
 
