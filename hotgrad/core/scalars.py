@@ -46,7 +46,7 @@ class Scalar:
         frame, _ = users_frame()
         where = "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
         raise CaptureError(
-            f"{self!r}, was read while capturing{where}; calculate with it by + - * / ** only. An update rule has what else is needed of it "
+            f"{self!r} was read while capturing{where}; calculate with it by + - * / ** only. An update rule has what else is needed of it "
             "computed in the optimizer's `scalars`"
         )
 
@@ -56,7 +56,7 @@ class Scalar:
 
     def __repr__(self) -> str:
         name = getattr(self.value, "name", "")
-        return f"the number {name!r}, which differs from step to step" if name else "a number that differs from step to step"
+        return f"the number {name!r}, which differs from step to step," if name else "a number that differs from step to step"
 
 
 class Hook:

@@ -229,13 +229,16 @@ class Optimizer:
             with trace.of_our_own(type(self)):
                 for _, settings, slots, arrays, gradients in work:
                     self._note(trace, hook, settings, slots, arrays, gradients, factor)
+            hook.ended = True
             return
         for _, settings, slots, tensors, gradients in work:
             self._update(settings, slots, tensors, gradients, factor)
         for schedule in self._schedules():
             schedule.step_end()
 
-    def _note(self, trace: Any, hook: Steps, settings: Any, slots: list[Slot], arrays: list[Any], gradients: list[Any], factor: Any) -> None:
+    def _note(
+        self, trace: Any, hook: Steps, settings: Any, slots: list[Slot], arrays: list[Any], gradients: list[Any], factor: Any
+    ) -> None:
         """As `_update`, for the program that is being captured: what differs from step to step enters it as Scalars."""
         numbers = untraced(lambda: self._numbers(settings, slots[0].steps + 1))
         s = SimpleNamespace(**{**vars(settings), **{name: trace.scalar(number, name, hook) for name, number in numbers.items()}})
@@ -400,6 +403,7 @@ class Steps(Hook):
         super().__init__()
         self.optimizer, self.units = optimizer, units
         self.again = False  # whether the program steps this optimizer before
+        self.ended = False  # whether the step is noted to its end
 
     def same(self, other: Hook) -> bool:
         return (

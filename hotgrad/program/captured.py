@@ -25,6 +25,8 @@ from hotgrad.program.passes import simplified
 from hotgrad.program.trace import ProgramTrace
 from hotgrad.program.tree import flatten, shown
 
+_CHANGES = "the function changes what it depends on ({}), so its second run would differ from its first"
+
 
 @dataclass
 class Captured:
@@ -68,7 +70,8 @@ class Captured:
 
     def _replaced(self) -> str:
         """What no other numbers in the same program can follow, in words."""
-        if any([contents.changed() for contents in self.options]):
+        written = [contents.changed() for contents in self.options]
+        if any(written):
             return "a tensor that is used as an index, or in another option of an op, was written to"
         if self.dtype not in (None, torch.get_default_dtype()):
             return f"torch's default dtype was {self.dtype}"
@@ -125,7 +128,9 @@ class Captured:
         if new or lost:
             self.constants.release(lost)
             self._lift(self._places + new)
-        now = {value: found.tensors.get(value, self.first.code.constants[value]) for value in self.constants.own if value.kind == "constant"}
+        now = {
+            value: found.tensors.get(value, self.first.code.constants[value]) for value in self.constants.own if value.kind == "constant"
+        }
         if not self.constants.replace(now):
             return None
         originals = (instructions[i].operands[place] for i, place in self._places)
@@ -172,39 +177,43 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
     Parameters, buffers, optimizer state, gradients and generators stay as they are. Raises CaptureError for functions that
     cannot be captured, with `watched` also for those that depend on something that cannot be watched; what `f` itself raises comes out.
     """
-    watch = Watch(roots)
+    watch = before = Watch(roots)
     # dense, as a program's own memory is
     given = [example._data if isinstance(example, Variable) else example for example in examples]
     tensors = [torch.empty_like(tensor).copy_(tensor) for tensor in given]
     kinds = [(isinstance(e, Variable) and e.requires_grad, not isinstance(e, Variable)) for e in examples]
     traces: list[ProgramTrace] = []
-    structures = []
+
+    def trace_once(values: list[Tensor]) -> tuple[ProgramTrace, Any]:
+        trace = ProgramTrace(watch.names, list(watch.buffers.values()), watch.all_variables(), watch.seen)
+        traces.append(trace)
+        trace.code.outputs, structure = _traced_run(trace, f, partial(_inputs, trace, list(zip(values, kinds))), watch)
+        trace.settle()
+        return trace, structure
+
     try:
-        for values in (tensors, [_other(tensor) for tensor in tensors]):
-            trace = ProgramTrace(watch.names, list(watch.buffers.values()), watch.all_variables(), watch.seen)
-            traces.append(trace)
-            inputs = partial(_inputs, trace, list(zip(values, kinds)))
-            trace.code.outputs, structure = _traced_run(trace, f, inputs, watch)
-            trace.settle()
-            structures.append(structure)
+        first, structure = trace_once(tensors)
+        watch = _settled(before)
+        second, again_structure = trace_once([_other(tensor) for tensor in tensors])
+        _check_settled(watch)
+        found = difference(first.code, second.code)
+        if structure != again_structure:
+            found = f"it returned {shown(structure)} and then {shown(again_structure)}; it must always return the same structure"
+        if found:
+            raise CaptureError(
+                f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
+                "changes itself"
+            )
+        if {*map(id, first.unwatched)} & {*map(id, second.unwatched)}:
+            raise CaptureError(
+                "the function writes into a tensor or Variable from outside that cannot be watched; make it an attribute or a global"
+            )
+    except BaseException:
+        before.restore()
+        raise
     finally:
         for trace in traces:
             trace.take_back()
-    first, second = traces
-    if structures[0] != structures[1]:
-        raise CaptureError(
-            f"the function returned {shown(structures[0])} and then {shown(structures[1])}; it must always return the same structure"
-        )
-    found = difference(first.code, second.code)
-    if found:
-        raise CaptureError(
-            f"the function did not compute the same twice: {found}. It may depend on random numbers, the time, or on something that it "
-            "changes itself"
-        )
-    if {*map(id, first.unwatched)} & {*map(id, second.unwatched)}:
-        raise CaptureError(
-            "the function writes into a tensor or Variable from outside that cannot be watched; make it an attribute or a global"
-        )
     _check_memory(first)
     if watched and watch.open:
         raise CaptureError(
@@ -217,12 +226,31 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
 
     def again(comparison: Comparison, watch: Watch) -> None:
         outputs, now = _traced_run(comparison, f, lambda: [comparison.input_like(*kind) for kind in kinds], watch)
-        if now != structures[0]:
-            comparison.different = f"it returned {shown(structures[0])} and returns {shown(now)}"
+        _check_settled(watch)
+        if now != structure:
+            comparison.different = f"it returned {shown(structure)} and returns {shown(now)}"
         comparison.finish(outputs)
 
     options = [Contents(tensor) for tensor in first.option_tensors]
-    return Captured(code, structures[0], [*first.hooks], watch, constants, options, first.kept_memory, first=first, run=again)
+    return Captured(code, structure, [*first.hooks], watch, constants, options, first.kept_memory, first=first, run=again)
+
+
+def _settled(watch: Watch) -> Watch:
+    """What watches what a first run has left, such as a table that it filled. Raises CaptureError where it left something of its own."""
+    changed = watch.changed()
+    if not changed:
+        return watch
+    try:
+        return watch.renewed()
+    except CaptureError:
+        raise CaptureError(_CHANGES.format(changed)) from None
+
+
+def _check_settled(watch: Watch) -> None:
+    changed = watch.changed()
+    if changed:
+        watch.restore()
+        raise CaptureError(_CHANGES.format(changed))
 
 
 def _traced_run(trace: ProgramTrace, f: Callable[..., Any], inputs: Callable[[], list[Any]], watch: Watch) -> tuple[list[Value], Any]:
@@ -248,9 +276,6 @@ def _traced_run(trace: ProgramTrace, f: Callable[..., Any], inputs: Callable[[],
             raise CaptureError(
                 f"the function {unsteady.called}, which gives something else at each run; make it an argument, or use Dropout"
             )
-        changed = watch.changed()
-        if changed:
-            raise CaptureError(f"the function changes what it depends on ({changed}), so its second run would differ from its first")
     except BaseException:
         watch.restore()
         raise

@@ -22,7 +22,6 @@ from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.trace import ProgramTrace
 from hotgrad.program.traced import Traced
 
-_SIMPLE = (int, bool, str, type(None), tuple, torch.dtype)  # options that are the same if they are equal
 Place = tuple[int, int]  # of a number: of the instruction, and among its operands
 
 
@@ -197,7 +196,7 @@ class Comparison(ProgramTrace):
                 return None
         if options:
             options = self._plain_options(options)
-            if any(type(option) not in _SIMPLE for option in options.values()) or options != then.options:
+            if not all(map(_simple, options.values())) or options != then.options:
                 return None
         elif then.options:
             return None
@@ -241,6 +240,14 @@ class Comparison(ProgramTrace):
             self.differ("it steps something else")
 
 
+_SIMPLE = (int, bool, str, type(None), torch.dtype)
+
+
+def _simple(option: Any) -> bool:
+    """Whether two options such as this one are the same if they are equal."""
+    return type(option) in _SIMPLE or (type(option) is tuple and all(type(part) in _SIMPLE for part in option))
+
+
 def _holder(target: Variable | Tensor) -> Variable | Tensor:
     """What stands for a Variable or tensor that is written to: the tensor of one that is a constant."""
     return target._data if isinstance(target, Variable) and target._accumulator in NO_ACCUMULATORS else target
@@ -257,7 +264,7 @@ class Examples(dict[Value, Tensor]):
             memory[device] = torch.empty(size, dtype=torch.uint8, device=device)
         for value in values:
             empty = torch.empty(0, dtype=value.dtype, device=value.device)
-            self[value] = empty.set_(memory[value.device].untyped_storage(), 0, value.shape, value.stride)  # type: ignore[call-overload]
+            self[value] = empty.set_(memory[value.device].untyped_storage(), 0, value.shape, value.stride)
 
 
 def _extent(value: Value) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.program.instructions import Code, Instruction, Value
+from hotgrad.program.instructions import Instruction, Value
 from hotgrad.program.memory import evaluate, shares
 
 FEW = 4096  # elements that are compared at each run whatever torch knows of writes
@@ -37,7 +37,8 @@ class Constants:
 
     def refresh(self) -> bool:
         """Bring everything up to date; whether anything changed."""
-        if not any([contents.changed() for contents in self._watched]):
+        written = [contents.changed() for contents in self._watched]
+        if not any(written):
             return False
         self._fold()
         return True

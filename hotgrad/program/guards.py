@@ -31,7 +31,18 @@ from hotgrad.modules import Module
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim import Optimizer, Schedule
 from hotgrad.program.kinds import (
-    CONTAINERS, PARTIALS, PLAIN, attributes_of, foreign, impure_builtin, pure, skipped, strings_of, taken_as_is, top, whole,
+    CONTAINERS,
+    PARTIALS,
+    PLAIN,
+    attributes_of,
+    foreign,
+    impure_builtin,
+    pure,
+    skipped,
+    strings_of,
+    taken_as_is,
+    top,
+    whole,
 )  # fmt: skip
 from hotgrad.program.names import Names, names_of
 from hotgrad.program.watched import MISSING, Items, Written, cell_content, generator_of
@@ -47,7 +58,10 @@ _UNCAPTURABLE = {
         "makes a source of random numbers ({}), which would give the same at each run of the program; make the numbers an argument, or use Dropout",
     ),
 }
-_REFLECTION = frozenset("__subclasses__ __globals__ __closure__ __builtins__ _getframe currentframe get_objects get_referrers __import__".split())
+_RUN_OUTSIDE = frozenset("__init__ at step_end epoch_end restart state_dict load_state_dict settings fresh __repr__".split())
+_REFLECTION = frozenset(
+    "__subclasses__ __globals__ __closure__ __builtins__ _getframe currentframe get_objects get_referrers __import__".split()
+)
 _BY_NAME = frozenset("getattr vars dir attrgetter __dict__ __getattribute__ getattr_static getmembers".split())
 _UNWATCHED_IN_CLASSES = frozenset("__dict__ __weakref__ __doc__ __module__ __annotations__ __slots__ __abstractmethods__ _abc_impl".split())
 
@@ -78,6 +92,7 @@ class Watch:
         self._found: list[tuple[str, Any]] = []  # by the last look, to be looked at
         self._named: set[str] = set()  # after a dot, in all code that is reached
         self._modules: dict[int, tuple[str, Any, set[str]]] = {}  # those in whose place any name may stand, with the names watched so far
+        self._moved: set[str] = set()  # attributes of schedules that move by rules of their own
         self._modules_at_hand: list[tuple[str, Any]] = []  # of the user's
         self._lines: dict[str, str] = {}  # where code names a variable
         self._classes: dict[int, tuple[str, type, set[str]]] = {}  # foreign ones, likewise
@@ -95,9 +110,8 @@ class Watch:
 
     def renewed(self) -> Watch:
         """What watches the same for further changes: itself, where only numbers and texts have changed."""
-        if all([items.settled() for items in self._items]):
-            return self
-        return Watch(self.roots)
+        settled = [items.settled() for items in self._items]
+        return self if all(settled) else Watch(self.roots)
 
     def restore(self) -> None:
         """Bring back what stood there, as far as it stands in Python's own containers and attributes."""
@@ -139,11 +153,14 @@ class Watch:
                     self._all_of(path, module)
                 self._modules_at_hand.clear()
             if not self._found:
-                return
+                break
+        moved = sorted(self._moved & self._named)
+        if moved:
+            raise CaptureError(f"the function reads {moved[0]!r} of a schedule, which may differ from step to step; read its lr or count")
 
     def _visit(self, path: str, thing: Any) -> None:
         """Look at `thing` next, with what it holds, before what comes after it."""
-        if thing is not MISSING and id(thing) not in self.seen and not (type(thing) in PLAIN):
+        if thing is not MISSING and id(thing) not in self.seen and type(thing) not in PLAIN:
             self._found.append((path, thing))
 
     def _open(self, path: str, why: str) -> None:
@@ -221,10 +238,14 @@ class Watch:
             self._visit(f"{path}.lr", group.rate)
 
     def _schedule(self, path: str, schedule: Schedule) -> None:
-        """What moves by itself is read as it is at each step: see `core.moving`."""
-        moved = {"_count", *schedule.state_dict()} if schedule.moves_within_epochs else {"_count"}
-        self._attributes(path, schedule, frozenset(moved))
-        self._class(type(schedule).__name__, type(schedule))
+        """`lr` and `count` are read as they are at each step: see `core.moving`. What computes them runs then, outside of programs."""
+        moved = frozenset(vars(schedule)) if type(schedule).step_end is not Schedule.step_end else frozenset(("_count",))
+        self._attributes(path, schedule, moved)
+        self._moved |= moved - {"_count", "base", "per"}
+        for cls in type(schedule).__mro__:
+            if not foreign(cls.__module__):
+                for name in vars(cls).keys() - _RUN_OUTSIDE - _UNWATCHED_IN_CLASSES:
+                    self._visit(f"{path}.{name}", getattr(vars(cls)[name], "fget", vars(cls)[name]))
 
     def _container(self, path: str, thing: Any) -> None:
         kind = type(thing)
@@ -444,9 +465,7 @@ class Watch:
 
     def _generator(self, path: str, thing: Any) -> None:
         if isinstance(thing, random.SystemRandom):
-            raise CaptureError(
-                f"the function uses {path!r}, which draws random numbers from the operating system; make them an argument"
-            )
+            raise CaptureError(f"the function uses {path!r}, which draws random numbers from the operating system; make them an argument")
         found = generator_of(thing)
         if found is not None:
             get, put = found
@@ -526,7 +545,10 @@ def _behind(attribute: Any) -> list[Any]:
 
 def _slots(cls: type) -> list[str]:
     slots = vars(cls).get("__slots__", ())
-    found = [(f"_{cls.__name__.lstrip('_')}{n}" if n.startswith("__") and not n.endswith("__") else n) for n in ((slots,) if isinstance(slots, str) else slots)]
+    found = [
+        (f"_{cls.__name__.lstrip('_')}{n}" if n.startswith("__") and not n.endswith("__") else n)
+        for n in ((slots,) if isinstance(slots, str) else slots)
+    ]
     return [name for name in found if name not in ("__dict__", "__weakref__") and name in vars(cls)]
 
 

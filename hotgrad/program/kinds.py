@@ -27,7 +27,7 @@ PLAIN = frozenset(
 _SKIPPED: tuple[type, ...] = (
     re.Pattern, re.Match, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     types.CodeType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType, types.GetSetDescriptorType,
-    types.MemberDescriptorType, types.GenericAlias, type(collections.namedtuple("_", "a").a), type(threading.Lock()), type(threading.RLock()),
+    types.MemberDescriptorType, types.GenericAlias, type(vars(collections.namedtuple("_", "a"))["a"]), type(threading.Lock()), type(threading.RLock()),
     io.IOBase, logging.Logger, logging.Handler, torch.Generator, torch.layout, torch.memory_format, torch.finfo, torch.iinfo,
 )  # fmt: skip
 CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
@@ -72,7 +72,13 @@ def impure_builtin(name: str) -> str:
 def skipped(thing: Any) -> bool:
     """Whether there is nothing in it to watch."""
     kind = type(thing)
-    return kind in PLAIN or kind is object or issubclass(kind, _SKIPPED) or kind.__module__ in ("typing", "torch._C") or kind.__name__ in ("ufunc", "dtype")
+    return (
+        kind in PLAIN
+        or kind is object
+        or issubclass(kind, _SKIPPED)
+        or kind.__module__ in ("typing", "torch._C")
+        or kind.__name__ in ("ufunc", "dtype")
+    )
 
 
 def native_base(kind: type) -> type:
@@ -115,8 +121,8 @@ def strings_of(thing: Any) -> tuple[Any, ...]:
 
 
 def taken_as_is(owner: Any, value: Any) -> bool:
-    """Whether this is a function of a library in an object of a library: code that it runs on what it holds."""
-    if not foreign(type(owner).__module__):
+    """Whether this is a function of the standard library in an object of it: code that it runs on what it holds."""
+    if not foreign(type(owner).__module__) or top(type(owner).__module__) in _OURS:
         return False
     while isinstance(value, functools.partial):
         value = value.func

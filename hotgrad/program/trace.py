@@ -17,10 +17,10 @@ from torch import Tensor
 from hotgrad.core.arrays import as_tensor, is_numpy, number_in
 from hotgrad.core.explain import fail
 from hotgrad.core.modes import MODE, Mode, Tape, state, surely
+from hotgrad.core.moving import untraced
 from hotgrad.core.operands import as_operands, tensors_in
 from hotgrad.core.primitive import Primitive, primitives
 from hotgrad.core.records import MADE, NO_ACCUMULATOR, NO_ACCUMULATORS, Accumulator, Record, next_sequence
-from hotgrad.core.moving import untraced
 from hotgrad.core.scalars import Hook, Moving, Scalar
 from hotgrad.core.trace import Trace
 from hotgrad.core.variable import Variable
@@ -157,11 +157,12 @@ class ProgramTrace(Trace):
 
     def moving(self, owner: Any, name: str, number: Callable[[int], float]) -> Scalar:
         """A number that hotgrad itself changes; see `core.moving`."""
-        earlier = [hook for hook in self.hooks if isinstance(hook, Steps) and hook.moves(owner)]
+        earlier = [hook for hook in self.hooks if isinstance(hook, Steps) and hook.ended and hook.moves(owner)]
         key = (id(owner), name, len(earlier))
         if key not in self.moved:
             hook = Moving(owner, name, number, bool(earlier))
-            self.hooks.append(hook)
+            going_on = [i for i, other in enumerate(self.hooks) if isinstance(other, Steps) and not other.ended]
+            self.hooks.insert(going_on[0] if going_on else len(self.hooks), hook)  # a rule reads it before the step has moved it
             self.moved[key] = self.scalar(untraced(lambda: float(number(0))), name, hook)
         return self.moved[key]
 
@@ -407,9 +408,9 @@ class ProgramTrace(Trace):
         self, op: type[Primitive], given: list[Any], links: list[Any], options: dict[str, Any], out: Tensor, value: Value, plain: bool
     ) -> Traced:
         """What stands for the result of a call, with a record where one is due."""
-        if op.differentiable and not op.plain and value.dtype.is_floating_point and state.now.recording:
-            if any(link is not None for link in links):
-                return self.new(out, value, self._record(op, given, tuple(links), options or None, out, value, state.now.tape))
+        recorded = any(link is not None for link in links) and op.differentiable and not op.plain and value.dtype.is_floating_point
+        if recorded and state.now.recording:
+            return self.new(out, value, self._record(op, given, tuple(links), options or None, out, value, state.now.tape))
         return self.new(out, value, None, plain or op.plain)
 
     def _traced_operand(self, op: type[Primitive], operand: Any) -> Any:

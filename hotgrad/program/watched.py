@@ -39,7 +39,9 @@ class Items:
 
     __slots__ = ("path", "get", "then", "name", "put")
 
-    def __init__(self, path: str, get: Callable[[], list[Any]], name: Callable[[int], str], put: Callable[[list[Any]], None] | None) -> None:
+    def __init__(
+        self, path: str, get: Callable[[], list[Any]], name: Callable[[int], str], put: Callable[[list[Any]], None] | None
+    ) -> None:
         self.path, self.get, self.name, self.put = path, get, name, put
         self.then = get()
 
@@ -86,7 +88,7 @@ def equal(a: Any, b: Any) -> bool:
     if type(a) is tuple:
         return len(a) == len(b) and all(x is y or equal(x, y) for x, y in zip(a, b))
     if isinstance(a, Contents):
-        return a == b
+        return bool(a == b)
     if isinstance(a, Drawn):
         return bool(a.flat == b.flat)
     return type(a) in PLAIN and same(a, b)

@@ -20,6 +20,7 @@ FEW = 150  # steps for which a capture does not pay
 PATIENCE = 15.0  # seconds that "auto" gives an engine to make programs ready, as by a C compiler
 NAMES = ("auto", "eager", *ENGINES)
 EAGER = Rates(8.0, 0.025, 0.35)
+COMPARING = 300.0, 11.0  # microseconds of a trace that is compared with the program: in all, and per instruction
 
 
 def check_engine(engine: Any) -> str:
@@ -82,7 +83,9 @@ def _best(model: Model, job: Job) -> tuple[Compiled | None, list[str], bool]:
     steps = job.epochs * len(job.sizes)
     codes = [program.code for program in runner.programs.values()]
     costs = estimates(codes[0], job.data.x.is_cpu)
-    for name in sorted(costs, key=lambda name: costs[name].total(steps)):
+    traced = job.epochs if any(program.watch.open for program in runner.programs.values()) else 0
+    comparing = traced * sum(COMPARING[0] + COMPARING[1] * len(code.instructions) for code in codes)
+    for name in sorted(costs, key=lambda name: costs[name].total(steps) + (comparing if name != "eager" else 0.0)):
         if name == "eager":
             break
         # half of it, since other machines are slower, or busy

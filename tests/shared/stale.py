@@ -98,7 +98,7 @@ def module_in_attribute() -> Reader:
 
 def module_in_list() -> Reader:
     modules = [CONFIG]
-    return lambda: [m.K for m in modules][0], lambda k: setattr(CONFIG, "K", k)
+    return lambda: next(m.K for m in modules), lambda k: setattr(CONFIG, "K", k)
 
 
 def module_by_getattr() -> Reader:
@@ -751,7 +751,7 @@ def chain_map() -> Reader:
 
 
 def named_tuple_of_lists() -> Reader:
-    pair = collections.namedtuple("Pair", "a b")([1.0], 2)  # noqa: PYI024
+    pair = collections.namedtuple("Pair", "a b")([1.0], 2)
     return lambda: pair.a[0], lambda k: pair.a.__setitem__(0, k)
 
 

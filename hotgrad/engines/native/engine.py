@@ -204,13 +204,13 @@ class Native(Engine):
         start = self.workspace.data_ptr()
         self._address = start + -start % _ALIGNMENT
         self._wrong = (ctypes.c_int64 * 2).from_address(self._address) if self._low.checked else None
-        self._load = functions[f"{self._name}_load"]
-        self._load.restype, self._load.argtypes = None, [pointer, pointer]
+        self._load_constants = functions[f"{self._name}_load"]
+        self._load_constants.restype, self._load_constants.argtypes = None, [pointer, pointer]
         self.reload()
 
     def reload(self) -> None:
         constants = [_dense(tensor.detach()) for _, tensor in self._low.constants]
-        self._load(self._address, (ctypes.c_void_p * max(len(constants), 1))(*(t.data_ptr() for t in constants)))
+        self._load_constants(self._address, (ctypes.c_void_p * max(len(constants), 1))(*(t.data_ptr() for t in constants)))
 
 
 def native_form(op: type[Primitive], operands: Sequence[Any], options: dict[str, Any]) -> tuple[Form, Native]:
