@@ -241,7 +241,7 @@ def _settled(watch: Watch) -> Watch:
     if not changed:
         return watch
     try:
-        return watch.renewed()
+        return Watch(watch.roots)  # another one, as the first knows what to bring back
     except CaptureError:
         raise CaptureError(_CHANGES.format(changed)) from None
 

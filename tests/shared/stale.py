@@ -899,3 +899,11 @@ READERS: dict[str, Callable[[], Reader]] = {
     "an item of a subclass of list": items(lambda k: List([k]), first, put_first),
     "an item of a Counter": items(lambda k: collections.Counter(k=int(k)), by_k, lambda thing, k: put_k(thing, int(k))),
 }  # fmt: skip
+
+
+def one(make: Callable[[], Reader]) -> Reader:
+    """A reader that begins at 1, whatever earlier ones have left."""
+    read, change = make()
+    if read() != 1.0:
+        change(1.0)
+    return read, change
