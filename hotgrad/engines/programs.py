@@ -127,12 +127,7 @@ class Program:
         >>> program = hg.capture(lambda x: x * scale[0], torch.ones(3))
         >>> program.verify()
         """
-        found = self._captured.compared()
-        how = found.different
-        if not how and found.numbers:
-            how = f"a number in it is another one now ({next(iter(found.numbers.values()))!r})"
-        if not how and self._captured.differing(found.tensors):
-            how = "a tensor in it has other values now"
+        how = self._captured.verify()
         if how:
             raise CaptureError(f"the program no longer stands for its function: {how}. Capture it again")
 

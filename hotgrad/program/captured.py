@@ -17,7 +17,7 @@ from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
 from hotgrad.optim.groups import Slot
 from hotgrad.program.comparison import Comparison, Diverged, Examples, Place
-from hotgrad.program.constants import Constants, Contents
+from hotgrad.program.constants import Constants, Contents, equal_bits
 from hotgrad.program.differences import difference
 from hotgrad.program.guards import Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
@@ -85,18 +85,39 @@ class Captured:
             return "the optimizer's parameters no longer have the same number of steps"
         return "" if self._forwards is None else self._forwards.changed()
 
-    def compared(self) -> Comparison:
-        """The function traced again and compared with the program. Nothing else changes. Raises what the function raises."""
+    def verify(self) -> str:
+        """How the function traced again is another program, or one with other numbers, in words; "" if it is the same. Nothing else
+        changes. Raises what the function raises.
+        """
+        how = self._replaced()
+        if how:
+            return how
+        watch = Watch(self.watch.roots)
+        found = self.compared(watch)
+        how = found.different
+        if not how and found.numbers:
+            (i, place), number = next(iter(found.numbers.items()))
+            how = f"a number in it was {self.first.code.instructions[i].operands[place]!r} and is {number!r}"  # type: ignore[union-attr]
+        if not how and any(not equal_bits(self.constants.tensors[value], tensor) for value, tensor in found.tensors.items()):
+            how = "a tensor in it has other values"
+        if not how:
+            self.watch = watch
+        return how
+
+    def compared(self, watch: Watch) -> Comparison:
+        """The function traced again, while what it depends on is watched, and compared with the program. Nothing else changes.
+
+        Raises what the function raises.
+        """
         if self.first is None or self.run is None:
             raise CaptureError("a program out of a file has no function to be compared with")
         if self._examples is None:
             self._examples = Examples(self.first.code)
-        self.watch = self.watch.renewed()
         missing = [(slot, name) for slot, name, _ in self.memory if name not in slot.state]
-        comparison = Comparison(self.first, self.watch.all_variables(), self._examples)
+        comparison = Comparison(self.first, watch.all_variables(), self._examples)
         self.begin()
         try:
-            self.run(comparison, self.watch)
+            self.run(comparison, watch)
         except Diverged:
             pass
         finally:
@@ -104,10 +125,6 @@ class Captured:
             for slot, name in missing:
                 slot.state.pop(name, None)
         return comparison
-
-    def differing(self, tensors: dict[Value, Tensor]) -> bool:
-        """Whether other values stand in a constant than in the tensor that stands for it now."""
-        return any(not torch.equal(self.constants.tensors[value], tensor) for value, tensor in tensors.items())
 
     def follow(self) -> bool | None:
         """Bring the program to what its function computes now: traced again and compared, with other numbers in it where they differ.
@@ -117,7 +134,8 @@ class Captured:
         """
         if self._replaced():
             return None
-        found = self.compared()
+        self.watch = self.watch.renewed()
+        found = self.compared(self.watch)
         if found.different or self.first is None:
             return None
         instructions = self.first.code.instructions

@@ -52,11 +52,11 @@ class Constants:
         changed = False
         for value, tensor in now.items():
             mine = self.tensors[value]
-            if not _equal(mine, tensor):
+            if not equal_bits(mine, tensor):
                 mine.copy_(tensor)
                 changed = True
         if changed:
-            if not all(_equal(self.tensors[value], self.tensors[other]) for value, other in self.merged.items()):
+            if not all(equal_bits(self.tensors[value], self.tensors[other]) for value, other in self.merged.items()):
                 return False
             self._fold()
         return True
@@ -92,7 +92,7 @@ class Contents:
     def changed(self) -> bool:
         """Whether there is something else now than at the last look; this is one."""
         tensor, kept = self.tensor, self._kept
-        if tensor._version == self._version and (not self._uncounted() or (kept is not None and _equal(tensor, kept))):
+        if tensor._version == self._version and (not self._uncounted() or (kept is not None and equal_bits(tensor, kept))):
             return False
         self._version = tensor._version
         self._look()
@@ -110,7 +110,7 @@ class Contents:
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def equal_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape and dtype hold the same bits."""
     if a.is_floating_point() and a.element_size() > 1:
         bits = _BITS[a.element_size()]

@@ -19,6 +19,7 @@ from hotgrad.engines.native import engine as native
 from hotgrad.engines.native.compiler import find_compiler
 from hotgrad.engines.registry import ENGINES
 from hotgrad.program.captured import Captured
+from hotgrad.program.guards import Watch
 
 X = torch.randn(14, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 2, (14,), generator=torch.Generator().manual_seed(1))
@@ -126,7 +127,7 @@ def test_an_annealed_weight_is_compiled_once(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("engine", ENGINES)
 def test_own_layers_are_not_traced_again(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with callbacks of the user's that change nothing."""
-    monkeypatch.setattr(Captured, "compared", lambda self: pytest.fail("it was traced again"))
+    monkeypatch.setattr(Captured, "compared", lambda self, watch: pytest.fail("it was traced again"))
     for optimizer in ("sgd", hg.optim.Adam(lr=hg.optim.StepLR(0.1, 2))):
         model = hg.Sequential(
             hg.Linear(3, 4), hg.nn.Dropout(0.1), hg.nn.BatchNorm1d(4), hg.Linear(4, 2), optimizer=optimizer, loss="cross_entropy"
@@ -171,11 +172,11 @@ def test_a_comparing_trace_leaves_everything(monkeypatch: pytest.MonkeyPatch) ->
 
     model.train()
     before = state()
-    assert not found[0].compared().different
+    assert not found[0].compared(Watch(found[0].watch.roots)).different
     assert state() == before
     model[3] = layer
     for fails in (False, True):
         args.fails = fails
         with pytest.raises((hg.CaptureError, ZeroDivisionError)):
-            found[0].compared()
+            found[0].compared(Watch(found[0].watch.roots))
         assert state() == before
