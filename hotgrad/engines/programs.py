@@ -72,7 +72,8 @@ class Program:
         """Run it. Inputs have the shapes and dtypes of the examples; the results are new tensors.
 
         Raises ShapeError, DtypeError or DeviceError for other inputs, CaptureError if something that the function depends on,
-        such as a number in its closure or a module's mode, is no longer what it was while capturing.
+        such as a number in its closure or a module's mode, is no longer what it was while capturing. Tensors that it reads are read
+        as they are at each call.
         """
         return rebuilt(self._captured.structure, self._run(inputs, None))
 
@@ -219,7 +220,8 @@ def capture(f: Callable[..., Any], *examples: Any, verify: bool = False) -> Prog
     gradients and optimizer state stay as they were.
 
     Raises CaptureError where the result would not hold for other values: `f` reads values (`item`, `bool`, `float`, `data`,
-    printing), calls torch on plain tensors, draws random numbers, asks for the time, or changes what it depends on.
+    printing), calls torch on plain tensors, draws random numbers, asks for the time, or changes what it depends on. Also where it
+    depends on something that cannot be watched, unless `verify`: then each call first traces it again, and compares (`Program.verify`).
 
     >>> w = hg.Parameter([1.0, 2.0])
     >>> optimizer = hg.optim.SGD([w], lr=0.1)

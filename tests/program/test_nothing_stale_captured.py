@@ -168,6 +168,8 @@ def test_what_a_first_call_fills_is_let_be() -> None:
 
     program = hg.capture(f, X)
     assert table == {"k": 2.0} and program(X).tolist() == [2.0] * 3
+    tensors: dict[str, torch.Tensor] = {}
+    assert hg.capture(lambda x: x * tensors.setdefault("t", torch.full((3,), 4.0)), X)(X).tolist() == [4.0] * 3
     table["k"] = 3.0
     with pytest.raises(hg.CaptureError, match="'k'"):
         program(X)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changing_steps import STEPS
 from stale import READERS, one
-from steps import STEPS
 
 import hotgrad as hg
 from hotgrad.engines.native import engine as native
