@@ -110,12 +110,19 @@ class Program:
         if self._loaded != found.constants.changes:
             runner.reload()
             self._loaded = found.constants.changes
-        marks = [hook.mark() for hook in found.hooks]
-        (numbers,) = numbers_of(found.hooks, 1)
+        hooks = found.hooks
+        if len(hooks) < 2:
+            numbers = hooks[0].next() if hooks else []
+            results = runner.run_once(tensors, outputs, scalars=numbers)
+            for hook in hooks:
+                hook.done()
+            return results
+        marks = [hook.mark() for hook in hooks]
+        (numbers,) = numbers_of(hooks, 1)
         try:
             return runner.run_once(tensors, outputs, scalars=numbers)
         except BaseException:
-            for hook, mark in zip(found.hooks, marks):
+            for hook, mark in zip(hooks, marks):
                 hook.back(mark)
             raise
 

@@ -20,6 +20,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from operator import is_
 from typing import Any
 
 from torch import Tensor
@@ -103,9 +104,11 @@ class Watch:
     def changed(self) -> str:
         """What is no longer as it was, in words; "" if all is."""
         for items in self._items:
-            how = items.changed()
-            if how:
-                return how
+            now, then = items.get(), items.then
+            if len(now) != len(then) or not all(map(is_, now, then)):
+                how = items.changed()
+                if how:
+                    return how
         return ""
 
     def renewed(self) -> Watch:
@@ -200,13 +203,13 @@ class Watch:
 
     def _object(self, path: str, thing: Any) -> None:
         """An object that is its attributes."""
-        self._watch(path, lambda: [type(thing)], lambda i: f"{path}.__class__")
         self._attributes(path, thing)
+        if not foreign(type(thing).__module__):  # which may be another one; and it has others in its place
+            self._watch(path, lambda: [type(thing)], lambda i: f"{path}.__class__")
         self._class(type(thing).__name__, type(thing))
 
     def _module_object(self, path: str, module: Module) -> None:
         self._object(path, module)
-        self._watch(path, lambda: [module.training], lambda i: f"{path}.training")
         for name in module._buffers:
             buffer = getattr(module, name)
             self.buffers[id(buffer)] = buffer
@@ -293,9 +296,10 @@ class Watch:
         if attributes is not None:
             keys = [key for key in attributes if key not in skip]
             get = functools.partial(attributes_of, thing)
+            usual = type(thing).__getattribute__ is object.__getattribute__ and not skip
             now = self._watch(
                 path,
-                lambda: [v for k, v in get().items() if k not in skip],
+                (lambda: [*thing.__dict__.values()]) if usual else (lambda: [v for k, v in get().items() if k not in skip]),
                 lambda i: prefix + keys[i] if i < len(keys) else path,
                 lambda then: _fill(get(), zip(keys, then), skip),
             )
