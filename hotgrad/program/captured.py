@@ -178,8 +178,12 @@ def _with(instruction: Instruction, operands: dict[int, Value]) -> Instruction:
 
 
 def _liftable(instruction: Instruction, place: int, number: Any) -> bool:
-    """Whether another number there makes the same program: arithmetic in floats, whose results have the same dtype."""
+    """Whether another number there makes the same program, to the bit: arithmetic in floats, whose results have the same dtype, and which no
+    native function chooses by the number, as Pow does.
+    """
     before = instruction.operands[place]
+    if callable(instruction.op.native):
+        return False
     floats = all(operand.dtype.is_floating_point for operand in instruction.reads())
     return instruction.op.numbers and floats and all(type(n) in (int, float) and _exact(n) for n in (before, number))
 
