@@ -113,6 +113,11 @@ def attributes_of(thing: Any) -> Any:
         return None
 
 
+def has_usual_attributes(kind: Any) -> bool:
+    """Whether its objects are asked for attributes as most are."""
+    return kind.__getattribute__ is object.__getattribute__
+
+
 def strings_of(thing: Any) -> tuple[Any, ...]:
     """The arguments of an attrgetter, itemgetter or methodcaller."""
     if type(thing) in (operator.attrgetter, operator.itemgetter, operator.methodcaller):
