@@ -101,9 +101,9 @@ class Program:
         if self._verified:
             self.verify()
         else:
-            changed = found.changed()
-            if changed:
-                raise CaptureError(f"the program no longer stands for its function: {changed}. Capture it again")
+            how = found.stale()
+            if how:
+                raise CaptureError(f"the program no longer stands for its function: {how}. Capture it again")
         found.begin()
         runner = self._start()
         found.constants.refresh()

@@ -246,10 +246,12 @@ class Optimizer:
         state = {name: Each(values) for name, values in kept.items()}
         g = Each(gradients)
         new = self.rule(Each(arrays), g if factor is None else g * factor, state, s)
-        for name in kept:
-            for slot, value in zip(slots, noted(state[name])):
+        arrived = {name: noted(state[name]) for name in kept}
+        parameters = noted(new)  # which may read what state there was, so before that is another one
+        for name, values in arrived.items():
+            for slot, value in zip(slots, values):
                 trace.update(slot.state[name], value)
-        for slot, value in zip(slots, noted(new)):
+        for slot, value in zip(slots, parameters):
             trace.update(slot.parameter, value)
 
     def _numbers(self, settings: Any, count: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from hotgrad.errors import CaptureError
 from hotgrad.optim.groups import Slot
 from hotgrad.program.comparison import Comparison, Diverged, Examples, Place
 from hotgrad.program.constants import Constants, Contents, equal_bits
-from hotgrad.program.differences import difference
+from hotgrad.program.differences import difference, same
 from hotgrad.program.guards import Watch
 from hotgrad.program.instructions import Code, Instruction, Value, described
 from hotgrad.program.passes import simplified
@@ -52,6 +52,7 @@ class Captured:
         self._data = [(state.holder, state.tensor) for state in self.code.states if isinstance(state.holder, Variable)]
         self._lifted = Lifted()  # at the places below
         self._places: list[Place] = []
+        self._spoilt = False
         self._examples: Examples | None = None
         own = {type(op): op for op in (i.op for i in self.code.instructions) if not op.__module__.startswith("hotgrad.")}
         self._forwards = Watch(list(own.values())) if own else None  # what ops of the user's compute with, which no trace shows
@@ -71,7 +72,8 @@ class Captured:
     def _replaced(self) -> str:
         """What no other numbers in the same program can follow, in words."""
         written = [contents.changed() for contents in self.options]
-        if any(written):
+        self._spoilt = self._spoilt or any(written)
+        if self._spoilt:
             return "a tensor that is used as an index, or in another option of an op, was written to"
         if self.dtype not in (None, torch.get_default_dtype()):
             return f"torch's default dtype was {self.dtype}"
@@ -84,6 +86,20 @@ class Captured:
         if not all(hook.steady() for hook in self.hooks):
             return "the optimizer's parameters no longer have the same number of steps"
         return "" if self._forwards is None else self._forwards.changed()
+
+    def stale(self) -> str:
+        """What has changed so that the function is another program, or one with other numbers, in words; "" if it is the same one.
+
+        It is traced only where something has changed.
+        """
+        how = self._replaced()
+        if how or not self.watch.changed():
+            return how
+        how = self.watch.changes()
+        try:
+            return how if self.verify() else ""
+        except Exception:  # of a function that can no longer be traced
+            return how
 
     def verify(self) -> str:
         """How the function traced again is another program, or one with other numbers, in words; "" if it is the same. Nothing else
@@ -101,14 +117,28 @@ class Captured:
         if not how and any(not equal_bits(self.constants.tensors[value], tensor) for value, tensor in found.tensors.items()):
             how = "a tensor in it has other values"
         if not how:
-            self.watch = watch
+            self.watch = found.watch
         return how
 
     def compared(self, watch: Watch) -> Comparison:
-        """The function traced again, while what it depends on is watched, and compared with the program. Nothing else changes.
+        """The function traced again and compared with the program. Nothing changes, but for what a first run fills, such as a cache
+        that was cleared: `watch`, of what it depends on, may be another one in the result.
 
         Raises what the function raises.
         """
+        found = self._traced(watch)
+        found.watch = _settled(watch)
+        if found.watch is not watch:  # then a second run must leave it, and give the same
+            again = self._traced(found.watch)
+            if found.watch.changed() or again.different != found.different or not same(again.numbers, found.numbers):
+                changed = watch.changed()
+                watch.restore()
+                raise CaptureError(_CHANGES.format(changed))
+            again.watch = found.watch
+            return again
+        return found
+
+    def _traced(self, watch: Watch) -> Comparison:
         if self.first is None or self.run is None:
             raise CaptureError("a program out of a file has no function to be compared with")
         if self._examples is None:
@@ -136,6 +166,7 @@ class Captured:
             return None
         self.watch = self.watch.renewed()
         found = self.compared(self.watch)
+        self.watch = found.watch
         if found.different or self.first is None:
             return None
         instructions = self.first.code.instructions
@@ -248,7 +279,6 @@ def captured(f: Callable[..., Any], examples: Sequence[Any], roots: Sequence[Any
 
     def again(comparison: Comparison, watch: Watch) -> None:
         outputs, now = _traced_run(comparison, f, lambda: [comparison.input_like(*kind) for kind in kinds], watch)
-        _check_settled(watch)
         if now != structure:
             comparison.different = f"it returned {shown(structure)} and returns {shown(now)}"
         comparison.finish(outputs)

@@ -33,8 +33,10 @@ class Comparison(ProgramTrace):
     """A run of a function, compared with `first`, the trace that its program was made of.
 
     `different`: how it is another program, "" if it is not. `numbers`: by place, those that differ. `tensors`: by constant, those
-    that another tensor stands for now.
+    that another tensor stands for now. `watch`: of what it depends on.
     """
+
+    watch: Any
 
     def __init__(self, first: ProgramTrace, variables: Sequence[Variable], examples: Examples) -> None:
         super().__init__(first.names, (), variables, ())

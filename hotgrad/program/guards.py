@@ -7,6 +7,7 @@ arrays is refused while capturing, so the contents of tensors need no watching h
 
 from __future__ import annotations
 
+import decimal
 import re
 import weakref
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from typing import Any
 from hotgrad.core.variable import Variable
 from hotgrad.errors import CaptureError
 from hotgrad.program.kinds import foreign, skipped, strings_of, top, whole
-from hotgrad.program.look_at_code import BY_NAME, look_at_all_of, look_at_names_in
-from hotgrad.program.look_at_objects import LOOKS, look_at_numpy, look_at_object
+from hotgrad.program.look_at_code import BY_NAME, TOLD, look_at_all_of, look_at_names_in, look_at_what_is_told
+from hotgrad.program.look_at_objects import LOOKS, look_at_decimals, look_at_numpy, look_at_object
 from hotgrad.program.reached import Reached
 
 _LIMIT = 10_000  # objects that a function may depend on
@@ -45,17 +46,33 @@ class Watch(Reached):
 
     def changed(self) -> str:
         """What is no longer as it was, in words; "" if all is."""
-        for items in self.items:
-            now, then = items.get(), items.then
-            if len(now) != len(then) or not all(map(is_, now, then)):
-                how = items.changed()
-                if how:
-                    return how
+        path = ""
+        try:
+            for items in self.items:
+                path = items.path
+                now, then = items.get(), items.then
+                if len(now) != len(then) or not all(map(is_, now, then)):
+                    how = items.changed()
+                    if how:
+                        return how
+        except Exception as error:  # of what a user's object does when it is asked
+            return f"{path!r} cannot be looked at any more ({type(error).__name__}: {error})"
         return ""
+
+    def changes(self) -> str:
+        """As `changed`, but up to five of all that is no longer as it was."""
+        try:
+            found = [how for how in (items.changed() for items in self.items) if how]
+        except Exception:  # as above
+            return self.changed()
+        return ", ".join(found[:5])
 
     def renewed(self) -> Watch:
         """What watches the same for further changes: itself, where only numbers and texts have changed."""
-        settled = [items.settled() for items in self.items]
+        try:
+            settled = [items.settled() for items in self.items]
+        except Exception:  # as above
+            settled = [False]
         return self if all(settled) else Watch(self.roots)
 
     def restore(self) -> None:
@@ -99,6 +116,9 @@ class Watch(Reached):
                 self.own_modules.clear()
             if not self.found:
                 break
+        if self.named & TOLD:
+            for path, thing in self.defined:
+                look_at_what_is_told(self, path, thing)
         moved = sorted(self.moved & self.named)
         if moved:
             raise CaptureError(f"the function reads {moved[0]!r} of a schedule, which may differ from step to step; read its lr or count")
@@ -108,6 +128,8 @@ class Watch(Reached):
         kind = type(thing)
         if not foreign(kind.__module__):
             self.trusted = False
+        if kind is decimal.Decimal or thing is decimal.Decimal:
+            look_at_decimals(self)
         if skipped(thing):
             return
         for cls, look in LOOKS:

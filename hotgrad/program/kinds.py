@@ -38,7 +38,18 @@ _PURE = frozenset(
     """abc bisect cmath collections contextlib copy dataclasses decimal enum fractions functools heapq itertools logging math numbers operator re
     reprlib statistics string textwrap types typing warnings _thread _bisect _collections _functools _heapq _operator _decimal _statistics""".split()
 )
-_OURS = ("hotgrad", "torch", "numpy")
+OURS = ("hotgrad", "torch", "numpy")
+_SETTINGS = (
+    "get_",
+    "geterr",
+    "is_grad",
+    "is_inference",
+    "is_anomaly",
+    "is_deterministic",
+    "are_deterministic",
+    "initial_seed",
+    "is_available",
+)
 _IMPURE_BUILTINS = {
     **dict.fromkeys(("globals", "locals", "eval", "exec", "compile"), "calls {}(), by which it may depend on anything; name what it uses"),
     **dict.fromkeys(("open", "input"), "calls {}(), which may give something else at each run; read it outside"),
@@ -56,12 +67,17 @@ def top(module: Any) -> str:
 def foreign(module: Any) -> bool:
     """Whether this is code that programs take as it is: hotgrad's, torch's, numpy's or the standard library's."""
     name = top(module)
-    return name in _OURS or name == "builtins" or (name in sys.stdlib_module_names and name != "__main__")
+    return name in OURS or name == "builtins" or (name in sys.stdlib_module_names and name != "__main__")
 
 
 def pure(module: Any) -> bool:
     """Whether functions of this module are taken as they are because they read nothing but their arguments."""
-    return top(module) in _PURE or top(module) in _OURS
+    return top(module) in _PURE or top(module) in OURS
+
+
+def reads_settings(module: Any, name: str) -> bool:
+    """Whether this function of torch's or numpy's tells how they are set."""
+    return top(module) in ("torch", "numpy") and name.startswith(_SETTINGS) and name != "get_default_dtype"
 
 
 def impure_builtin(name: str) -> str:
@@ -127,7 +143,7 @@ def strings_of(thing: Any) -> tuple[Any, ...]:
 
 def taken_as_is(owner: Any, value: Any) -> bool:
     """Whether this is a function of the standard library in an object of it: code that it runs on what it holds."""
-    if not foreign(type(owner).__module__) or top(type(owner).__module__) in _OURS:
+    if not foreign(type(owner).__module__) or top(type(owner).__module__) in OURS:
         return False
     while isinstance(value, functools.partial):
         value = value.func

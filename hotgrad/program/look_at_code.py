@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import builtins
 import functools
 import importlib.util
@@ -12,7 +13,7 @@ from typing import Any
 
 from hotgrad.core.primitive import Primitive
 from hotgrad.errors import CaptureError
-from hotgrad.program.kinds import foreign, impure_builtin, pure, taken_as_is, top
+from hotgrad.program.kinds import OURS, foreign, impure_builtin, pure, reads_settings, taken_as_is, top
 from hotgrad.program.names import Names, names_of
 from hotgrad.program.reached import Reached
 from hotgrad.program.watched import MISSING, cell_content
@@ -29,6 +30,7 @@ _UNCAPTURABLE = {
 _REFLECTION = frozenset(
     "__subclasses__ __globals__ __closure__ __builtins__ _getframe currentframe get_objects get_referrers __import__".split()
 )
+TOLD = frozenset("__name__ __qualname__ __doc__ __annotations__".split())
 BY_NAME = frozenset("getattr vars dir attrgetter __dict__ __getattribute__ getattr_static getmembers".split())
 UNWATCHED_IN_CLASSES = frozenset("__dict__ __weakref__ __doc__ __module__ __annotations__ __slots__ __abstractmethods__ _abc_impl".split())
 
@@ -37,6 +39,8 @@ def look_at_class(reached: Reached, path: str, cls: type) -> None:
     """The attributes and methods of a class and of those that it derives from; of foreign ones, those that code names."""
     if type(cls) is not type and not foreign(type(cls).__module__):
         look_at_class(reached, type(cls).__name__, type(cls))
+    if issubclass(type(cls), abc.ABCMeta):  # of which any class may become a subclass
+        reached.watch(path, lambda: [abc.get_cache_token()], lambda i: f"the classes registered with {path}")
     for base in cls.__mro__:
         if foreign(base.__module__):
             if base is not object:
@@ -50,14 +54,24 @@ def look_at_class(reached: Reached, path: str, cls: type) -> None:
             continue
         reached.seen[id(base)] = base
         reached.trusted = False
-        keys = [key for key in vars(base) if key not in UNWATCHED_IN_CLASSES]
-        values = reached.watch(path, functools.partial(_class_items, base), functools.partial("{}, attribute {}".format, path))
-        for key, value in zip(keys, values):
+        reached.defined.append((path, base))
+        keys = ["__bases__", *(key for key in vars(base) if key not in UNWATCHED_IN_CLASSES)]
+        name_of = functools.partial(_attribute_name, base.__name__, keys)
+        values = reached.watch(path, functools.partial(_class_items, base), name_of)
+        for key, value in zip(keys[1:], values[1:]):
             for inner in _behind(value):
                 reached.visit(f"{path}.{key}", inner)
 
 
 def look_at_function(reached: Reached, path: str, function: types.FunctionType) -> None:
+    home = function.__globals__.get("__name__")  # `__module__` is copied to wrappers
+    if foreign(home) and top(home) not in OURS:  # the standard library's; it may stand around a user's, as singledispatch does
+        for cell in function.__closure__ or ():
+            if type(cell_content(cell)).__module__ != "weakref":  # a cache of its own
+                reached.visit(function.__name__, cell_content(cell))
+        reached.visit(function.__name__, vars(function).get("__wrapped__", MISSING))
+        if not foreign(function.__module__):
+            return
     for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
         if part:
             reached.visit(function.__name__, part)
@@ -65,13 +79,18 @@ def look_at_function(reached: Reached, path: str, function: types.FunctionType) 
         for cell in function.__closure__ or ():  # `apply` of a user's op
             if isinstance(op := cell_content(cell), type) and issubclass(op, Primitive):
                 reached.visit(op.__name__, op)
-        if not pure(function.__module__):
+        if not pure(function.__module__) or reads_settings(function.__module__, function.__name__):
             reached.cannot(path, f"{function.__module__}.{function.__name__}(), may give something else at each call")
         return
     reached.trusted = False
+    reached.defined.append((path, function))
     parts = ("__code__", "__defaults__", "__kwdefaults__")
     reached.watch(path, lambda: [getattr(function, part) for part in parts], lambda i: f"{function.__name__}.{parts[i]}")
-    names = names_of(function.__code__)
+    try:
+        names = names_of(function.__code__)
+    except Exception as error:  # of code that no compiler has made
+        reached.cannot(function.__name__, f"whose code cannot be read ({type(error).__name__}: {error})")
+        return
     file = function.__code__.co_filename
     reached.lines.setdefault(function.__name__, f" ({file}, line {function.__code__.co_firstlineno})")
     for name, line in names.lines.items():
@@ -121,6 +140,13 @@ def _look_at_imports(reached: Reached, function: types.FunctionType, names: Name
         reached.visit(path, module)
 
 
+def look_at_what_is_told(reached: Reached, path: str, thing: Any) -> None:
+    """What a function or class tells of itself, where code asks."""
+    names = sorted(TOLD & reached.named)
+    for told in reached.watch(path, lambda: [getattr(thing, name, MISSING) for name in names], lambda i: f"{path}.{names[i]}"):
+        reached.visit(path, told)
+
+
 def look_at_method(reached: Reached, path: str, method: Any) -> None:
     reached.visit(path, method.__self__)
     reached.visit(path, method.__func__)
@@ -134,13 +160,15 @@ def look_at_builtin(reached: Reached, path: str, function: Any) -> None:
             why = impure_builtin(function.__name__)
             if why:
                 reached.cannot(path, why)
-        elif not pure(module):
+        elif not pure(module) or reads_settings(module, function.__name__):
             reached.cannot(path, f"{module}.{function.__name__}(), may give something else at each call")
     else:
         reached.visit(path, owner)
 
 
 def look_at_partial(reached: Reached, path: str, thing: Any) -> None:
+    if isinstance(thing, functools._lru_cache_wrapper) and thing.cache_info().maxsize != 0:
+        reached.watch(path, lambda: [thing.cache_info()[i] for i in (1, 3)], lambda i: f"the cache of {path}")  # misses and size
     for name in ("func", "args", "keywords", "__wrapped__"):
         reached.visit(f"{path}.{name}", getattr(thing, name, None))
 
@@ -201,7 +229,11 @@ def look_at_names_in(reached: Reached, path: str, owner: Any, there: Any, done: 
 
 
 def _class_items(cls: type) -> list[Any]:
-    return [value for key, value in vars(cls).items() if key not in UNWATCHED_IN_CLASSES]
+    return [cls.__bases__, *(value for key, value in vars(cls).items() if key not in UNWATCHED_IN_CLASSES)]
+
+
+def _attribute_name(path: str, keys: list[str], i: int) -> str:
+    return f"{path}.{keys[i]}"
 
 
 def _behind(attribute: Any) -> list[Any]:

@@ -6,6 +6,7 @@ import array
 import collections
 import contextvars
 import ctypes
+import decimal
 import functools
 import random
 import types
@@ -93,9 +94,10 @@ def look_at_schedule(reached: Reached, path: str, schedule: Schedule) -> None:
 def look_at_container(reached: Reached, path: str, thing: Any) -> None:
     kind = type(thing)
     if issubclass(kind, dict):
-        keys = reached.watch(path, lambda: list(dict.keys(thing)), lambda i: f"a key of {path}")
+        of: Any = collections.OrderedDict if issubclass(kind, collections.OrderedDict) else dict  # which keep their orders each
+        keys = reached.watch(path, lambda: list(of.keys(thing)), lambda i: f"a key of {path}")
         values = reached.watch(
-            path, lambda: list(dict.values(thing)), lambda i: f"{path}[{keys[i]!r}]", lambda then: _fill(thing, zip(keys, then))
+            path, lambda: list(of.values(thing)), lambda i: f"{path}[{keys[i]!r}]", lambda then: _fill(thing, zip(keys, then))
         )
         for key, value in zip(keys, values):
             reached.visit(f"a key of {path}", key)
@@ -172,6 +174,12 @@ def look_at_generator(reached: Reached, path: str, thing: Any) -> None:
 def look_at_context_variable(reached: Reached, path: str, thing: contextvars.ContextVar[Any]) -> None:
     for value in reached.watch(path, lambda: [thing.get(MISSING)], lambda i: path):
         reached.visit(path, value)
+
+
+def look_at_decimals(reached: Reached) -> None:
+    """The context by which Decimals are rounded."""
+    parts = ("prec", "rounding", "Emin", "Emax", "clamp")
+    reached.watch("decimal", lambda: [getattr(decimal.getcontext(), part) for part in parts], lambda i: f"decimal.getcontext().{parts[i]}")
 
 
 def look_at_numpy(reached: Reached, path: str, thing: Any) -> bool:

@@ -32,6 +32,7 @@ class Reached:
         self.modules: dict[int, tuple[str, Any, set[str]]] = {}
         self.classes: dict[int, tuple[str, type, set[str]]] = {}
         self.own_modules: list[tuple[str, Any]] = []  # those modules that are the user's
+        self.defined: list[tuple[str, Any]] = []  # functions and classes of the user's
         self.moved: set[str] = set()  # attributes of schedules that move by rules of their own
 
     def visit(self, path: str, thing: Any) -> None:

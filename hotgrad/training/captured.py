@@ -94,13 +94,13 @@ class Compiled(Runner):
         """
         model = self.model
         anew: list[int] = []
+        # asked of all first: tracing one may fill what has changed for the others, such as a cache
+        moved = any(program.watch.open or program.changed() for program in self.programs.values())
         for rows in batches:
             known = self.programs.get(rows)
             followed: bool | None = None
             if known is not None and self.losses[rows] is model.loss:
-                followed = True
-                if known.watch.open or known.changed():
-                    followed = keeping_modes(model, partial(self._follow, known))
+                followed = keeping_modes(model, partial(self._follow, known)) if moved else True
             if known is None or followed is None:
                 known = self.programs[rows] = keeping_modes(model, partial(self._capture, rows))
                 self.losses[rows] = model.loss

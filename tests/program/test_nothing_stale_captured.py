@@ -199,3 +199,49 @@ def test_a_loaded_program_has_nothing_to_be_compared_with(tmp_path: Any) -> None
     assert program(X).tolist() == [2.0] * 3
     with pytest.raises(hg.CaptureError, match="out of a file"):
         program.verify()
+
+
+def test_what_does_not_matter_may_change() -> None:
+    """The state of a loop around the program: it is traced again, and goes on."""
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.layer, self.steps, self.losses, self.factor = hg.Linear(3, 2), 0, [0.0], 1.0
+            self.optimizer = hg.optim.SGD(self.layer.parameters(), lr=0.1)
+
+        def step(self, x: Any) -> Any:
+            self.optimizer.zero_grad()
+            loss = (self.layer(x) ** 2).mean() * self.factor
+            loss.backward()
+            self.optimizer.step()
+            return loss
+
+    trainer = Trainer()
+    program = hg.capture(trainer.step, torch.ones(4, 3))
+    for _ in range(4):
+        trainer.losses.append(program(torch.ones(4, 3)).item())
+        trainer.steps += 1
+    assert trainer.losses[4] < trainer.losses[1]
+    trainer.factor = 2.0
+    for _ in range(2):
+        with pytest.raises(hg.CaptureError, match=r"trainer\.factor' was 1\.0 and is 2\.0|\.factor' was 1\.0"):
+            program(torch.ones(4, 3))
+    trainer.factor = 1.0
+    assert program(torch.ones(4, 3)).item() < trainer.losses[4]
+
+
+def test_an_index_written_to_stays_noticed() -> None:
+    index = torch.tensor([0, 1])
+    program = hg.capture(lambda x: x[index], X)
+    program(X)
+    index[0] = 2
+    for _ in range(2):
+        with pytest.raises(hg.CaptureError, match="index"):
+            program(X)
+
+
+@pytest.mark.parametrize("f", [lambda x: x * torch.get_num_threads(), lambda x: x * (2 if torch.is_grad_enabled() else 1)])
+def test_how_torch_is_set_is_not_read(f: Any) -> None:
+    with pytest.raises(hg.CaptureError, match="cannot be watched"):
+        hg.capture(f, X)
+    assert hg.capture(f, X, verify=True)(X).shape == (3,)

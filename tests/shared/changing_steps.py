@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from fractions import Fraction
@@ -197,6 +198,60 @@ def warmup() -> Any:
     return optim.Adam(lr=optim.WarmupLR(0.1, 7, per="step"))
 
 
+class Lion(optim.Optimizer):
+    """Reads its state before and after it sets it."""
+
+    def __init__(self, params: Any = None, lr: float = 0.01, b1: float = 0.9, b2: float = 0.99) -> None:
+        super().__init__(params, lr, b1=b1, b2=b2)
+
+    def keeps(self, s: Any) -> tuple[str, ...]:
+        return ("m",)
+
+    def rule(self, p: Any, g: Any, state: dict[str, Any], s: Any) -> Any:
+        u = (s.b1 * state["m"] + (1 - s.b1) * g).sign()
+        state["m"] = s.b2 * state["m"] + (1 - s.b2) * g
+        return p - s.lr * (u + 0.1 * p)
+
+
+def cache_cleared(clears: int) -> Callable[[], Step]:
+    """The number in a cache stays when it changes, until the cache is cleared."""
+
+    def made() -> Step:
+        base = [1.0]
+
+        @functools.lru_cache(None)
+        def scale(n: int) -> torch.Tensor:
+            return torch.arange(n, dtype=torch.float32) / n * base[0] + 1
+
+        def callback(m: Any, h: Any) -> None:
+            if len(h) == 2:
+                base[0] = 3.0
+            if len(h) == clears:
+                scale.cache_clear()
+
+        return net(lambda h: h * scale(4)), callback, {}
+
+    return made
+
+
+class Masked(hg.Module):
+    def __init__(self) -> None:
+        self.base = 0.5
+
+    @functools.cached_property
+    def mask(self) -> torch.Tensor:
+        return torch.tensor([1.0, 0.0, self.base, 1.0])
+
+    def forward(self, h: Any) -> Any:
+        return h * self.mask
+
+
+def property_cleared(m: Any, n: int) -> None:
+    if n == 2:
+        del m[1].mask
+        m[1].base = 2.0
+
+
 STEPS: dict[str, Callable[[], Step]] = {
     "a detach that comes": layer(lambda h, k: (h.detach() if k > 2.5 else h) * 2),
     "a detach in a sum": layer(lambda h, k: h.detach() * 2 + h if k > 2.5 else h * 2 + h),
@@ -256,6 +311,10 @@ STEPS: dict[str, Callable[[], Step]] = {
     "own schedule": scheduled(lambda: Decaying(0.1, per="step")),
     "own schedule, its lr": scheduled(lambda: DecayingLr(0.1, per="step")),
     "what a first call computes": lambda: (net(Remembering()), None, {}),
+    "own optimizer, Lion": lambda: (net(hg.Tanh(), optimizer=Lion()), None, {}),
+    "a cache cleared later": cache_cleared(3),
+    "a cache cleared with the change": cache_cleared(2),
+    "a cached property": changed(property_cleared, Masked),
     "a replaced forward": replaced_forward,
     "sample weights": weighted,
     "validation": validated,

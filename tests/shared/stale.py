@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import argparse
 import array
 import collections
@@ -9,6 +10,7 @@ import configparser
 import contextvars
 import ctypes
 import dataclasses
+import decimal
 import enum
 import functools
 import importlib
@@ -856,6 +858,60 @@ def exception_caught() -> Reader:
     return read, lambda k: table.__setitem__("k", k)
 
 
+def ordered_dict_order() -> Reader:
+    table = collections.OrderedDict(a=1.0, b=2.0, c=3.0, d=4.0, e=5.0)
+    return lambda: next(iter(table.values())), lambda k: table.move_to_end("abcde"[int(k) - 1], last=False)
+
+
+def replaced_base() -> Reader:
+    bases = [type(f"Base{k}", (Plain,), {"k": float(k)}) for k in range(1, 6)]
+    own: Any = type("Own", (bases[0],), {})
+    thing = own()
+    return lambda: thing.k, lambda k: setattr(own, "__bases__", (bases[int(k) - 1],))
+
+
+def registered_class() -> Reader:
+    kind = abc.ABCMeta("Kind", (), {})
+    others = [type(f"Other{k}", (), {}) for k in range(4)]
+    things = [other() for other in others]
+    return lambda: 1.0 + sum(isinstance(thing, kind) for thing in things), lambda k: kind.register(others[int(k) - 2]) if k > 1 else None
+
+
+def decimal_context() -> Reader:
+    def read() -> float:
+        return float(decimal.Decimal(1) + decimal.Decimal("0.11111"))
+
+    decimal.getcontext().prec = 1
+
+    def change(k: float) -> None:
+        decimal.getcontext().prec = int(k)
+
+    return read, change
+
+
+def single_dispatch() -> Reader:
+    @functools.singledispatch
+    def number(thing: Any) -> float:
+        return 1.0
+
+    return lambda: number("a"), lambda k: number.register(str, lambda thing: k)
+
+
+def name_of_a_class() -> Reader:
+    class Own:
+        pass
+
+    Own.__name__ = "a"
+    return lambda: float(len(Own.__name__)), lambda k: setattr(Own, "__name__", "a" * int(k))
+
+
+def doc_of_a_function() -> Reader:
+    def number() -> None:
+        """a"""
+
+    return lambda: float(len(number.__doc__ or "")), lambda k: setattr(number, "__doc__", "a" * int(k))
+
+
 READERS: dict[str, Callable[[], Reader]] = {
     function.__name__.replace("_", " "): function
     for function in (
@@ -874,6 +930,7 @@ READERS: dict[str, Callable[[], Reader]] = {
         hotgrad_schedule_count, hotgrad_plateau, hotgrad_history, default_dict, chain_map, named_tuple_of_lists, enum_member,
         globals_called, evaluated, attribute_getter, attribute_getter_of_a_module, chained_iteration, recursion_limit,
         torch_threads_setting, class_method, static_method, subclass_check, generator_expression, pattern_match, exception_caught,
+        ordered_dict_order, replaced_base, registered_class, decimal_context, single_dispatch, name_of_a_class, doc_of_a_function,
     )
 } | {
     "an attribute of a plain object": attribute(Plain),
