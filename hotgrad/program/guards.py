@@ -62,7 +62,7 @@ class Watch(Reached):
     def changes(self) -> str:
         """As `changed`, but up to five of all that is no longer as it was."""
         try:
-            found = [how for how in (items.changed() for items in self.items) if how]
+            found = [how for items in self.items for how in items.changes()]
         except Exception:  # as above
             return self.changed()
         return ", ".join(found[:5])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import is_
 from typing import Any
 
@@ -46,19 +46,22 @@ class Items:
         self.then = get()
 
     def changed(self) -> str:
-        """How they differ, in words; "" if they do not."""
+        """How they differ, in words, the first that does; "" if they do not."""
+        return next(self.changes(), "")
+
+    def changes(self) -> Iterator[str]:
+        """How each that differs does, in words."""
         now, then = self.get(), self.then
-        if len(now) == len(then):
-            if all(map(is_, now, then)):
-                return ""
-        else:
-            return f"{self.path or 'it'!r} had {len(then)} items and has {len(now)}"
-        for i, (a, b) in enumerate(zip(then, now)):
-            if a is not b and not equal(a, b):
-                if isinstance(a, (Contents, Drawn)):
-                    return f"{self.name(i)!r} {a.change}"
-                return f"{self.name(i)!r} was {a!r:.60} and is {b!r:.60}" if type(a) in PLAIN else f"{self.name(i)!r} is another object"
-        return ""
+        if len(now) != len(then):
+            yield f"{self.path or 'it'!r} had {len(then)} items and has {len(now)}"
+        elif not all(map(is_, now, then)):
+            for i, (a, b) in enumerate(zip(then, now)):
+                if a is not b and not equal(a, b):
+                    if isinstance(a, (Contents, Drawn)):
+                        yield f"{self.name(i)!r} {a.change}"
+                    else:
+                        told = f"was {a!r:.60} and is {b!r:.60}" if type(a) in PLAIN else "is another object"
+                        yield f"{self.name(i)!r} {told}"
 
     def settled(self) -> bool:
         """Take what is there now for granted, if only numbers, texts and the like differ; whether that is so."""

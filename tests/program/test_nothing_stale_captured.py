@@ -224,7 +224,7 @@ def test_what_does_not_matter_may_change() -> None:
     assert trainer.losses[4] < trainer.losses[1]
     trainer.factor = 2.0
     for _ in range(2):
-        with pytest.raises(hg.CaptureError, match=r"trainer\.factor' was 1\.0 and is 2\.0|\.factor' was 1\.0"):
+        with pytest.raises(hg.CaptureError, match=r"'factor' was 1\.0 and is 2\.0"):
             program(torch.ones(4, 3))
     trainer.factor = 1.0
     assert program(torch.ones(4, 3)).item() < trainer.losses[4]
