@@ -27,8 +27,9 @@ def untraced(body: Callable[[], T]) -> T:
     now = state.now
     if now.trace is None:
         return body()
-    MODE.set(Mode(now.tape, now.recording, None, now))
-    try:
-        return body()
-    finally:
-        MODE.set(now)
+    with now.trace.looking_away():  # it runs at each step, too
+        MODE.set(Mode(now.tape, now.recording, None, now))
+        try:
+            return body()
+        finally:
+            MODE.set(now)

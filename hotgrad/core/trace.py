@@ -24,8 +24,8 @@ class Trace(Protocol):
     def internal(self) -> AbstractContextManager[None]:
         """Inside, hotgrad itself calls torch functions; elsewhere those are looked at."""
 
-    def of_our_own(self, kind: type) -> AbstractContextManager[None]:
-        """Inside, methods of this class run; if it is hotgrad's own, nobody need look at what they call."""
+    def looking_away(self) -> AbstractContextManager[None]:
+        """Inside, code runs whose calls of clocks and dice need not be looked at: hotgrad's own, or such as runs at each step."""
 
     def refuse(self, message: str) -> NoReturn:
         """Raise CaptureError, and let the capture fail even if that is caught."""

@@ -107,7 +107,9 @@ class Variable(ArrayLike):
         for accumulator, g in walk([(self, gradient)], None, retain_graph, create_graph, Variable).items():
             old = accumulator.grad
             if old is not None and not isinstance(old, Variable) and state.trace is not None:
-                state.trace.refuse("backward() would add to a `grad` from before the capture; call zero_grad() in the function first")
+                state.trace.refuse(
+                    "backward() would add to a `grad` from before the capture: of a Parameter that zero_grad() did not clear, such as one of another model in the loss. Call zero_grad() on it first, or freeze() it"
+                )
             if old is None:
                 accumulator.grad = g
             elif create_graph or isinstance(old, Variable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import nullcontext
 from operator import is_
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -226,7 +227,7 @@ class Optimizer:
             hook = Steps(self, [(group, slots) for group, _, slots, *_ in work])
             hook.again = any(isinstance(other, Steps) and other.optimizer is self for other in trace.hooks)
             trace.hooks.append(hook)
-            with trace.of_our_own(type(self)):
+            with trace.looking_away() if type(self).__module__.startswith("hotgrad.") else nullcontext():
                 for _, settings, slots, arrays, gradients in work:
                     self._note(trace, hook, settings, slots, arrays, gradients, factor)
             hook.ended = True

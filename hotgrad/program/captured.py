@@ -69,8 +69,8 @@ class Captured:
         """What the function depended on while it was captured and is no longer so, in words; "" if all that is watched holds."""
         return self._replaced() or self.watch.changed()
 
-    def _replaced(self) -> str:
-        """What no other numbers in the same program can follow, in words."""
+    def _replaced(self, following: bool = False) -> str:
+        """What no other numbers in the same program can follow, in words; with `following` other data of parameters can be followed."""
         written = [contents.changed() for contents in self.options]
         self._spoilt = self._spoilt or any(written)
         if self._spoilt:
@@ -78,7 +78,7 @@ class Captured:
         if self.dtype not in (None, torch.get_default_dtype()):
             return f"torch's default dtype was {self.dtype}"
         for variable, tensor in self._data:
-            if variable._data is not tensor:
+            if variable._data is not tensor and not (following and _alike(variable._data, tensor)):
                 return f"the data of a Variable of shape {tuple(tensor.shape)} was replaced"
         for slot, name, tensor in self.memory:
             if slot.state.get(name, tensor) is not tensor or (name not in slot.state and slot.steps):
@@ -162,7 +162,10 @@ class Captured:
         True if it is then ready to run as before, False if `code` is another one, with more scalars, and None if the function is
         another program.
         """
-        if self._replaced():
+        if self._replaced(following=True):
+            return None
+        other_data = any(variable._data is not tensor for variable, tensor in self._data)
+        if other_data and _overlap(self.code):
             return None
         self.watch = self.watch.renewed()
         found = self.compared(self.watch)
@@ -184,7 +187,8 @@ class Captured:
             return None
         originals = (instructions[i].operands[place] for i, place in self._places)
         self._lifted.numbers = [float(found.numbers.get(place, original)) for place, original in zip(self._places, originals)]
-        return not (new or lost)
+        self._data = [(variable, variable._data) for variable, _ in self._data]
+        return not (new or lost or other_data)
 
     def _lift(self, places: list[Place]) -> None:
         """Make the numbers at these places scalars of the program."""
@@ -339,18 +343,26 @@ def _traced_run(trace: ProgramTrace, f: Callable[..., Any], inputs: Callable[[],
 
 def _check_memory(trace: ProgramTrace) -> None:
     """Raises CaptureError if states that are written to lie in memory that is also read as something else."""
-    code = trace.code
+    shared = _overlap(trace.code)
+    if shared:
+        raise CaptureError(shared)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether one can stand where the other does, for every engine."""
+    return (a.shape, a.dtype, a.device, a.stride(), a.is_neg()) == (b.shape, b.dtype, b.device, b.stride(), b.is_neg())
+
+
+def _overlap(code: Code) -> str:
+    """How states that are written to lie in memory that is also read as something else, in words; "" if they do not."""
     states = {state.tensor.untyped_storage().data_ptr() for state in code.states if state.value.numel()}
     for value, tensor in code.constants.items():
         if tensor.numel() and tensor.untyped_storage().data_ptr() in states:
-            raise CaptureError(
-                f"the data of a parameter or buffer of shape {value.shape} was used as a plain tensor; use the Variable itself, or its detach()"
-            )
+            return f"the data of a parameter or buffer of shape {value.shape} was used as a plain tensor; use the Variable itself, or its detach()"
     shared = overlapping([(s.value.name or described(s.value), s.tensor, s.update is not None) for s in code.states])
     if shared:
-        raise CaptureError(
-            f"{shared[0]!r} and {shared[1]!r}, of which the function changes one, overlap in memory; use one Variable or tensor in both places, or clone() one"
-        )
+        return f"{shared[0]!r} and {shared[1]!r}, of which the function changes one, overlap in memory; use one Variable or tensor in both places, or clone() one"
+    return ""
 
 
 def _inputs(trace: ProgramTrace, given: list[tuple[Tensor, tuple[bool, bool]]]) -> list[Any]:

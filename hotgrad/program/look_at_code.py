@@ -12,19 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from hotgrad.core.primitive import Primitive
-from hotgrad.errors import CaptureError
 from hotgrad.program.kinds import OURS, foreign, impure_builtin, pure, reads_settings, taken_as_is, top
 from hotgrad.program.names import Names, names_of
 from hotgrad.program.reached import Reached
 from hotgrad.program.watched import MISSING, cell_content
 
 _BUILTINS = vars(builtins)
-# What code may not name: what it makes differs at each run, or runs elsewhere.
+# What code should not name: what it makes may differ at each run, or runs elsewhere.
 _UNCAPTURABLE = {
     **dict.fromkeys(("Thread", "ThreadPoolExecutor"), "starts threads ({}), which cannot be watched; start them outside of it"),
     **dict.fromkeys(
         ("default_rng", "RandomState", "SystemRandom", "urandom"),
-        "makes a source of random numbers ({}), which would give the same at each run of the program; make the numbers an argument, or use Dropout",
+        "makes a source of random numbers ({}); make the numbers an argument, or use Dropout",
     ),
 }
 _REFLECTION = frozenset(
@@ -116,8 +115,13 @@ def look_at_function(reached: Reached, path: str, function: types.FunctionType) 
 
 def _check_names(reached: Reached, function: types.FunctionType, names: Names) -> None:
     loaded = {*names.variables, *names.attributes}
-    for name in _UNCAPTURABLE.keys() & loaded:
-        raise CaptureError(f"the function {function.__name__!r} {_UNCAPTURABLE[name].format(name)}")
+    for name in sorted(_UNCAPTURABLE.keys() & loaded):
+        why = _UNCAPTURABLE[name].format(name)
+        if (
+            why.startswith("starts threads") and "site-packages" not in function.__code__.co_filename
+        ):  # a library may name what it does not use
+            raise CaptureError(f"the function {function.__name__!r} {why}")
+        reached.cannot(function.__name__, why)
     for name in sorted(_REFLECTION & loaded):
         reached.cannot(function.__name__, f"names {name}, by which it may depend on anything")
     for name in sorted(names.variables):

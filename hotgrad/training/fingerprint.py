@@ -148,7 +148,7 @@ class _Walk:
             for name, value in settings.items():
                 self.visit(_joined(prefix, name), value)
         self._class(path, type(optimizer))
-        self._attributes(path, optimizer, {"groups", "clip_norm", "_defaults", "_memory"})
+        self._attributes(path, optimizer, {"groups", "clip_norm", "_defaults", "_memory", "_given"})
 
     def callbacks(self, callbacks: Sequence[Any]) -> None:
         numbers: collections.Counter[str] = collections.Counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import random
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -139,6 +140,13 @@ class Decaying(optim.Schedule):
         return float(self.base * 0.9**count)
 
 
+class Drawing(optim.Schedule):
+    """The same for the same count."""
+
+    def at(self, count: int) -> float:
+        return self.base * (0.5 + random.Random(count).random())
+
+
 class DecayingLr(optim.Schedule):
     @property
     def lr(self) -> float:
@@ -246,6 +254,36 @@ class Masked(hg.Module):
         return h * self.mask
 
 
+class Frozen(hg.Module):
+    """Keeps its BatchNorm in eval mode, as each forward says again."""
+
+    def __init__(self) -> None:
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, h: Any) -> Any:
+        self.norm.eval()
+        return self.norm(h)
+
+
+def rebound() -> Step:
+    """A teacher whose Parameters are given other data after each epoch."""
+    torch.manual_seed(1)
+    teacher = hg.Linear(3, 2).freeze()
+    model = net(hg.Tanh())
+    rows = torch.randn(14, 3, generator=torch.Generator().manual_seed(0))
+
+    def loss(o: Any, t: Any) -> Any:
+        return F.cross_entropy(o, t) + (teacher.weight * teacher.bias).sum() * o.mean()
+
+    model.loss = loss
+
+    def callback(m: Any, h: Any) -> None:
+        for parameter in teacher.parameters():
+            parameter.data = parameter.data * 0.9 + 0.1
+
+    return model, callback, {"x": rows}
+
+
 def property_cleared(m: Any, n: int) -> None:
     if n == 2:
         del m[1].mask
@@ -315,6 +353,9 @@ STEPS: dict[str, Callable[[], Step]] = {
     "a cache cleared later": cache_cleared(3),
     "a cache cleared with the change": cache_cleared(2),
     "a cached property": changed(property_cleared, Masked),
+    "BatchNorm kept in eval mode": changed(lambda m, n: None, Frozen),
+    "a teacher's data": rebound,
+    "a schedule that draws": scheduled(lambda: Drawing(0.1, per="step")),
     "a replaced forward": replaced_forward,
     "sample weights": weighted,
     "validation": validated,
