@@ -71,8 +71,9 @@ class Captured:
 
     def _replaced(self, following: bool = False) -> str:
         """What no other numbers in the same program can follow, in words; with `following` other data of parameters can be followed."""
-        written = [contents.changed() for contents in self.options]
-        self._spoilt = self._spoilt or any(written)
+        if self.options:
+            written = [contents.changed() for contents in self.options]
+            self._spoilt = self._spoilt or any(written)
         if self._spoilt:
             return "a tensor that is used as an index, or in another option of an op, was written to"
         if self.dtype not in (None, torch.get_default_dtype()):

@@ -37,6 +37,8 @@ class Constants:
 
     def refresh(self) -> bool:
         """Bring everything up to date; whether anything changed."""
+        if not self._watched:
+            return False
         written = [contents.changed() for contents in self._watched]
         if not any(written):
             return False

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hotgrad.core.primitive import Primitive
+from hotgrad.errors import CaptureError
 from hotgrad.program.kinds import OURS, foreign, impure_builtin, pure, reads_settings, taken_as_is, top
 from hotgrad.program.names import Names, names_of
 from hotgrad.program.reached import Reached

@@ -76,7 +76,8 @@ def look_at_optimizer(reached: Reached, path: str, optimizer: Optimizer) -> None
     look_at_attributes(reached, path, optimizer, frozenset(("groups", "_defaults", "_memory")))
     look_at_class(reached, type(optimizer).__name__, type(optimizer))
     for group in optimizer.groups:
-        reached.visit(f"{path}.groups", vars(group.settings))
+        for name, value in vars(group.settings).items():
+            reached.visit(f"{path}.{name}", value)
         reached.visit(f"{path}.lr", group.rate)
 
 
@@ -105,7 +106,8 @@ def look_at_container(reached: Reached, path: str, thing: Any) -> None:
     else:
         items = next(cls for cls in CONTAINERS[1:] if issubclass(kind, cls)).__iter__
         put = _refill(thing) if issubclass(kind, (list, collections.deque)) else None
-        for i, value in enumerate(reached.watch(path, lambda: list(items(thing)), lambda i: f"{path}[{i}]", put)):
+        fixed = kind in (tuple, frozenset)
+        for i, value in enumerate(thing if fixed else reached.watch(path, lambda: list(items(thing)), lambda i: f"{path}[{i}]", put)):
             reached.visit(f"{path}[{i}]", value)
     if issubclass(kind, collections.defaultdict):
         reached.visit(f"{path}.default_factory", thing.default_factory)
