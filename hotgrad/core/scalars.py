@@ -52,7 +52,12 @@ class Scalar:
 
     __float__ = __int__ = __bool__ = __index__ = __round__ = __abs__ = _unknown
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _unknown
-    __hash__ = object.__hash__
+    __hash__ = _unknown
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """float, for `isinstance`: what a user's code asks that has a float in its place otherwise."""
+        return float
 
     def __repr__(self) -> str:
         name = getattr(self.value, "name", "")

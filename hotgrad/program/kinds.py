@@ -55,7 +55,7 @@ _IMPURE_BUILTINS = {
     **dict.fromkeys(("open", "input"), "calls {}(), which may give something else at each run; read it outside"),
 }
 # What their objects hold is changed by other threads and processes, and by using them.
-_SHARED = frozenset("asyncio concurrent multiprocessing queue selectors socket sqlite3 subprocess threading".split())
+_SHARED = frozenset("_io asyncio concurrent multiprocessing queue selectors socket sqlite3 subprocess threading".split())
 _HEAP_TYPE = 1 << 9  # a flag of types that are not compiled into Python
 
 
@@ -88,6 +88,8 @@ def impure_builtin(name: str) -> str:
 def skipped(thing: Any) -> bool:
     """Whether there is nothing in it to watch."""
     kind = type(thing)
+    if issubclass(kind, (io.StringIO, io.BytesIO)):  # files in memory
+        return False
     return (
         kind in PLAIN
         or kind is object

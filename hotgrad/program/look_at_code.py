@@ -30,7 +30,7 @@ _UNCAPTURABLE = {
 _REFLECTION = frozenset(
     "__subclasses__ __globals__ __closure__ __builtins__ _getframe currentframe get_objects get_referrers __import__".split()
 )
-TOLD = frozenset("__name__ __qualname__ __doc__ __annotations__".split())
+TOLD = frozenset("__name__ __qualname__ __doc__ __module__ __annotations__".split())
 BY_NAME = frozenset("getattr vars dir attrgetter __dict__ __getattribute__ getattr_static getmembers".split())
 UNWATCHED_IN_CLASSES = frozenset("__dict__ __weakref__ __doc__ __module__ __annotations__ __slots__ __abstractmethods__ _abc_impl".split())
 
@@ -174,6 +174,8 @@ def look_at_builtin(reached: Reached, path: str, function: Any) -> None:
 def look_at_partial(reached: Reached, path: str, thing: Any) -> None:
     if isinstance(thing, functools._lru_cache_wrapper) and thing.cache_info().maxsize != 0:
         reached.watch(path, lambda: [thing.cache_info()[i] for i in (1, 3)], lambda i: f"the cache of {path}")  # misses and size
+    if isinstance(thing, functools.partial):
+        reached.watch(path, lambda: [thing.func, thing.args, thing.keywords], lambda i: path)
     for name in ("func", "args", "keywords", "__wrapped__"):
         reached.visit(f"{path}.{name}", getattr(thing, name, None))
 

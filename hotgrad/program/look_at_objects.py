@@ -20,7 +20,7 @@ from hotgrad.errors import CaptureError
 from hotgrad.modules import Module
 from hotgrad.modules.parameters import LazyParameter
 from hotgrad.optim import Optimizer, Schedule
-from hotgrad.program.kinds import CONTAINERS, PARTIALS, attributes_of, foreign, has_usual_attributes, taken_as_is
+from hotgrad.program.kinds import CONTAINERS, PARTIALS, attributes_of, foreign, has_usual_attributes, taken_as_is, top
 from hotgrad.program.look_at_code import (
     UNWATCHED_IN_CLASSES,
     look_at_builtin,
@@ -40,6 +40,9 @@ _RUN_OUTSIDE = frozenset("__init__ at step_end epoch_end restart state_dict load
 
 def look_at_object(reached: Reached, path: str, thing: Any) -> None:
     """An object that is its attributes."""
+    if issubclass(type(thing), BaseException):
+        for part in reached.watch(path, lambda: [thing.args, thing.__cause__, thing.__context__], lambda i: path):
+            reached.visit(path, part)
     look_at_attributes(reached, path, thing)
     look_at_class(reached, type(thing).__name__, type(thing))
 
@@ -53,6 +56,9 @@ def look_at_module(reached: Reached, path: str, module: Module) -> None:
 
 
 def look_at_tensor(reached: Reached, path: str, tensor: Any) -> None:
+    """What may be asked of it: what it holds is compared where it is used; see `constants`."""
+    asked = ("shape", "dtype", "requires_grad")
+    reached.watch(path, lambda: [tuple(tensor.shape), tensor.dtype, tensor.requires_grad], lambda i: f"{path}.{asked[i]}")
     if type(tensor) is not Tensor:
         look_at_class(reached, type(tensor).__name__, type(tensor))
     if attributes_of(tensor):
@@ -157,7 +163,7 @@ def look_at_attributes(reached: Reached, path: str, thing: Any, skip: frozenset[
         for key, value in zip(keys[1:], now[1:]):
             if not taken_as_is(thing, value):
                 reached.visit(prefix + key, value)
-    slots = [(name, vars(cls)[name]) for cls in type(thing).__mro__ if not foreign(cls.__module__) for name in _slots(cls)]
+    slots = [(name, vars(cls)[name]) for cls in type(thing).__mro__ if top(cls.__module__) != "hotgrad" for name in _slots(cls)]
     if slots:
         now = reached.watch(path, lambda: [_slot(slot, thing) for _, slot in slots], lambda i: prefix + slots[i][0])
         for (key, _), value in zip(slots, now):
@@ -195,7 +201,7 @@ def look_at_numpy(reached: Reached, path: str, thing: Any) -> bool:
         elif thing.nbytes > _LARGEST:
             reached.cannot(path, f"a numpy array of {thing.nbytes:,} bytes, is too large to be watched; use a tensor")
         else:
-            reached.watch(path, lambda: [Written(thing.tobytes()), thing.shape], lambda i: path)
+            reached.watch(path, lambda: [Written(thing.tobytes()), thing.shape, thing.dtype.str], lambda i: path)
         if attributes_of(thing):
             look_at_attributes(reached, path, thing)
         return True
