@@ -54,8 +54,8 @@ class Captured:
         self._places: list[Place] = []
         self._spoilt = False
         self._examples: Examples | None = None
-        own = {type(op): op for op in (i.op for i in self.code.instructions) if not op.__module__.startswith("hotgrad.")}
-        self._forwards = Watch(list(own.values())) if own else None  # what ops of the user's compute with, which no trace shows
+        own = {i.op: None for i in self.code.instructions if not i.op.__module__.startswith("hotgrad.")}
+        self._forwards = Watch([*own]) if own else None  # what ops of the user's compute with, which no trace shows
 
     def begin(self) -> None:
         """Give the optimizers the state that a first run needs, which is zero: capturing has not left it there, or they were reset."""

@@ -34,12 +34,17 @@ class Constants:
         self._folds: list[Instruction] = []  # computed once from constants alone
         self._folded: dict[Value, Any] = {}
         self._watched = [Contents(tensor) for value, tensor in tensors.items() if value not in self.own]
+        self._stood: dict[Value, Contents] = {}  # of those that were another tensor once, the one that stands for it
 
     def refresh(self) -> bool:
         """Bring everything up to date; whether anything changed."""
-        if not self._watched:
+        if not self._watched and not self._stood:
             return False
         written = [contents.changed() for contents in self._watched]
+        for value, contents in self._stood.items():
+            if contents.changed():
+                self.tensors[value].copy_(contents.tensor)
+                written.append(True)
         if not any(written):
             return False
         self._fold()
@@ -54,6 +59,8 @@ class Constants:
         changed = False
         for value, tensor in now.items():
             mine = self.tensors[value]
+            if value in self._stood:
+                self._stood[value] = Contents(tensor)
             if not equal_bits(mine, tensor):
                 mine.copy_(tensor)
                 changed = True
@@ -69,6 +76,7 @@ class Constants:
             old = self.tensors[value]
             self.tensors[value] = torch.empty_strided(value.shape, value.stride, dtype=old.dtype, device=old.device).copy_(old)
             self.own.add(value)
+            self._stood[value] = Contents(old)
         self._watched = [Contents(tensor) for value, tensor in self.tensors.items() if value not in self.own]
 
     def _fold(self) -> None:

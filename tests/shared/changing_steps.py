@@ -85,6 +85,14 @@ def own_op(rule: Callable[[Any, Any], Any], forward: Callable[[Any, Any], Any]) 
     return made
 
 
+def two_own_ops() -> Step:
+    args = Args(k=1.0)
+    rules: Any = {"vjps": (lambda g, out, a: g,)}
+    first = type("First", (hg.Primitive,), {"forward": staticmethod(lambda a: a * 2.0), **rules}, register=False)  # type: ignore[call-overload]
+    second = type("Second", (hg.Primitive,), {"forward": staticmethod(lambda a: a * args.k), **rules}, register=False)  # type: ignore[call-overload]
+    return net(first.apply, second.apply), grows(args), {}
+
+
 def own_op_that_asks_the_environment() -> Step:
     os.environ["STALE_STEP"] = "1.0"
     members = {"forward": staticmethod(lambda a: a * float(os.getenv("STALE_STEP", ""))), "vjps": (lambda g, out, a: g,)}
@@ -297,6 +305,7 @@ STEPS: dict[str, Callable[[], Step]] = {
     "a loop that grows": layer(deeper),
     "own op, its rule": own_op(lambda g, k: g * k, lambda a, k: a * 1.0),
     "own op, its forward": own_op(lambda g, k: g, lambda a, k: a * k),
+    "own ops, the second's forward": two_own_ops,
     "own op, the environment": own_op_that_asks_the_environment,
     "own optimizer, a number": own_rule(lambda self, p, g, s, k: p - s.lr * k * g),
     "own optimizer, its lr": own_rule(lambda self, p, g, s, k: p - self.lr * 2 * g, lambda: optim.WarmupLR(0.1, 5, per="step")),
@@ -318,6 +327,9 @@ STEPS: dict[str, Callable[[], Step]] = {
     "lr": changed(lambda m, n: setattr(m.optimizer, "lr", 0.1 / n)),
     "a tensor replaced": weights(lambda held, memory, n: held.__setitem__(0, torch.tensor([1.0 + n, 2.0]))),
     "a tensor replaced and back": weights(lambda held, memory, n: held.append(held.pop(0)) or held.insert(0, torch.ones(2) * n)),
+    "a tensor replaced, then written to": weights(
+        lambda held, memory, n: held.__setitem__(0, torch.tensor([3.0, 1.0])) if n == 1 else held[0].add_(1.0)
+    ),
     "a tensor written to": weights(lambda held, memory, n: held[0].add_(1.0)),
     "a tensor written to by numpy": weights(lambda held, memory, n: np.add(memory, 1.0, out=memory)),
     "a tensor written to through data": weights(lambda held, memory, n: held[0].data.add_(1.0)),
