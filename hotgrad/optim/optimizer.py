@@ -432,6 +432,8 @@ class Steps(Hook):
         return all(slot.steps == slots[0].steps for _, slots in self.units for slot in slots)
 
     def next(self, ahead: int = 0) -> list[float]:
+        if not self.counts:
+            return [group.now() for group, _ in self.units]
         numbers: list[float] = []
         for group, slots in self.units:
             numbers += self.optimizer._numbers(group.step_settings(), slots[0].steps + 1 + ahead).values()
@@ -452,7 +454,8 @@ class Steps(Hook):
 
     @property
     def varies(self) -> bool:
-        return self.again or any(schedule.moves_within_epochs for schedule in self.optimizer._schedules())
+        rates = [group.rate for group in self.optimizer.groups]
+        return self.again or any(isinstance(rate, Schedule) and rate.moves_within_epochs for rate in rates)
 
     def mark(self) -> Any:
         return [slot.steps for _, slots in self.units for slot in slots], [s.state_dict() for s in self.optimizer._schedules()]
