@@ -6,7 +6,7 @@ Elementary ops record themselves on a tape; walking it backwards gives gradients
 To read the code, begin with the heart in `hotgrad/core/`: `primitive`, `records`, `walk`, `variable`, `recording`; then `hotgrad/ops/`.
 """
 
-from hotgrad import data, errors, functional, nn, ops, optim
+from hotgrad import data, errors, functional, nn, ops, optim, transforms
 from hotgrad.core.domains import Booleans, Integers, Interval
 from hotgrad.core.modes import Tape, enable_grad, no_grad, tape
 from hotgrad.core.primitive import Primitive, primitives, zero
@@ -40,6 +40,7 @@ from hotgrad.nn import MSE, CrossEntropy, Linear, Module, Parameter, ReLU, Seque
 from hotgrad.ops import *  # noqa: F403
 from hotgrad.show import graph_repr, to_dot, to_mermaid
 from hotgrad.training import EarlyStopping, History, fit_many
+from hotgrad.transforms import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -101,4 +102,5 @@ __all__ = [
     "to_mermaid",
     "zero",
     *ops.__all__,
+    *transforms.__all__,
 ]

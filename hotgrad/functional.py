@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hotgrad.checks import finite_number, one_of, whole_number
+from hotgrad.core import recompute
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.explain import describe
 from hotgrad.core.modes import state
@@ -237,7 +239,8 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Gene
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Any:
     """Random numbers from 0 up to 1, in float32 on the host; in a program, drawn anew at each run."""
     if state.trace is not None:
-        return state.trace.draw(tuple(shape), generator)
+        return recompute.drawn(partial(state.trace.draw, tuple(shape), generator))
+    recompute.before_draw(generator)
     return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
@@ -304,7 +307,9 @@ def batch_norm(
 
 
 def _move(running: Tensor, towards: Any, by: float) -> None:
-    """Bring a buffer nearer to a value by this share of the way, in place."""
+    """Bring a buffer nearer to a value by this share of the way, in place; once, where a forward runs again in backward."""
+    if recompute.again():
+        return
     towards = towards if towards.dtype == running.dtype else towards.to(running.dtype)
     if state.trace is not None:
         state.trace.update(running, AddScaled.apply(running, towards - running, by))

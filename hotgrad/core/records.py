@@ -7,6 +7,7 @@ Variable. So an intermediate's data lives only while somebody holds it or a rule
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -22,13 +23,14 @@ next_sequence = itertools.count().__next__  # grows over all tapes and threads
 class Accumulator(Node):
     """Where a gradient accumulates: that of a leaf, or of another Variable after `retain_grad()`. Also keeps its name."""
 
-    __slots__ = ("grad", "name", "retain")
+    __slots__ = ("grad", "name", "retain", "hooks")
 
     def __init__(self, value: Tensor, name: str | None = None) -> None:
         self.shape, self.dtype, self.device = value.shape, value.dtype, value.device
         self.grad: Any = None  # a tensor, a Variable, or None
         self.name = name
         self.retain = False  # on a Record: keep the gradient that arrives there
+        self.hooks: dict[Any, Callable[[Any], Any]] | None = None  # what is called with that gradient, by handle
 
 
 # What Variables that need none have for an Accumulator: no gradient, no name. Never written to. MADE stands in Variables that were
@@ -36,7 +38,7 @@ class Accumulator(Node):
 NO_ACCUMULATOR: Accumulator = Accumulator.__new__(Accumulator)
 MADE: Accumulator = Accumulator.__new__(Accumulator)
 for _none in (NO_ACCUMULATOR, MADE):
-    _none.grad = _none.name = None
+    _none.grad = _none.name = _none.hooks = None
     _none.retain = False
 NO_ACCUMULATORS = frozenset((NO_ACCUMULATOR, MADE))  # not a tuple, in which others are looked for with Node's `==`
 

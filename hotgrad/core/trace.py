@@ -24,6 +24,15 @@ class Trace(Protocol):
     def internal(self) -> AbstractContextManager[None]:
         """Inside, hotgrad itself calls torch functions; elsewhere those are looked at."""
 
+    def external(self) -> AbstractContextManager[None]:
+        """Inside, a user's function runs in the middle of a walk; torch functions are looked at."""
+
+    def independent(self, variable: Any) -> Any:
+        """The same value as a leaf of its own that requires a gradient."""
+
+    def barrier(self, variable: Any) -> Any:
+        """The same value, of which computations are never taken for those of the original."""
+
     def looking_away(self) -> AbstractContextManager[None]:
         """Inside, code runs whose calls of clocks and dice need not be looked at: hotgrad's own, or such as runs at each step."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hotgrad.core.arrays import as_tensor, is_numpy
 from hotgrad.core.explain import check_like, freed, misfit, rule_failed, written
+from hotgrad.core.hooks import hooked
 from hotgrad.core.modes import enable_grad, no_grad, state
 from hotgrad.core.nodes import Node
 from hotgrad.core.records import Record, Value
@@ -79,12 +80,11 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
             only = None
         g = take(record)
         parents = record.parents
-        operands = record.operands
-        out = record.out
-        options = record.options
         op = record.op
         if parents is None:
             raise freed(record)
+        if record.accumulator.hooks:
+            g = hooked(record.accumulator, g, kind)
         if wanted is not None:
             if record in wanted:
                 results[record] = g
@@ -93,11 +93,14 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         elif record.accumulator.retain:
             results[record.accumulator] = g
         if record.guards is not None:
-            pairs = iter(record.guards)
+            pairs = iter(record.guards)  # computes what was dropped again, see `core.recompute`
             for value in pairs:
                 if value._version != next(pairs):
                     raise written(record, value)
             value = None
+        operands = record.operands
+        out = record.out
+        options = record.options
         if kind is not Tensor:
             operands = [kind._at(x, parent) if parent is not None and isinstance(x, Tensor) else x for x, parent in zip(operands, parents)]
             out = kind._at(out, record) if isinstance(out, Tensor) else out
@@ -141,6 +144,10 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         gi = fitted = None
         if not retain_graph:
             record.parents = record.operands = record.out = record.options = record.guards = None
+    for node in pending:
+        if node.hooks:
+            pending[node] = hooked(node, pending[node], kind)
+            share(node)
     if results:
         shared.update(results)
         pending.update(results)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.primitive import Primitive
+from hotgrad.core.primitive import Primitive, zero
 from hotgrad.errors import AxisError, OperandError
 from hotgrad.ops.axes import normal_axes, normal_axis
 
@@ -125,6 +125,40 @@ class Copy(Primitive):
     into = staticmethod(lambda out, a: partial(out.copy_, a))
     vjps = (lambda g, out, a: g,)
     reads = ("",)
+
+
+class Alias(Primitive):
+    """`a` itself at another place in the graph; with a `barrier` programs never take it for `a`.
+
+    >>> x = hg.Variable(2.0, requires_grad=True)
+    >>> y = hg.ops.Alias.apply(x)
+    >>> hg.gradients(x * y, y)[0].item()
+    2.0
+    """
+
+    function = ""
+    options = {"barrier": [None, 1]}
+    forward = staticmethod(lambda a, *, barrier=None: a.view(a.shape))
+    native = staticmethod(lambda a, barrier=None: Permute.apply(a, tuple(range(a.ndim))))
+    vjps = (lambda g, out, a, barrier: g,)
+    reads = ("",)
+
+
+class Independent(Primitive):
+    """`a`, which does not depend on `b`, as part of its graph all the same: the gradient of `b` is zero.
+
+    >>> x = hg.Variable(2.0, requires_grad=True)
+    >>> y = hg.ops.Independent.apply(hg.Variable(1.0), x)
+    >>> hg.gradients(y, x)[0].item()
+    0.0
+    """
+
+    function = ""
+    signature = "(m),(k)->(m)"
+    forward = staticmethod(lambda a, b: a.view(a.shape))
+    native = staticmethod(lambda a, b: Permute.apply(a, tuple(range(a.ndim))))
+    vjps = (lambda g, out, a, b: g, zero)
+    reads = ("", "")
 
 
 class Flip(Primitive):

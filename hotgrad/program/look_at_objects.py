@@ -70,7 +70,10 @@ def look_at_variable(reached: Reached, path: str, variable: Variable) -> None:
         raise CaptureError(f"the parameter {path!r} is not sized yet; call the model on an input first")
     reached.variables.append(variable)
     reached.names.setdefault(id(variable), variable.name or path)
-    reached.watch(path, lambda: [variable._data, variable._link is None], lambda i: f"{path}.{('data', 'requires_grad')[i]}")
+    asked = ("data", "requires_grad", "hooks")
+    reached.watch(path, lambda: [variable._data, variable._link is None, variable._accumulator.hooks], lambda i: f"{path}.{asked[i]}")
+    for i, hook in enumerate((variable._accumulator.hooks or {}).values()):
+        reached.visit(f"{path}.hooks[{i}]", hook)
     if attributes_of(variable) is not None:
         look_at_attributes(reached, path, variable)
     look_at_class(reached, type(variable).__name__, type(variable))

@@ -10,7 +10,7 @@ from torch import Tensor
 from hotgrad.ops.arithmetic import Add
 from hotgrad.ops.products import AddMM, MatMul
 from hotgrad.ops.reductions import Sum
-from hotgrad.ops.shaping import Permute
+from hotgrad.ops.shaping import Alias, Independent, Permute
 from hotgrad.program.constants import Constants
 from hotgrad.program.instructions import Code, Instruction, Value
 from hotgrad.program.memory import evaluate
@@ -66,6 +66,9 @@ def merge_common(code: Code, constants: Constants | None = None) -> Code:
         same[value] = first.setdefault(_key(tensor) if mine else (id, id(tensor)), value)
     kept: list[Instruction] = []
     for instruction in code.instructions:
+        if instruction.op is Independent or (instruction.op is Alias and not instruction.options["barrier"]):
+            same[instruction.out] = same.get(instruction.operands[0], instruction.operands[0])
+            continue
         operands = tuple(same.get(o, o) if isinstance(o, Value) else _key(o) for o in instruction.operands)
         key = (instruction.op, operands, _key(instruction.options))
         found = same[instruction.out] = first.setdefault(key, instruction.out)

@@ -45,6 +45,7 @@ class ProgramTrace(Trace):
         self.known = {*known, *self.owners, *map(id, variables)}  # by id: what was there before the run; all else is made in it
         self.unwatched: list[Variable | Tensor] = []  # those made in the run that were written to
         self.names = names  # of Variables and buffers, by id
+        self.barriers = 0
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
         self.refused: CaptureError | None = None
@@ -103,6 +104,15 @@ class ProgramTrace(Trace):
             self.inside -= 1
 
     @contextmanager
+    def external(self) -> Iterator[None]:
+        """Inside, a user's function runs in the middle of a walk."""
+        inside, self.inside = self.inside, 0
+        try:
+            yield
+        finally:
+            self.inside = inside
+
+    @contextmanager
     def looking_away(self) -> Iterator[None]:
         """Inside, code runs whose calls of clocks and dice need not be looked at."""
         self.guard.pause()
@@ -127,6 +137,18 @@ class ProgramTrace(Trace):
         out._data, out._link, out._accumulator, out.value, out.plain = data, link, MADE if plain else NO_ACCUMULATOR, value, plain
         self.made.append(out)
         return out
+
+    def independent(self, variable: Variable) -> Traced:
+        """The same value as a leaf of its own that requires a gradient."""
+        now = self.leaf(variable)
+        found = self.new(now._data, now.value)
+        found._link = found._accumulator = Accumulator(now._data)
+        return found
+
+    def barrier(self, variable: Variable) -> Any:
+        """The same value, of which computations are never taken for those of the original."""
+        self.barriers += 1
+        return self.apply(primitives()["Alias"], (variable,), {"barrier": self.barriers})
 
     # ---- what comes from outside
 

@@ -1,0 +1,6 @@
+"""Derivatives of functions, and functions made from functions: `grad` and its kin, `remat`, `custom_gradient`, `functional_call`, `vmap`."""
+
+from hotgrad.transforms.derivatives import ggnvp, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+from hotgrad.transforms.recomputed import remat
+
+__all__ = ["ggnvp", "grad", "hessian", "hvp", "jacobian", "jvp", "remat", "value_and_grad", "vjp"]
