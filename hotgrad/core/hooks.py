@@ -57,6 +57,5 @@ def hooked(accumulator: Accumulator, g: Any, kind: type[Any]) -> Any:
         if not isinstance(found, (Tensor, Value)):
             raise OperandError(f"a hook returns the gradient to go on with, or None; {hook!r:.60} returned {found!r:.60}")
         check_like("the gradient that a hook returned", found, g)
-        found_kind = Tensor if isinstance(found, Tensor) else Value
-        g = found if isinstance(found, kind) else found._data if found_kind is Value else kind._at(found, None)
+        g = found if isinstance(found, kind) else found._data if isinstance(found, Value) else kind._at(found, None)
     return g

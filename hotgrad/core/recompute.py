@@ -21,7 +21,8 @@ class Draws:
         self.traced: list[Any] = []
         tracing = state.trace is not None
         self.states: dict[Any, Any] = {} if tracing else {None: torch.get_rng_state()}  # by generator, None for torch's global one
-        self.cuda = torch.cuda.get_rng_state_all() if not tracing and torch.cuda.is_available() and torch.cuda.is_initialized() else None
+        cuda: Any = torch.cuda
+        self.cuda = cuda.get_rng_state_all() if not tracing and cuda.is_available() and cuda.is_initialized() else None
 
     def run(self, body: Callable[[], Any], again: bool) -> Any:
         """What `body()` gives, in its first run or `again`; then generators stand where they stood before."""

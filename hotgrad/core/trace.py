@@ -27,6 +27,12 @@ class Trace(Protocol):
     def external(self) -> AbstractContextManager[None]:
         """Inside, a user's function runs in the middle of a walk; torch functions are looked at."""
 
+    def placed(self, op: type[Primitive], value: Any, operands: list[Any], options: dict[str, Any] | None) -> Any:
+        """`value` as what `op` gives for these operands, without an instruction."""
+
+    def standing_in(self, pairs: list[tuple[Any, Any]]) -> AbstractContextManager[None]:
+        """Inside, the second of each pair is taken for the first."""
+
     def independent(self, variable: Any) -> Any:
         """The same value as a leaf of its own that requires a gradient."""
 

@@ -24,10 +24,16 @@ from hotgrad.errors import OperandError, ShapeError, TapeError
 
 
 def walk(
-    roots: list[tuple[Any, Any]], wanted: dict[Any, None] | None, retain_graph: bool, create_graph: bool, variable: type[Value]
+    roots: list[tuple[Any, Any]],
+    wanted: dict[Any, None] | None,
+    retain_graph: bool,
+    create_graph: bool,
+    variable: type[Value],
+    leading: set[Any] | None = None,
 ) -> dict[Any, Any]:
     """Walk backwards from `roots`, pairs of a Variable and its seed. Returns the gradient of every leaf's Accumulator reached and of every
-    Accumulator that retains one; with `wanted`, that of the Records and Accumulators it names instead, walking no further than they need.
+    Accumulator that retains one; with `wanted`, that of the Records and Accumulators it names instead, walking no further than they need:
+    through what is `leading_to` them, which may be given.
 
     Gradients are tensors that share memory with nothing, or Variables if `create_graph`; `variable` is the class of Variables.
     """
@@ -47,7 +53,8 @@ def walk(
         seed = _seed(root, gradient, kind)
         pending[root._link] = pending[root._link] + seed if root._link in pending else seed
         shared.add(root._link)
-    leading = None if wanted is None else _leading_to(wanted, pending)
+    if wanted is not None and leading is None:
+        leading = leading_to(wanted, pending)
     if kind is variable:
         with trace.internal() if trace is not None else nullcontext():
             (enable_grad if create_graph else no_grad).run(_walk, pending, shared, wanted, leading, create_graph or retain_graph, kind)
@@ -153,7 +160,7 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         pending.update(results)
 
 
-def _leading_to(wanted: Iterable[Any], starts: Iterable[Any]) -> set[Any]:
+def leading_to(wanted: Iterable[Any], starts: Iterable[Any]) -> set[Any]:
     """The Records reachable from `starts` from which one of `wanted` is reached by following at least one link."""
     reached = {node for node in starts if type(node) is Record}
     stack = list(reached)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hotgrad.checks import one_of
@@ -98,18 +99,7 @@ class Program:
     def _alone(self, inputs: tuple[Any, ...], outputs: list[Tensor] | None) -> list[Tensor]:
         tensors = self._checked(inputs)
         found = self._captured
-        if self._verified:
-            self.verify()
-        else:
-            how = found.stale()
-            if how:
-                raise CaptureError(f"the program no longer stands for its function: {how}. Capture it again")
-        found.begin()
-        runner = self._start()
-        found.constants.refresh()
-        if self._loaded != found.constants.changes:
-            runner.reload()
-            self._loaded = found.constants.changes
+        runner = self._ready()
         hooks = found.hooks
         if len(hooks) < 2:
             numbers = hooks[0].next() if hooks else []
@@ -125,6 +115,43 @@ class Program:
             for hook, mark in zip(hooks, marks):
                 hook.back(mark)
             raise
+
+    def _ready(self) -> Engine:
+        """The engine, with the program's constants as they are now. Raises CaptureError if it no longer stands for its function."""
+        found = self._captured
+        if self._verified:
+            self.verify()
+        else:
+            how = found.stale()
+            if how:
+                raise CaptureError(f"the program no longer stands for its function: {how}. Capture it again")
+        found.begin()
+        runner = self._start()
+        found.constants.refresh()
+        if self._loaded != found.constants.changes:
+            runner.reload()
+            self._loaded = found.constants.changes
+        return runner
+
+    def each(self, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+        """Run it `count` times in one call, for inputs captured with one row: run i gets row i of each. What the runs return is stacked.
+
+        Raises CaptureError where calling it would.
+        """
+        found = self._captured
+        with self._lock:
+            runner = self._ready()
+            order = torch.arange(count)
+            draws = [torch.empty((count, *draw.value.shape)) for draw in self.code.draws]
+            for i in range(count if draws else 0):
+                for into, draw in zip(draws, self.code.draws):
+                    draw.fill(into[i])
+            outputs = [torch.empty((count, *v.shape), dtype=v.dtype, device=v.device) for v in self.code.outputs]
+            rows = numbers_of(found.hooks, count)
+            numbers = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(self.code.scalars))
+            if count:
+                runner.run(inputs, order, count, numbers, draws, outputs)
+            return outputs
 
     def verify(self) -> None:
         """Trace the function again and compare. Nothing changes, and nothing is computed.

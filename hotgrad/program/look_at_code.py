@@ -75,10 +75,18 @@ def look_at_function(reached: Reached, path: str, function: types.FunctionType) 
     for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
         if part:
             reached.visit(function.__name__, part)
-    if foreign(function.__module__):
-        for cell in function.__closure__ or ():  # `apply` of a user's op
-            if isinstance(op := cell_content(cell), type) and issubclass(op, Primitive):
-                reached.visit(op.__name__, op)
+    ours = top(home) == "hotgrad"  # though it may bear the name of the user's function that it was made from
+    if ours or foreign(function.__module__):
+        for cell in function.__closure__ or ():  # `apply` of a user's op; and the function that a transform was made from
+            made_from = cell_content(cell)
+            if isinstance(made_from, type) and issubclass(made_from, Primitive):
+                reached.visit(made_from.__name__, made_from)
+            elif isinstance(made_from, (types.FunctionType, types.MethodType)) or (
+                callable(made_from) and type(made_from).__module__ != "builtins" and not isinstance(made_from, type)
+            ):
+                reached.visit(getattr(made_from, "__name__", path), made_from)
+        if ours:
+            return
         if not pure(function.__module__) or reads_settings(function.__module__, function.__name__):
             reached.cannot(path, f"{function.__module__}.{function.__name__}(), may give something else at each call")
         return

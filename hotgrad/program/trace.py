@@ -145,6 +145,30 @@ class ProgramTrace(Trace):
         found._link = found._accumulator = Accumulator(now._data)
         return found
 
+    def placed(self, op: type[Primitive], value: Variable, operands: list[Any], options: dict[str, Any] | None) -> Traced:
+        """`value` as what `op` gives for these operands, without an instruction."""
+        now = self.leaf(value)
+        given = [self.leaf(x) if isinstance(x, Variable) else x for x in operands]
+        links = tuple([x._link if isinstance(x, Traced) else None for x in given])
+        if not state.recording or not any(link is not None for link in links):
+            return self.new(now._data, now.value)
+        return self.new(now._data, now.value, self._record(op, given, links, options, now._data, now.value, state.now.tape))
+
+    @contextmanager
+    def standing_in(self, pairs: list[tuple[Variable, Variable]]) -> Iterator[None]:
+        """Inside, the second of each pair is taken for the first."""
+        before = dict(self.current)
+        for variable, other in pairs:
+            self.current[id(variable)] = self.leaf(other)
+        try:
+            yield
+        finally:
+            for variable, _ in pairs:
+                if id(variable) in before:
+                    self.current[id(variable)] = before[id(variable)]
+                else:
+                    del self.current[id(variable)]
+
     def barrier(self, variable: Variable) -> Any:
         """The same value, of which computations are never taken for those of the original."""
         self.barriers += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from hotgrad.checks import whole_number
 from hotgrad.core.modes import state
-from hotgrad.core.variable import Variable
+from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import OperandError
 from hotgrad.ops.composites import cat, stack
 from hotgrad.ops.shaping import Permute, Reshape
@@ -176,7 +175,7 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
     Variable([[ 6.,  0.],
               [ 0., 12.]])
     """
-    return _named(f, "hessian")(jacobian(grad(f, argnums), argnums))  # type: ignore[no-any-return]
+    return _named(f, "hessian")(jacobian(grad(f, argnums), argnums))
 
 
 # ---- in parts
@@ -197,7 +196,9 @@ def _directed(what: str, f: Callable[..., Any], primals: Sequence[Any], tangents
     """A run on the primals, and the tangents of its inputs."""
     for name, given in (("primals", primals), ("tangents", tangents)):
         if not isinstance(given, (tuple, list)):
-            raise OperandError(f"{what}: {name} must be a tuple with an entry per argument; got {type(given).__name__}. Write ({name[:-1]},)")
+            raise OperandError(
+                f"{what}: {name} must be a tuple with an entry per argument; got {type(given).__name__}. Write ({name[:-1]},)"
+            )
     run = Pass(what, f, primals, {})
     return run, matching(run.what, "tangent", tuple(tangents), run.arguments, run.inputs)
 
@@ -216,19 +217,29 @@ def _as_given(primals: Sequence[Any], product: tuple[Any, ...]) -> Any:
     return product if type(primals) is tuple else mapped(lambda _, new: new, primals, list(product))
 
 
-def _one_hot(like: Any, i: int) -> Variable:
-    seed = torch.zeros(like.numel(), dtype=like.dtype, device=like.device)
-    seed[i] = 1.0
-    return Variable(seed.reshape(tuple(like.shape)))
+def _one_hots(like: Any) -> Callable[[int], Variable]:
+    """Of an index, the array of this shape that is 1 there and 0 elsewhere."""
+    count, shape = like.numel(), tuple(like.shape)
+    if count <= 1024:
+        rows = torch.eye(count, dtype=like.dtype, device=like.device).reshape(count, *shape).unbind()
+        return lambda i: wrap(rows[i], None)
+
+    def one_hot(i: int) -> Variable:
+        seed = torch.zeros(count, dtype=like.dtype, device=like.device)
+        seed[i] = 1.0
+        return Variable(seed.reshape(shape))
+
+    return one_hot
 
 
 def _by_rows(run: Pass, create: bool, chunk: int | None) -> list[list[Any]]:
     """Per output the Jacobian with respect to each input, from a walk for each element of the output."""
     found = []
     for output in run.outputs:
+        seeds = _one_hots(output)
 
-        def row(i: int, output: Variable = output) -> list[Variable]:
-            return run.whole(run.pull([(output, _one_hot(output, i))], run.inputs, create, retain=True))
+        def row(i: int, output: Variable = output, seeds: Callable[[int], Variable] = seeds) -> list[Variable]:
+            return run.whole(run.pull([(output, seeds(i))], run.inputs, create, retain=True))
 
         blocks = _stacked(row, output.numel(), run.inputs, output, create, chunk)
         found.append([Reshape.apply(block, (*output.shape, *x.shape)) for block, x in zip(blocks, run.inputs)])
@@ -240,9 +251,10 @@ def _by_columns(run: Pass, create: bool, chunk: int | None) -> list[list[Any]]:
     cotangents, gradients = run.dual()
     found: list[list[Any]] = [[] for _ in run.outputs]
     for x, g in zip(run.inputs, gradients):
+        seeds = _one_hots(x)
 
-        def column(i: int, x: Variable = x, g: Variable | None = g) -> list[Variable]:
-            roots = [] if g is None else [(g, _one_hot(x, i))]
+        def column(i: int, g: Variable | None = g, seeds: Callable[[int], Variable] = seeds) -> list[Variable]:
+            roots = [] if g is None else [(g, seeds(i))]
             return run.whole(run.pull(roots, cotangents, create, retain=True), run.outputs)
 
         blocks = _stacked(column, x.numel(), run.outputs, x, create, chunk)

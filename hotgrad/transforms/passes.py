@@ -6,7 +6,7 @@ tape of their own, so that the caller's tape is as before, whatever happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from hotgrad.core.explain import check_like
 from hotgrad.core.modes import MODE, Mode, Tape, state, surely
 from hotgrad.core.records import Accumulator, Record, next_sequence
 from hotgrad.core.variable import Variable, wrap
-from hotgrad.core.walk import walk
+from hotgrad.core.walk import leading_to, walk
 from hotgrad.errors import DtypeError, HotgradError, OperandError, RangeError, ShapeError, TapeError
 from hotgrad.ops.shaping import Alias, Independent
 from hotgrad.transforms.trees import differs, leaves, mapped, paths
@@ -44,10 +44,14 @@ class Pass:
         self.given = [self._as_variables(arg, f"argument {i}", i in chosen) for i, arg in enumerate(args)]
         self.nodes: dict[Any, int] = {}
         self.result: Any = None
+        self._leading: dict[Any, Any] = {}  # by where a walk goes to and starts, the records on the way
         self.on_tape(self._run)
 
     def on_tape(self, body: Callable[[], T]) -> T:
         """What `body()` gives, recorded on the tape of this run."""
+
+        if state.tape is self.tape and state.recording:
+            return body()
 
         def run() -> T:
             now = state.now
@@ -58,13 +62,13 @@ class Pass:
 
     def _run(self) -> None:
         self.arguments = tuple(mapped(self._apart, self.given[i]) for i in self.argnums)
-        self.inputs = list(leaves(self.arguments))
+        self.inputs = leaves(self.arguments)
         self.nodes = {variable._link: i for i, variable in enumerate(self.inputs)}
         args = list(self.given)
         for i, argument in zip(self.argnums, self.arguments):
             args[i] = argument
         self.result, self.aux = self._called(args)
-        self.outputs = list(leaves(self.result))
+        self.outputs = leaves(self.result)
         self._check_outputs()
         self.reached, self.others = self._reached(self.outputs)
         if not self.reached and self.inputs and not self.others:
@@ -112,13 +116,13 @@ class Pass:
         return mapped(convert, arg)
 
     def _check_outputs(self) -> None:
-        for path, output in paths(self.result):
-            if not isinstance(output, Variable):
-                raise TapeError(
-                    f"{self.what}: the function returned {_described(output)}{_at(path)}, which belongs to no graph, so it cannot be "
-                    f"differentiated with respect to {self._named(self.inputs)}. Return what ops on the arguments give: item(), float(), "
-                    "numpy() and data leave the graph"
-                )
+        if not all(isinstance(output, Variable) for output in self.outputs):
+            path, output = next((path, output) for path, output in paths(self.result) if not isinstance(output, Variable))
+            raise TapeError(
+                f"{self.what}: the function returned {_described(output)}{_at(path)}, which belongs to no graph, so it cannot be "
+                f"differentiated with respect to {self._named(self.inputs)}. Return what ops on the arguments give: item(), float(), "
+                "numpy() and data leave the graph"
+            )
         if not self.outputs:
             raise OperandError(f"{self.what}: the function returned {self.result!r:.60}; it must return at least one Variable")
 
@@ -128,23 +132,9 @@ class Pass:
 
     def _reached(self, outputs: Iterable[Variable]) -> tuple[set[Any], bool]:
         """Which of the inputs these outputs depend on, by their nodes, and whether also on something of the caller's."""
-        stack = [output._link for output in outputs]
-        seen: set[Any] = {None}
         reached: set[Any] = set()
-        others = False
-        while stack:
-            node = stack.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            if node in self.nodes:
-                reached.add(node)
-                others = others or type(node) is Record
-            elif type(node) is Record and node.sequence > self.start:
-                stack += node.parents or ()
-            else:
-                others = True
-        return reached, others
+        other = unreached(outputs, self.nodes, self.start, reached)
+        return reached, other is not None or any(type(node) is Record for node in reached)
 
     def scalar(self) -> Variable:
         """The one output, of one element. Raises ShapeError for others."""
@@ -166,7 +156,10 @@ class Pass:
         if not linked:
             return [None] * len(wanted)
         links = {variable._link: None for variable in wanted}
-        found = self.on_tape(lambda: walk(linked, links, retain or create, create, Variable))
+        key = (wanted[0]._link, *(root._link for root, _ in linked))
+        if key not in self._leading:
+            self._leading[key] = leading_to(links, key[1:])
+        found = self.on_tape(lambda: walk(linked, links, retain or create, create, Variable, self._leading[key]))
         gradients = []
         for variable in wanted:
             g = found.get(variable._link)
@@ -225,6 +218,26 @@ class Pass:
         return mapped(lambda _: next(rest), self.result)
 
 
+def unreached(outputs: Iterable[Variable], nodes: Container[Any], start: int, reached: set[Any] | None = None) -> Any:
+    """A node that these outputs depend on which is none of `nodes` and was there at `start`, or None; `reached` gets those of `nodes`."""
+    stack = [output._link for output in outputs]
+    seen: set[Any] = {None}
+    other = None
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in nodes:
+            if reached is not None:
+                reached.add(node)
+        elif type(node) is Record and node.sequence > start:
+            stack += node.parents or ()
+        else:
+            other = node
+    return other
+
+
 def matching(what: str, name: str, tree: Any, structure: Any, like: Sequence[Variable]) -> list[Any]:
     """The leaves of `tree`, tangents or cotangents, as Variables. Raises ShapeError or DtypeError unless they are like these Variables."""
     how = differs(tree, structure)
@@ -242,7 +255,7 @@ def matching(what: str, name: str, tree: Any, structure: Any, like: Sequence[Var
         if not isinstance(leaf, (Tensor, Variable)) and not is_numpy(leaf):
             raise OperandError(f"{what}: the {name}{_at(path)} must be an array; got {leaf!r:.60}")
         leaf = leaf if isinstance(leaf, Variable) else _variable(as_tensor(leaf))
-        check_like(f"{what}: the {name}{_at(path)}", leaf, variable)
+        check_like(f"{what}: the {name}{_at(path)}", leaf, variable._data)
         found.append(leaf)
     return found
 
@@ -276,7 +289,9 @@ def _positions(what: str, argnums: Any, count: int) -> tuple[int, ...]:
         raise OperandError(f"{what}: there is no argument to differentiate with respect to; got {count} positional arguments")
     for i in chosen:
         if not -count <= i < count:
-            raise RangeError(f"{what}: argnums names argument {i}, and {count} positional argument{'s were' if count != 1 else ' was'} given")
+            raise RangeError(
+                f"{what}: argnums names argument {i}, and {count} positional argument{'s were' if count != 1 else ' was'} given"
+            )
     found = tuple(i % count for i in chosen)
     if len(set(found)) != len(found):
         raise OperandError(f"{what}: argnums names an argument twice; got {argnums!r}")

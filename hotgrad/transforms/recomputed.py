@@ -14,8 +14,8 @@ from torch import Tensor
 from hotgrad.core.explain import written
 from hotgrad.core.modes import MODE, Mode, Tape, state, surely
 from hotgrad.core.nodes import Constant, Node
-from hotgrad.core.records import Record, next_sequence
 from hotgrad.core.recompute import Draws
+from hotgrad.core.records import Record, next_sequence
 from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, TapeError
 from hotgrad.transforms.trees import leaves, mapped
@@ -131,15 +131,16 @@ class Dropped:
 
 def _drop(record: Record, dropped: Dropped) -> list[tuple[Any, int]]:
     """Let a record keep nothing that can be computed again; what it guarded, by weak reference, and the versions."""
-    guards = record.guards
+    guards: Any = record.guards
     if guards is None and record.out is None and not any(hasattr(operand, "_version") for operand in record.operands):
         return []
     kept: list[tuple[Any, int]] = []
     if isinstance(guards, tuple):
         kept = [(weakref.ref(value), version) for value, version in zip(guards[::2], guards[1::2])]
     parents = record.parents or ()
+    stand_in: Callable[..., Any] = lambda operand, parent: Constant(operand) if parent is None else parent  # noqa: E731
     record.operands = tuple(
-        (parent if parent is not None else Constant(operand)) if isinstance(operand, (Tensor, Variable)) else operand
+        stand_in(operand, parent) if isinstance(operand, (Tensor, Variable)) else operand
         for operand, parent in zip(record.operands, parents)
     )
     record.out = None
@@ -148,7 +149,7 @@ def _drop(record: Record, dropped: Dropped) -> list[tuple[Any, int]]:
 
 
 def _refill(record: Record, other: Record, kept: list[tuple[Any, int]]) -> None:
-    guards = other.guards
+    guards: Any = other.guards
     if isinstance(guards, Dropped):  # of a function under remat within this one: it is to fill this record
         guards.segment.records[guards.index] = record
     elif guards is not None:

@@ -28,14 +28,17 @@ def _like(tree: Any, items: list[tuple[Any, Any]]) -> Any:
     return made
 
 
-def leaves(tree: Any) -> Iterator[Any]:
+def leaves(tree: Any) -> list[Any]:
     """The leaves in order, without None.
 
-    >>> list(leaves((1, [2, None], {"c": 3})))
+    >>> leaves((1, [2, None], {"c": 3}))
     [1, 2, 3]
     """
-    for _, leaf in paths(tree):
-        yield leaf
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return [leaf for value in tree for leaf in leaves(value)]
+    return [] if tree is None else [tree]
 
 
 def paths(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -62,7 +65,7 @@ def differs(tree: Any, other: Any, path: str = "") -> str:
     """
     at = f" at {path}" if path else ""
     for kind in (dict, (tuple, list)):
-        if isinstance(tree, kind) != isinstance(other, kind):  # type: ignore[arg-type]
+        if isinstance(tree, kind) != isinstance(other, kind):
             return f"{type(tree).__name__} against {type(other).__name__}{at}"
     if isinstance(tree, dict):
         if list(tree) != list(other) and set(tree) != set(other):
