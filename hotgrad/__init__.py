@@ -36,6 +36,7 @@ from hotgrad.errors import (
     ShapeError,
     TapeError,
 )
+from hotgrad.minimise import curve_fit, least_squares, minimize
 from hotgrad.nn import MSE, CrossEntropy, Linear, Module, Parameter, ReLU, Sequential, Tanh
 from hotgrad.ops import *  # noqa: F403
 from hotgrad.show import graph_repr, to_dot, to_mermaid
@@ -85,6 +86,7 @@ __all__ = [
     "TapeError",
     "Variable",
     "capture",
+    "curve_fit",
     "data",
     "enable_grad",
     "errors",
@@ -92,6 +94,8 @@ __all__ = [
     "functional",
     "gradients",
     "graph_repr",
+    "least_squares",
+    "minimize",
     "nn",
     "no_grad",
     "ops",

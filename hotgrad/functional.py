@@ -23,7 +23,7 @@ from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
 from hotgrad.ops.indexing import Gather
-from hotgrad.ops.pointwise import Softplus
+from hotgrad.ops.pointwise import Softplus, Sqrt
 from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
 from hotgrad.ops.shaping import Reshape
 
@@ -39,6 +39,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "mse",
+    "mse_residuals",
 ]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -110,6 +111,25 @@ def mse(output: Any, target: Any, reduction: str = "mean") -> Any:
     """
     a, b = _pair("mse", output, target)
     return _reduced((a - b) ** 2, reduction, output, target)
+
+
+def mse_residuals(output: Any, target: Any, reduction: str = "mean", weights: Any = None) -> Any:
+    """What `mse` is the sum of squares of: the differences, over the root of their number for "mean", times the roots of the rows' weights.
+
+    Raises SettingError for the reduction "none".
+
+    >>> hg.functional.mse_residuals(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]), "sum")
+    Variable([ 0., -2.])
+    """
+    a, b = _pair("mse", output, target)
+    if one_of("reduction", reduction, ("mean", "sum")) == "mean":
+        scale = 1 / math.sqrt(max(a.numel(), 1))
+        found = (a - b) * scale
+    else:
+        found = a - b
+    if weights is None:
+        return found
+    return found * Sqrt.apply(weights).reshape((-1, *(1 for _ in range(a.ndim - 1))))
 
 
 def l1(output: Any, target: Any, reduction: str = "mean") -> Any:

@@ -18,12 +18,12 @@ PACKAGE = Path(hg.__file__).parent
 # Each may import from those before it, and from nothing after. A package counts as one; within it there is no circle.
 ORDER = """
     errors checks files core ops
-    functional modules optim data program engines training transforms show testing parallel
+    functional modules optim data program engines transforms minimise training show testing parallel
     interop sklearn experiments __main__
 """.split()
 REEXPORTS = {"hotgrad", "hotgrad.nn"}  # the top level and `nn` only give names from elsewhere
 # What is imported inside functions, because it is optional.
-OPTIONAL = {"numpy", "matplotlib", "safetensors", "pandas", "IPython", "sklearn", "graphviz", "hypothesis"}
+OPTIONAL = {"numpy", "matplotlib", "safetensors", "pandas", "IPython", "sklearn", "graphviz", "hypothesis", "scipy"}
 # Who may use torch's own autograd, nn and optim: conversions, the baselines of the command line, and the checker's oracle.
 MAY_USE_TORCHS = {"interop", "__main__", "experiments", "testing"}
 

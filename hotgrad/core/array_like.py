@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.explain import check_like
+from hotgrad.core.hooks import Handle, add_hook
 from hotgrad.core.methods import WRITERS, Methods, counterpart
 from hotgrad.core.modes import state
 from hotgrad.core.primitive import Primitive
@@ -21,7 +22,7 @@ _TORCH_DEFAULTS = [("_stacklevel", 3), ("dtype", None), ("out", None), ("inplace
 
 
 class ArrayLike(Value, Methods):
-    """Base of Variable: all of it but gradients."""
+    """Base of Variable: all of it but the walk."""
 
     __slots__ = ()
 
@@ -73,6 +74,26 @@ class ArrayLike(Value, Methods):
             if isinstance(self._link, Record):
                 self._link.accumulator = self._accumulator
         return self._accumulator
+
+    def register_hook(self, hook: Callable[[Any], Any]) -> Handle:
+        """Call `hook(gradient)` with the whole gradient of this Variable whenever a walk backwards, `backward` or `gradients`, has it.
+
+        What it returns, of the same shape and dtype, goes on in its place; None changes nothing. The gradient is a tensor, or a Variable
+        with `create_graph` and in a capture, and must not be written into. On a leaf it is that of one walk, before it is added to `grad`.
+        Several hooks run in the order of their registration. Copies of a Variable have none. The Handle's `remove()` takes it away.
+
+        Raises TapeError if this Variable needs no gradient.
+
+        >>> x = Variable([1.0, 2.0], requires_grad=True)
+        >>> handle = x.register_hook(lambda g: g.clip(-1, 1))
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
+        >>> handle.remove()
+        """
+        if self._link is None:
+            raise TapeError("register_hook() on a Variable that needs no gradient; make one of its inputs with requires_grad=True")
+        return add_hook(self._own_accumulator(), hook)
 
     @property
     def shape(self) -> torch.Size:

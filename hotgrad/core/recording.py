@@ -81,13 +81,3 @@ def call(op: type[Primitive], operands: tuple[Any, ...], options: dict[str, Any]
     except Exception as error:
         fail(op, values, options, error)
     return wrap(out, None)
-
-
-def placed(op: type[Primitive], value: Variable, operands: list[Any], options: dict[str, Any] | None) -> Variable:
-    """`value` as what `op` gives for these operands, without calling it: only its gradient is the op's."""
-    if state.trace is not None:
-        return state.trace.placed(op, value, operands, options)  # type: ignore[no-any-return]
-    links = [x._link if isinstance(x, Variable) else None for x in operands]
-    if not state.recording or not any(link is not None for link in links):
-        return wrap(value._data, None)
-    return wrap(value._data, _record(op, links, [x._data if isinstance(x, Variable) else x for x in operands], options, value._data))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from hotgrad.core.array_like import ArrayLike
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.explain import check_like, describe, several
-from hotgrad.core.hooks import Handle, add_hook
 from hotgrad.core.modes import enable_grad, state
 from hotgrad.core.records import MADE, NO_ACCUMULATORS, Accumulator, Record
 from hotgrad.core.walk import walk
@@ -89,26 +88,6 @@ class Variable(ArrayLike):
             raise TapeError("retain_grad() on a Variable that needs no gradient; make one of its inputs with requires_grad=True")
         if isinstance(self._link, Record):
             self._own_accumulator().retain = True
-
-    def register_hook(self, hook: Callable[[Any], Any]) -> Handle:
-        """Call `hook(gradient)` with the whole gradient of this Variable whenever a walk backwards, `backward` or `gradients`, has it.
-
-        What it returns, of the same shape and dtype, goes on in its place; None changes nothing. The gradient is a tensor, or a Variable
-        with `create_graph` and in a capture, and must not be written into. On a leaf it is that of one walk, before it is added to `grad`.
-        Several hooks run in the order of their registration. Copies of a Variable have none. The Handle's `remove()` takes it away.
-
-        Raises TapeError if this Variable needs no gradient.
-
-        >>> x = Variable([1.0, 2.0], requires_grad=True)
-        >>> handle = x.register_hook(lambda g: g.clip(-1, 1))
-        >>> (x * x).sum().backward()
-        >>> x.grad
-        tensor([1., 1.])
-        >>> handle.remove()
-        """
-        if self._link is None:
-            raise TapeError("register_hook() on a Variable that needs no gradient; make one of its inputs with requires_grad=True")
-        return add_hook(self._own_accumulator(), hook)
 
     def backward(self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
         """Add to the `grad` of every leaf that this Variable depends on.

@@ -24,16 +24,10 @@ from hotgrad.errors import OperandError, ShapeError, TapeError
 
 
 def walk(
-    roots: list[tuple[Any, Any]],
-    wanted: dict[Any, None] | None,
-    retain_graph: bool,
-    create_graph: bool,
-    variable: type[Value],
-    leading: set[Any] | None = None,
+    roots: list[Any], wanted: Any, retain_graph: bool, create_graph: bool, variable: type[Value], leading: Any = None
 ) -> dict[Any, Any]:
     """Walk backwards from `roots`, pairs of a Variable and its seed. Returns the gradient of every leaf's Accumulator reached and of every
-    Accumulator that retains one; with `wanted`, that of the Records and Accumulators it names instead, walking no further than they need:
-    through what is `leading_to` them, which may be given.
+    Accumulator that retains one; with `wanted`, that of the Records and Accumulators it names instead, through what is `leading_to` them.
 
     Gradients are tensors that share memory with nothing, or Variables if `create_graph`; `variable` is the class of Variables.
     """
@@ -53,8 +47,7 @@ def walk(
         seed = _seed(root, gradient, kind)
         pending[root._link] = pending[root._link] + seed if root._link in pending else seed
         shared.add(root._link)
-    if wanted is not None and leading is None:
-        leading = leading_to(wanted, pending)
+    leading = leading_to(wanted, pending) if wanted is not None and leading is None else leading
     if kind is variable:
         with trace.internal() if trace is not None else nullcontext():
             (enable_grad if create_graph else no_grad).run(_walk, pending, shared, wanted, leading, create_graph or retain_graph, kind)
@@ -67,10 +60,8 @@ def walk(
 
 
 def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[Any] | None, retain_graph: bool, kind: type[Any]) -> None:
-    """The loop of `walk`: on return `pending` holds the results. `kind` is what rules get and give, Tensor or Variable.
-
-    References are dropped early, so that memory is released while walking.
-    """
+    """The loop of `walk`: on return `pending` holds the results. `kind` is what rules get and give, Tensor or Variable. References are
+    dropped early, so that memory is released while walking."""
     heap = [(-node.sequence, node) for node in pending if type(node) is Record]
     heapq.heapify(heap)
     only: Any = None  # the one pending record, while there is no other: chains need no heap
@@ -151,10 +142,9 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         gi = fitted = None
         if not retain_graph:
             record.parents = record.operands = record.out = record.options = record.guards = None
-    for node in pending:
-        if node.hooks:
-            pending[node] = hooked(node, pending[node], kind)
-            share(node)
+    for node in [node for node in pending if node.hooks]:
+        pending[node] = hooked(node, pending[node], kind)
+        share(node)
     if results:
         shared.update(results)
         pending.update(results)

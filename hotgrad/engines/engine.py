@@ -43,6 +43,11 @@ class Engine(ABC):
         """About how long `prepare` takes for these programs; 0 for what takes no time worth a thought."""
 
     @classmethod
+    def at_hand(cls, code: Code, fuse: bool = True) -> bool:
+        """Whether this program is ready at once, because nothing need be compiled or it was before."""
+        return True
+
+    @classmethod
     @abstractmethod
     def cost(cls, code: Code, cpu: bool) -> Cost | None:
         """What a training step of this program costs on a CPU or elsewhere; None where the engine cannot run it, or is never best."""

@@ -52,6 +52,14 @@ class MSE(Loss):
     function = staticmethod(functional.mse)
     reaches_target = True
 
+    def residuals(self, output: Any, target: Any, weights: Any = None) -> Any:
+        """What the loss is the sum of squares of, of the output's shape; `weights`: one for each row, as `fit` weighs them.
+
+        >>> hg.MSE().residuals(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+        Variable([ 0.0000, -1.4142])
+        """
+        return functional.mse_residuals(output, target, self.reduction, weights)
+
 
 class L1(Loss):
     """Mean of the absolute differences; see `functional.l1`.

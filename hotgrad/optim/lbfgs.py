@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.core.variable import Variable
-from hotgrad.errors import FileError, OperandError, SettingError, TapeError
+from hotgrad.errors import OperandError, SettingError, TapeError
 from hotgrad.optim.groups import clip_factor
-from hotgrad.optim.optimizer import Optimizer
+from hotgrad.optim.minimisers import Minimiser, move
 from hotgrad.optim.schedules import Schedule
 
 __all__ = ["LBFGS"]
-L = TypeVar("L", bound="LBFGS")
 
 
-def _nothing() -> dict[str, Any]:
-    """What is remembered at first. Later: pairs of a step and the change of the gradient over it, the last direction, the length
-    gone along it and the gradient before, the iterations done, and the positions of the parameters that all this is about.
-    """
-    return {"steps": [], "changes": [], "direction": None, "length": 0.0, "gradient": None, "iterations": 0, "active": []}
-
-
-class LBFGS(Optimizer):
+class LBFGS(Minimiser):
     """Limited-memory BFGS (Nocedal and Wright 2006, algorithms 7.4 and 7.5), for full batches.
 
     `step(closure)` runs up to `max_iter` iterations and never evaluates the closure more than `max_eval` times, line searches
@@ -50,7 +42,12 @@ class LBFGS(Optimizer):
     True
     """
 
-    needs_closure = True
+    @staticmethod
+    def nothing() -> dict[str, Any]:
+        """What is remembered at first. Later: pairs of a step and the change of the gradient over it, the last direction, the length
+        gone along it and the gradient before, the iterations done, and the positions of the parameters that all this is about.
+        """
+        return {"steps": [], "changes": [], "direction": None, "length": 0.0, "gradient": None, "iterations": 0, "active": []}
 
     def __init__(
         self,
@@ -67,7 +64,6 @@ class LBFGS(Optimizer):
     ) -> None:
         if clip_norm is not None and line_search_fn is not None:
             raise SettingError("clip_norm would mislead the line search; use one of the two")
-        self._memory = _nothing()
         super().__init__(
             params,
             lr,
@@ -90,25 +86,6 @@ class LBFGS(Optimizer):
         if s.line_search_fn not in (None, "strong_wolfe"):
             raise SettingError(f"line_search_fn must be 'strong_wolfe' or None; got {s.line_search_fn!r}")
 
-    def bind(self, params: Any) -> None:
-        """As for every optimizer, but for one group only. Raises SettingError for more."""
-        before = self.groups
-        super().bind(params)
-        if len(self.groups) > 1:
-            self.groups, self._given = before, False
-            raise SettingError("LBFGS takes one group of parameters")
-
-    def follow(self, parameters: list[Variable]) -> None:
-        before = self.groups
-        super().follow(parameters)
-        if self.groups is not before:  # what was learnt is of another space
-            self._memory = _nothing()
-
-    def fresh(self: L) -> L:
-        out = super().fresh()
-        out._memory = _nothing()
-        return out
-
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Minimise. `closure()` clears gradients, computes the loss, calls backward and returns the loss, that of the first call
         being returned here. Raises OperandError without a closure.
@@ -124,41 +101,13 @@ class LBFGS(Optimizer):
             schedule.step_end()
         return first
 
-    def state_dict(self) -> dict[str, Any]:
-        memory = {name: list(value) if isinstance(value, list) else value for name, value in self._memory.items() if value is not None}
-        return {**super().state_dict(), "memory": memory}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        memory = state.get("memory") if isinstance(state, dict) else None
-        if not isinstance(memory, dict) or not set(memory) <= set(_nothing()):
-            raise FileError("the optimizer state does not fit this LBFGS: it holds no memory of one")
-        super().load_state_dict(state)
-        self._memory = {**_nothing(), **_each(memory, Tensor.clone)}
-
-    def convert_state(self) -> None:
-        super().convert_state()
-        like = self.parameters[0].data
-        self._memory = _each(self._memory, lambda tensor: tensor.to(like))
-
-
-def _each(memory: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """What is remembered, with every tensor changed."""
-
-    def changed(value: Any) -> Any:
-        return [changed(item) for item in value] if isinstance(value, list) else change(value) if isinstance(value, Tensor) else value
-
-    return {name: changed(value) for name, value in memory.items()}
-
 
 class _Run:
     """One call of `step`: the parameters as one flat vector, and the closure as a function of it."""
 
     def __init__(self, optimizer: LBFGS, settings: Any, closure: Callable[[], Any]) -> None:
         self.s, self.closure, self.clip_norm, self.memory = settings, closure, optimizer.clip_norm, optimizer._memory
-        self.slots = [slot for slot in optimizer._slots() if slot.parameter.requires_grad]
-        active = [i for i, slot in enumerate(optimizer._slots()) if slot.parameter.requires_grad]
-        if active != self.memory["active"]:  # frozen or unfrozen meanwhile: what was learnt is of another space
-            self.memory.update(_nothing(), active=active)
+        self.slots = optimizer._active()
         self.evaluations = 0
         self.limit = settings.max_eval or max(settings.max_iter * 5 // 4, 2)
 
@@ -184,11 +133,7 @@ class _Run:
 
     def move(self, by: Tensor) -> None:
         """Add a flat vector to the parameters, in place."""
-        start = 0
-        for slot in self.slots:
-            data = slot.parameter.data
-            data.add_(by[start : start + data.numel()].view(data.shape))
-            start += data.numel()
+        move(self.slots, by)
 
     def minimise(self) -> Any:
         if not self.slots:

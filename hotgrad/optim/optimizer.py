@@ -47,6 +47,7 @@ class Optimizer:
     """
 
     needs_closure = False
+    needs_residuals = False  # whether the closure gives residuals
     _given = False  # whether it was given its parameters, rather than following a model's
 
     def __init__(self, params: Any = None, lr: float | Schedule = 0.01, *, clip_norm: float | None = None, **settings: Any) -> None:

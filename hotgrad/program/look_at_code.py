@@ -63,6 +63,9 @@ def look_at_class(reached: Reached, path: str, cls: type) -> None:
                 reached.visit(f"{path}.{key}", inner)
 
 
+_BUILTIN_CALLABLES = (types.BuiltinFunctionType, types.MethodWrapperType)
+
+
 def look_at_function(reached: Reached, path: str, function: types.FunctionType) -> None:
     home = function.__globals__.get("__name__")  # `__module__` is copied to wrappers
     if foreign(home) and top(home) not in OURS:  # the standard library's; it may stand around a user's, as singledispatch does
@@ -81,9 +84,7 @@ def look_at_function(reached: Reached, path: str, function: types.FunctionType) 
             made_from = cell_content(cell)
             if isinstance(made_from, type) and issubclass(made_from, Primitive):
                 reached.visit(made_from.__name__, made_from)
-            elif isinstance(made_from, (types.FunctionType, types.MethodType)) or (
-                callable(made_from) and type(made_from).__module__ != "builtins" and not isinstance(made_from, type)
-            ):
+            elif ours and callable(made_from) and not isinstance(made_from, (type, *_BUILTIN_CALLABLES)):
                 reached.visit(getattr(made_from, "__name__", path), made_from)
         if ours:
             return

@@ -68,7 +68,14 @@ class Compiled(Runner):
         self.began = 0.0
         self.loaded: dict[int, int] = {}  # which contents of its constants an engine has
         self.predict = Predictor(model)
-        self._keep_up(dict.fromkeys(job.sizes))
+        self._keep_up(self._keys())
+
+    def _keys(self) -> list[int]:
+        """By what programs are told apart: the number of rows of a batch."""
+        return [*dict.fromkeys(self.job.sizes)]
+
+    def _rows_of(self, key: int) -> int:
+        return key
 
     def start(self, engine: str, fuse: bool | None = None, limit: float = LIMIT) -> None:
         """Make the programs ready to run on this engine. Raises EngineError if it cannot, or takes more than `limit` seconds.
@@ -85,7 +92,7 @@ class Compiled(Runner):
         made = ENGINES[self.name].prepare([self.programs[rows].code for rows in batches], self.fuse, self.limit)
         for rows, engine in zip(batches, made):
             if not engine.exact:
-                check_agreement(self.programs[rows], engine, [source[:rows] for source in self.job.data.sources()])
+                check_agreement(self.programs[rows], engine, [source[: self._rows_of(rows)] for source in self.job.data.sources()])
             self.engines[rows], self.loaded[rows] = engine, self.programs[rows].constants.changes
 
     def _keep_up(self, batches: Iterable[int]) -> None:
@@ -130,13 +137,13 @@ class Compiled(Runner):
         model.train()
 
         def step(*batch: Any) -> Any:  # made anew, as eager makes it: a loss may have changed
-            return self._step(model, job.data.weights is not None)(*batch)
+            return self._step(model, job.data.weights is not None, rows)(*batch)
 
-        x, *others = (source[:rows] for source in job.data.sources())
+        x, *others = (source[: self._rows_of(rows)] for source in job.data.sources())
         return captured(step, [wrap(x, None), *others], [model, model.loss, model.optimizer])
 
-    def _step(self, model: Model, weighted: bool) -> Callable[..., Any]:
-        """What is captured: a function of a batch that returns its loss, the output, and what else is wanted of each run."""
+    def _step(self, model: Model, weighted: bool, key: int) -> Callable[..., Any]:
+        """What is captured for this key: a function of a batch that returns its loss, the output, and what else is wanted of each run."""
         return training_step(model, weighted)
 
     # ---- epochs
@@ -268,7 +275,7 @@ class Minimised(AtOnce, Compiled):
         self.reached: list[Any] = []  # the parameters whose gradients the program gives
         super().__init__(model, job)
 
-    def _step(self, model: Model, weighted: bool) -> Callable[..., Any]:
+    def _step(self, model: Model, weighted: bool, key: int) -> Callable[..., Any]:
         compute = objective(model, weighted)
 
         def gradients(x: Any, y: Any, weights: Any = None) -> Any:
@@ -295,7 +302,7 @@ class Minimised(AtOnce, Compiled):
                 parameter.grad = gradient.clone()
             return wrap(loss.clone(), None), output.clone()
 
-        first = minimise(optimizer, evaluate, stop)
+        first = minimise(optimizer.step, evaluate, stop)
         if first is None:
             return None
         loss, output = first

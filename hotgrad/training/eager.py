@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hotgrad.core.variable import wrap
 from hotgrad.training.evaluation import chosen
-from hotgrad.training.runner import AtOnce, Epoch, minimise, objective, training_step
+from hotgrad.training.runner import AtOnce, Epoch, minimise, objective, residuals_of, training_step
 
 # Batches are gathered by the block: few large gathers cost less than many small ones.
 BLOCK_BATCHES = 64
@@ -27,7 +27,7 @@ class Eager(AtOnce):
 
     def _epoch(self, order: Tensor, stop: Callable[[], bool]) -> Epoch | None:
         job, data, optimizer = self.job, self.job.data, self.model.optimizer
-        made = objective if optimizer.needs_closure else training_step
+        made = residuals_of if optimizer.needs_residuals else objective if optimizer.needs_closure else training_step
         step = made(self.model, data.weights is not None)  # anew, as callbacks may set another loss
         losses: list[Tensor] = []
         right = 0
@@ -37,11 +37,11 @@ class Eager(AtOnce):
                 if stop():
                     return None
                 batch = (wrap(x, None), y, *weights)
-                result = minimise(optimizer, partial(step, *batch), stop) if optimizer.needs_closure else step(*batch)
+                result = minimise(optimizer.step, partial(step, *batch), stop) if optimizer.needs_closure else step(*batch)
                 if result is None:
                     return None
                 value, output = result
-                losses.append(value._data)
+                losses.append(value._data.double().square().sum() if optimizer.needs_residuals else value._data)
                 if data.labels is not None:
                     outputs.append(output._data)
             if data.labels is not None:

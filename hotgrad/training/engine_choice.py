@@ -13,6 +13,7 @@ from hotgrad.program.instructions import Code
 from hotgrad.training.captured import Compiled, Minimised
 from hotgrad.training.eager import Eager
 from hotgrad.training.job import Job
+from hotgrad.training.least_squares import Fitted
 from hotgrad.training.model import Model
 from hotgrad.training.runner import Runner
 
@@ -65,7 +66,8 @@ def estimates(code: Code, cpu: bool) -> dict[str, Cost]:
 
 def _captured(model: Model, job: Job) -> Compiled:
     try:
-        return (Minimised if model.optimizer.needs_closure else Compiled)(model, job)
+        optimizer = model.optimizer
+        return (Fitted if optimizer.needs_residuals else Minimised if optimizer.needs_closure else Compiled)(model, job)
     except CaptureError:
         raise
     except Exception as error:  # of the user's code, on Variables without values

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hotgrad.core.in_place import forward_pass
+from hotgrad.errors import SettingError
 from hotgrad.training.evaluation import row_loss
 from hotgrad.training.job import Job
 from hotgrad.training.model import Model
@@ -103,12 +105,33 @@ def training_step(model: Model, weighted: bool) -> Callable[..., tuple[Any, Any]
     return step
 
 
+def residuals_of(model: Model, weighted: bool) -> Callable[..., tuple[Any, Any]]:
+    """A function that computes the residuals, whose squares' sum is the loss, and the output of one batch, of Variables."""
+    optimizer, residuals = model.optimizer, getattr(model.loss, "residuals", None)
+    if residuals is None:
+        raise SettingError(
+            f"{type(optimizer).__name__} needs a loss that knows its residuals, by a method residuals(output, target), as hg.MSE does; "
+            f"got {model.loss!r:.60}"
+        )
+
+    @forward_pass
+    def compute(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
+        output = model(x)
+        found = residuals(output, y) if weights is None else residuals(output, y, weights)
+        return found.reshape(-1), output
+
+    return compute
+
+
 class _Stopped(Exception):
     """Leaves a step that evaluates the objective many times, where training is to end."""
 
 
-def minimise(optimizer: Any, evaluate: Callable[[], tuple[Any, Any]], stop: Callable[[], bool]) -> tuple[Any, Any] | None:
-    """One step of an optimizer that evaluates the objective itself: loss and output of the first evaluation.
+def minimise(
+    step: Callable[[Callable[[], Any]], Any], evaluate: Callable[[], tuple[Any, Any]], stop: Callable[[], bool]
+) -> tuple[Any, Any] | None:
+    """One step of an optimizer that evaluates the objective itself, or residuals: what `evaluate` gave first, the loss or residuals and the
+    output.
 
     None if `stop` said so between two evaluations; the model then stands somewhere in between.
     """
@@ -123,7 +146,7 @@ def minimise(optimizer: Any, evaluate: Callable[[], tuple[Any, Any]], stop: Call
         return result[0]
 
     try:
-        optimizer.step(closure)
+        step(closure)
     except _Stopped:
         return None
     return first

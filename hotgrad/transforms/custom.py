@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hotgrad.core.arrays import as_tensor, is_numpy
 from hotgrad.core.modes import no_grad, state, surely
+from hotgrad.core.placing import placed
 from hotgrad.core.primitive import Primitive
-from hotgrad.core.recording import placed
 from hotgrad.core.records import Record, next_sequence
 from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, RuleError, ShapeError, TapeError

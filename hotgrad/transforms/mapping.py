@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hotgrad.core.arrays import as_tensor, is_numpy
 from hotgrad.core.modes import no_grad, state
+from hotgrad.core.placing import placed
 from hotgrad.core.primitive import Primitive
-from hotgrad.core.recording import placed
 from hotgrad.core.variable import Variable
 from hotgrad.engines.programs import Program
 from hotgrad.engines.registry import ENGINES, EXACT

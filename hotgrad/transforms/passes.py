@@ -15,7 +15,8 @@ from torch import Tensor
 from hotgrad.core.arrays import as_tensor, is_numpy
 from hotgrad.core.explain import check_like
 from hotgrad.core.modes import MODE, Mode, Tape, state, surely
-from hotgrad.core.records import Accumulator, Record, next_sequence
+from hotgrad.core.placing import independent
+from hotgrad.core.records import Record, next_sequence
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.core.walk import leading_to, walk
 from hotgrad.errors import DtypeError, HotgradError, OperandError, RangeError, ShapeError, TapeError
@@ -86,10 +87,7 @@ class Pass:
         """The same value at a place of its own in the graph: a leaf, or a computed value where the caller's graph goes on."""
         if variable._link is not None and self.outer:
             return Alias.apply(variable)  # type: ignore[no-any-return]
-        if state.trace is not None:
-            return state.trace.independent(variable)  # type: ignore[no-any-return]
-        accumulator = Accumulator(variable._data)
-        return wrap(variable._data, accumulator, accumulator)
+        return independent(variable)
 
     def _as_variables(self, arg: Any, where: str, chosen: bool) -> Any:
         def convert(leaf: Any) -> Any:

@@ -13,7 +13,7 @@ import hotgrad as hg
 CORE = Path(hg.__file__).parent / "core"
 HEART = ["primitive", "records", "walk", "variable", "recording"]  # in reading order
 # What these use of the rest of the core, which need not be read: names, scopes, conversions and the texts of errors.
-AROUND = {"domains", "options", "nodes", "explain", "modes", "arrays", "array_like", "operands"}
+AROUND = {"domains", "options", "nodes", "explain", "modes", "arrays", "array_like", "operands", "hooks"}
 
 
 def imported(name: str) -> set[str]:

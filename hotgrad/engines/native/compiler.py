@@ -168,6 +168,22 @@ def compile_source(source: str, *, options: Sequence[str] = (), limit: float = L
     return Library(functions, path, cached, note)
 
 
+def is_cached(source: str, options: Sequence[str] = ()) -> bool:
+    """Whether `compile_source` would find what it needs in the cache.
+
+    >>> is_cached("int thrice(int a);")
+    False
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        return False
+    key = _key(source, compiler, (*OPTIONS, *compiler.own, *compiler.native, *options))
+    try:
+        return any(cache_directory().glob(f"{key}-*.so"))
+    except (OSError, RuntimeError):
+        return False
+
+
 def _key(source: str, compiler: Compiler, options: Sequence[str]) -> str:
     parts = (_FORMAT, source, compiler.path, *compiler.arguments, compiler.version, compiler.target, sys.platform, *options)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -18,7 +18,7 @@ from hotgrad.core.primitive import Primitive
 from hotgrad.engines.costs import Cost, Rates, products
 from hotgrad.engines.engine import LIMIT, Engine
 from hotgrad.engines.native import csource
-from hotgrad.engines.native.compiler import CompilerError, Library, compile_source, find_compiler
+from hotgrad.engines.native.compiler import CompilerError, Library, compile_source, find_compiler, is_cached
 from hotgrad.engines.native.layout import NativeError
 from hotgrad.engines.native.lowering import Lowering
 from hotgrad.engines.native.user_forms import Form, forms_of
@@ -73,15 +73,30 @@ class Native(Engine):
     @classmethod
     def _load(cls, natives: Sequence[Native], limit: float = LIMIT, options: Sequence[str] = ()) -> None:
         """Compile, and compare the native forms of users' ops with what they stand for."""
-        forms = forms_of(native.code for native in natives)
-        tried = [cls._lowered(form.code, True, len(natives) + number) for number, form in enumerate(forms)]
+        forms, tried = cls._with_forms(natives)
         every = [*natives, *tried]
-        library = _compiled(csource.source([native._low for native in every], [native._name for native in every]), options, limit)
+        library = _compiled(_text(every), options, limit)
         for native in every:
             native.library = library
             native._bind(library.functions)
         for form, native in zip(forms, tried):
             form.check(native)
+
+    @classmethod
+    def _with_forms(cls, natives: Sequence[Native]) -> tuple[list[Form], list[Native]]:
+        """The native forms of users' ops in these programs, and the programs that try them."""
+        forms = forms_of(native.code for native in natives)
+        return forms, [cls._lowered(form.code, True, len(natives) + number) for number, form in enumerate(forms)]
+
+    @classmethod
+    def at_hand(cls, code: Code, fuse: bool = True) -> bool:
+        """Whether its library is in the cache."""
+        try:
+            native = cls._lowered(code, fuse, 0)
+            text = _text([native, *cls._with_forms([native])[1]])
+        except NativeError:
+            return False
+        return is_cached(text, _less(text))
 
     @property
     def memory(self) -> int:
@@ -226,10 +241,17 @@ def native_form(op: type[Primitive], operands: Sequence[Any], options: dict[str,
     return form, native
 
 
+def _text(natives: Sequence[Native]) -> str:
+    return csource.source([native._low for native in natives], [native._name for native in natives])
+
+
+def _less(text: str) -> tuple[str, ...]:
+    return _LESS if text.count("\n") > LONG else ()
+
+
 def _compiled(text: str, options: Sequence[str] = (), limit: float = LIMIT) -> Library:
-    less = _LESS if text.count("\n") > LONG else ()
     try:
-        return compile_source(text, options=[*less, *options], limit=limit)
+        return compile_source(text, options=[*_less(text), *options], limit=limit)
     except CompilerError as error:
         raise NativeError(str(error)) from error
 
