@@ -109,6 +109,8 @@ class _Run:
         self.s, self.closure, self.clip_norm, self.memory = settings, closure, optimizer.clip_norm, optimizer._memory
         self.slots = optimizer._active()
         self.evaluations = 0
+        # of each pair of a step and a change, one over their product
+        self.inverse = [1 / float(c.dot(s)) for s, c in zip(self.memory["steps"], self.memory["changes"])]
         self.limit = settings.max_eval or max(settings.max_iter * 5 // 4, 2)
 
     @property
@@ -174,10 +176,11 @@ class _Run:
         """Remember the last step and the change of the gradient over it, where the curvature is positive."""
         memory = self.memory
         change, step = gradient - memory["gradient"], memory["direction"] * memory["length"]
-        if float(change.dot(step)) > 1e-10:
-            memory["changes"].append(change)
-            memory["steps"].append(step)
-            del memory["changes"][: -self.s.history_size], memory["steps"][: -self.s.history_size]
+        product = float(change.dot(step))
+        if product > 1e-10:
+            for remembered, new in ((memory["changes"], change), (memory["steps"], step), (self.inverse, 1 / product)):
+                remembered.append(new)
+                del remembered[: -self.s.history_size]
 
     def newton(self, gradient: Tensor) -> Tensor:
         """Minus the inverse Hessian, as far as remembered, times the gradient: the two loops of algorithm 7.4."""
@@ -187,17 +190,19 @@ class _Run:
         if not steps:
             return direction
         weights = []
-        for step, change in zip(reversed(steps), reversed(changes)):
-            weights.append(step.dot(direction) / change.dot(step))
-            direction = direction - weights[-1] * change
-        direction = direction * (changes[-1].dot(steps[-1]) / changes[-1].dot(changes[-1]))
-        for step, change in zip(steps, changes):
-            direction = direction + (weights.pop() - change.dot(direction) / change.dot(step)) * step
+        for step, change, inverse in zip(reversed(steps), reversed(changes), reversed(self.inverse)):
+            weight = float(step.dot(direction)) * inverse
+            direction.add_(change, alpha=-weight)
+            weights.append(weight)
+        last = changes[-1]
+        direction.mul_(1 / (self.inverse[-1] * float(last.dot(last))))
+        for step, change, inverse in zip(steps, changes, self.inverse):
+            direction.add_(step, alpha=weights.pop() - float(change.dot(direction)) * inverse)
         return direction
 
 
 def _largest(vector: Tensor) -> float:
-    return float(vector.abs().max()) if vector.numel() else 0.0
+    return float(vector.norm(math.inf)) if vector.numel() else 0.0
 
 
 class _Point:

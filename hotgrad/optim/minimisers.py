@@ -76,11 +76,9 @@ class Minimiser(Optimizer):
 
 def move(slots: list[Slot], by: Tensor) -> None:
     """Add a flat vector to these parameters, in place."""
-    start = 0
-    for slot in slots:
-        data = slot.parameter.data
-        data.add_(by[start : start + data.numel()].view(data.shape))
-        start += data.numel()
+    datas = [slot.parameter.data for slot in slots]
+    pieces = torch.split(by, [data.numel() for data in datas])
+    torch._foreach_add_(datas, [piece.view(data.shape) for piece, data in zip(pieces, datas)])
 
 
 def _each(memory: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:

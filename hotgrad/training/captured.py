@@ -293,21 +293,25 @@ class Minimised(AtOnce, Compiled):
         (numbers,) = numbers_of(program.hooks, 1)
         data, optimizer = self.job.data, self.model.optimizer
         order = order.to(data.x.device)
+        rows_in_order = [source.index_select(0, order) for source in data.sources()]
         memory = program.code.empty_outputs()
+        first: Any = None
 
         def evaluate() -> tuple[Any, Any]:
-            loss, output, *gradients = self.engines[rows].run_once(data.sources(), memory, order=order, scalars=numbers)
+            nonlocal first
+            loss, output, *gradients = self.engines[rows].run_once(rows_in_order, memory, scalars=numbers)
+            first = first or (loss.clone(), output.clone())
             optimizer.zero_grad()
             for parameter, gradient in zip(self.reached, gradients):
-                parameter.grad = gradient.clone()
-            return wrap(loss.clone(), None), output.clone()
+                parameter._accumulator.grad = gradient  # the program's own memory, until the epoch is over
+            return wrap(loss, None), None
 
-        first = minimise(optimizer.step, evaluate, stop)
-        if first is None:
+        if minimise(optimizer.step, evaluate, stop) is None:
             return None
+        optimizer.zero_grad()
         loss, output = first
         right = None if data.labels is None else int((chosen(output, self.job.threshold) == data.labels.index_select(0, order)).sum())
-        return Epoch(loss.data.double().reshape(1), right)
+        return Epoch(loss.double().reshape(1), right)
 
 
 CALLS = 3  # of a shape, after which a program is worth its capture
