@@ -84,7 +84,7 @@ class ArrayLike(Value, Methods):
 
         Raises TapeError if this Variable needs no gradient.
 
-        >>> x = Variable([1.0, 2.0], requires_grad=True)
+        >>> x = hg.Variable([1.0, 2.0], requires_grad=True)
         >>> handle = x.register_hook(lambda g: g.clip(-1, 1))
         >>> (x * x).sum().backward()
         >>> x.grad

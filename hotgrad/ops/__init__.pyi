@@ -53,6 +53,8 @@ from hotgrad.ops.pointwise import TanhGrad as TanhGrad
 from hotgrad.ops.products import AddMM as AddMM
 from hotgrad.ops.products import Einsum as Einsum
 from hotgrad.ops.products import MatMul as MatMul
+from hotgrad.ops.products import MatMulT as MatMulT
+from hotgrad.ops.products import TMatMul as TMatMul
 from hotgrad.ops.reductions import Amax as Amax
 from hotgrad.ops.reductions import Amin as Amin
 from hotgrad.ops.reductions import Cumsum as Cumsum
@@ -65,11 +67,13 @@ from hotgrad.ops.reductions import Softmax as Softmax
 from hotgrad.ops.reductions import Std as Std
 from hotgrad.ops.reductions import Sum as Sum
 from hotgrad.ops.reductions import Var as Var
+from hotgrad.ops.shaping import Alias as Alias
 from hotgrad.ops.shaping import Cat as Cat
 from hotgrad.ops.shaping import Copy as Copy
 from hotgrad.ops.shaping import Expand as Expand
 from hotgrad.ops.shaping import Flip as Flip
 from hotgrad.ops.shaping import Fold as Fold
+from hotgrad.ops.shaping import Independent as Independent
 from hotgrad.ops.shaping import Pad as Pad
 from hotgrad.ops.shaping import Permute as Permute
 from hotgrad.ops.shaping import Reshape as Reshape

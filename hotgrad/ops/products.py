@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -111,7 +111,7 @@ class MatMulT(Primitive):
 
     native = staticmethod(lambda a, b: a @ b.mT)
     function = ""
-    operands = staticmethod(_stacks)
+    operands: ClassVar[Any] = staticmethod(_stacks)
     forward = staticmethod(lambda a, b: torch.matmul(a, b.mT))
     vjps = (lambda g, out, a, b: torch.matmul(g, b), lambda g, out, a, b: TMatMul.apply(g, a))
     reads = ("b", "a")
@@ -128,7 +128,7 @@ class TMatMul(Primitive):
 
     native = staticmethod(lambda a, b: a.mT @ b)
     function = ""
-    operands = staticmethod(lambda: [((_turned(a), _turned(b)), {}) for (a, b), _ in _stacks()])
+    operands: ClassVar[Any] = staticmethod(lambda: [((_turned(a), _turned(b)), {}) for (a, b), _ in _stacks()])
     forward = staticmethod(lambda a, b: torch.matmul(a.mT, b))
     vjps = (lambda g, out, a, b: MatMulT.apply(b, g), lambda g, out, a, b: torch.matmul(a, g))
     reads = ("b", "a")
