@@ -5,11 +5,11 @@ Everything is computed in float64, by captured programs where the function can b
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -155,7 +155,9 @@ def _fitted(
         given["bounds"] = point.bounds(bounds, optimize)
     if callback is not None:
         given["callback"] = point.callback(callback, optimize)
-    with np.errstate(over="ignore"):  # of a sum of squares where SciPy tries, which is then no less
+    import numpy
+
+    with numpy.errstate(over="ignore"):  # of a sum of squares where SciPy tries, which is then no less
         return optimize.least_squares(value, point.start, jac=slope, method=method, **given), point
 
 
@@ -221,13 +223,14 @@ def curve_fit(
 def _errors(slope: Any, cost: float, absolute: bool) -> Any:
     """The standard errors from the Jacobian and half the sum of squares."""
     count, parameters = slope.shape
-    scale = np.sqrt((slope**2).sum(0))
+    matrix = torch.tensor(slope, dtype=torch.float64)
+    scale = matrix.norm(dim=0)
     scale[scale == 0.0] = 1.0
-    _, singular, right = np.linalg.svd(slope / scale, full_matrices=False)  # of columns of like size, so that units do not matter
-    if count < parameters or singular[-1] <= np.finfo(float).eps * max(count, parameters) * singular[0]:
-        return np.full(parameters, np.inf)
-    variance = 1.0 if absolute else 2 * cost / (count - parameters) if count > parameters else np.inf
-    return np.sqrt((((right.T / singular) ** 2).sum(1)) * variance) / scale
+    _, singular, right = torch.linalg.svd(matrix / scale, full_matrices=False)  # of columns of like size, so that units do not matter
+    if count < parameters or singular[-1] <= torch.finfo(torch.float64).eps * max(count, parameters) * singular[0]:
+        return torch.full((parameters,), math.inf, dtype=torch.float64).numpy()
+    variance = 1.0 if absolute else 2 * cost / (count - parameters) if count > parameters else math.inf
+    return (((right.mT / singular).square().sum(1) * variance).sqrt() / scale).numpy()
 
 
 # ---- nested arguments as one vector
@@ -270,13 +273,13 @@ class _Point:
     def _split(self, take: Callable[[int, int, tuple[int, ...]], Any]) -> Iterator[Any]:
         at = 0
         for shape in self.shapes:
-            size = int(np.prod(shape, dtype=int))
+            size = math.prod(shape)
             yield take(at, at + size, shape)
             at += size
 
     def as_given(self, z: Any) -> Any:
         """A vector of SciPy's in the structure of the argument, and of the kinds of its leaves."""
-        rest = iter(list(self._split(lambda a, b, shape: np.array(z[a:b], dtype=np.float64).reshape(shape))))
+        rest = iter(list(self._split(lambda a, b, shape: z[a:b].astype("float64").reshape(shape))))
 
         def convert(leaf: Any) -> Any:
             values = next(rest)
@@ -336,7 +339,7 @@ class _Point:
 
     def _numpy(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*z: Any) -> Any:
-            result = call(*[torch.from_numpy(np.ascontiguousarray(v, dtype=np.float64)) for v in z])
+            result = call(*[torch.from_numpy(v.astype("float64", order="C")) for v in z])
             return mapped(_to_numpy, result)
 
         return run
@@ -345,30 +348,29 @@ class _Point:
         """Raises DataError unless all that the function gave at the start is finite."""
         what = ("value", "gradient") if isinstance(found, tuple) else ("value",)
         for name, values in zip(what, found if isinstance(found, tuple) else (found,)):
-            if not np.isfinite(values).all():
+            if not torch.as_tensor(values).isfinite().all():
                 raise DataError(f"the function's {name} at x0 is {values!r:.60}; begin where it is finite")
 
     # ---- what SciPy takes besides
 
     def bounds(self, given: Any, optimize: Any = None) -> Any:
         """SciPy's bounds: a list of pairs, or with `optimize` a Bounds."""
-        low, high = np.full(self.start.size, -np.inf), np.full(self.start.size, np.inf)
-        ends = [(low, high)] if hasattr(given, "lb") else None
-        if ends is not None:
-            low[:], high[:] = given.lb, given.ub
+        low, high = (torch.full((self.start.size,), end, dtype=torch.float64) for end in (-math.inf, math.inf))
+        if hasattr(given, "lb"):
+            low[:], high[:] = torch.as_tensor(given.lb), torch.as_tensor(given.ub)
         else:
             at = 0
             for path, pair, size, shape in self._pairs(given):
                 for into, end in zip((low, high), pair):
                     if end is not None:
-                        values = _float64(end)._data.cpu().numpy()
-                        if values.ndim and values.shape != shape:
-                            raise ShapeError(f"a bound of x0{path} must be a number or have its shape {shape}; got {values.shape}")
+                        values = _float64(end)._data.cpu()
+                        if values.ndim and tuple(values.shape) != shape:
+                            raise ShapeError(f"a bound of x0{path} must be a number or have its shape {shape}; got {tuple(values.shape)}")
                         into[at : at + size] = values.reshape(-1) if values.ndim else values
                 at += size
         if not (low <= high).all():
             raise RangeError("a lower bound is above the upper one")
-        return optimize.Bounds(low, high) if optimize is not None else list(zip(low, high))
+        return optimize.Bounds(low.numpy(), high.numpy()) if optimize is not None else list(zip(low.tolist(), high.tolist()))
 
     def _pairs(self, given: Any) -> Iterator[tuple[str, Sequence[Any], int, tuple[int, ...]]]:
         """For each array of the argument where it stands, its pair, how many elements it has and its shape."""
@@ -386,11 +388,11 @@ class _Point:
                     yield from visit(tree[key], None if bounds is None else bounds[key], f"{path}[{key!r}]")
             elif tree is not None:
                 shape = next(shapes)
-                size = int(np.prod(shape, dtype=int))
+                size = math.prod(shape)
                 pair = (None, None) if bounds is None else bounds
                 if isinstance(pair, (tuple, list)) and len(pair) == size and pair and all(isinstance(p, (tuple, list)) for p in pair):
-                    ends = zip(*[(-np.inf if low is None else low, np.inf if high is None else high) for low, high in pair])
-                    pair = [np.array(end, dtype=np.float64).reshape(shape) for end in ends]
+                    ends = zip(*[(-math.inf if low is None else low, math.inf if high is None else high) for low, high in pair])
+                    pair = [torch.tensor(end, dtype=torch.float64).reshape(shape) for end in ends]
                 if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                     raise OperandError(f"the bounds of x0{path} must be a pair (low, high); got {pair!r:.60}")
                 yield path, pair, size, shape
@@ -417,7 +419,7 @@ def _constraint(optimize: Any, point: _Point, given: Any, how: str) -> Any:
         unknown = set(given) - {"type", "fun"}
         if unknown:
             raise OperandError(f"a constraint has 'type' and 'fun' alone, as its Jacobian is computed; got {sorted(unknown)}")
-        g, low, high, keep = given["fun"], 0.0, 0.0 if given["type"] == "eq" else np.inf, False
+        g, low, high, keep = given["fun"], 0.0, 0.0 if given["type"] == "eq" else math.inf, False
 
     def flat(z: Any) -> Any:
         found = g(point.tree(z))

@@ -13,8 +13,8 @@ from hotgrad.program.instructions import Code
 from hotgrad.training.captured import Compiled, Minimised
 from hotgrad.training.eager import Eager
 from hotgrad.training.job import Job
-from hotgrad.training.least_squares import Fitted
 from hotgrad.training.model import Model
+from hotgrad.training.residuals import Fitted
 from hotgrad.training.runner import Runner
 
 FEW = 150  # steps for which a capture does not pay
