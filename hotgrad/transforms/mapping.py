@@ -16,7 +16,7 @@ from hotgrad.core.primitive import Primitive
 from hotgrad.core.variable import Variable
 from hotgrad.engines.programs import Program
 from hotgrad.engines.registry import ENGINES, EXACT
-from hotgrad.errors import CaptureError, EngineError, EngineWarning, OperandError, ShapeError, TapeError
+from hotgrad.errors import AxisError, CaptureError, EngineError, EngineWarning, OperandError, ShapeError, TapeError
 from hotgrad.ops.axes import normal_axis
 from hotgrad.ops.composites import stack
 from hotgrad.ops.shaping import Permute, Reshape
@@ -121,6 +121,8 @@ class _Arguments:
             if dim is None:
                 self.whole.append(array)
             else:
+                if not array.ndim:
+                    raise AxisError(f"{self.name}: a single number has no elements; give it None in in_dims")
                 axis = normal_axis(dim, array.ndim)
                 axes = (axis, *(i for i in range(array.ndim) if i != axis))
                 array = array if not axis else Permute.apply(array, axes)

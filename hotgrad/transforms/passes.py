@@ -299,10 +299,10 @@ def _positions(what: str, argnums: Any, count: int) -> tuple[int, ...]:
 def explain(run: Pass) -> None:
     """Raise for outputs that depend on none of the inputs, unless they depend on other arguments: then the derivatives are zero.
 
-    Whether they do is seen by running the function on other values.
+    Whether they do is seen by running the function on other values, or while capturing, where there are none, by the graph.
     """
     if state.trace is not None:
-        chosen, others = False, False
+        chosen, others = False, _linked_to_others(run)
     else:
         chosen, others = _reacts(run, run.argnums), _reacts(run, [i for i in range(len(run.given)) if i not in run.argnums])
     if others and not chosen:
@@ -316,6 +316,13 @@ def explain(run: Pass) -> None:
     raise TapeError(
         f"{run.what}: the result does not depend on {which}; if it should, look for detach(), data, item() or no_grad in the function"
     )
+
+
+def _linked_to_others(run: Pass) -> bool:
+    """Whether the outputs depend on arguments that are not differentiated."""
+    own = lambda leaf: independent(leaf) if isinstance(leaf, Variable) and leaf.dtype.is_floating_point else leaf  # noqa: E731
+    args = [arg if i in run.argnums else mapped(own, arg) for i, arg in enumerate(run.given)]
+    return any(output._link is not None for output in leaves(run._called(args)[0]) if isinstance(output, Variable))
 
 
 def _reacts(run: Pass, positions: Sequence[int]) -> bool:

@@ -89,11 +89,14 @@ class Segment:
                     f"remat({_name(self.f)}): an argument of shape {tuple(value.shape)} was written to after the forward, so what was dropped "
                     "cannot be computed again. Give it a copy, or write after backward"
                 )
-        arguments = self.arguments
-        if trace is not None:
-            arguments = mapped(lambda v: trace.barrier(v) if isinstance(v, Variable) else v, arguments)
-        first = next_sequence()
-        result = self.draws.run(lambda: _recording(lambda: self.f(*arguments[0], **arguments[1])), again=True)
+
+        def run() -> tuple[int, Any]:
+            args, kwargs = self.arguments
+            if trace is not None:
+                args, kwargs = mapped(lambda v: trace.barrier(v) if isinstance(v, Variable) else v, (args, kwargs))
+            return next_sequence(), self.f(*args, **kwargs)
+
+        first, result = self.draws.run(lambda: _recording(run), again=True)
         new = _records_since(first, result)
         same = len(new) == len(self.records) and all(
             (a.op, a.shape, a.dtype) == (b.op, b.shape, b.dtype) for a, b in zip(new, self.records)
