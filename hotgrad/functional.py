@@ -39,7 +39,6 @@ __all__ = [
     "layer_norm",
     "linear",
     "mse",
-    "mse_residuals",
 ]
 
 REDUCTIONS = ("mean", "sum", "none")

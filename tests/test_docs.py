@@ -89,6 +89,7 @@ def test_readme_says_what_ops_declare_of_their_kinks() -> None:
 def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where it writes a drawing
     monkeypatch.setenv("MPLBACKEND", "agg")
+    torch.manual_seed(0)
     text = (ROOT / "README.md").read_text()
     blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
     interactive = [block for block in blocks if ">>>" in block]

@@ -7,7 +7,6 @@ Variable. So an intermediate's data lives only while somebody holds it or a rule
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -30,7 +29,7 @@ class Accumulator(Node):
         self.grad: Any = None  # a tensor, a Variable, or None
         self.name = name
         self.retain = False  # on a Record: keep the gradient that arrives there
-        self.hooks: dict[Any, Callable[[Any], Any]] | None = None  # what is called with that gradient, by handle
+        self.hooks: Any = None  # what is called with that gradient: functions by handle
 
 
 # What Variables that need none have for an Accumulator: no gradient, no name. Never written to. MADE stands in Variables that were

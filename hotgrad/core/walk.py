@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from contextlib import nullcontext
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
     heapq.heapify(heap)
     only: Any = None  # the one pending record, while there is no other: chains need no heap
     push, pop, take, share = heapq.heappush, heapq.heappop, pending.pop, shared.add
+    at: Any = getattr(kind, "_at", None)
     results: dict[Any, Any] = {}
     record: Any
     g: Any
@@ -100,9 +102,8 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
         out = record.out
         options = record.options
         if kind is not Tensor:
-            operands = [kind._at(x, parent) if parent is not None and isinstance(x, Tensor) else x for x, parent in zip(operands, parents)]
-            out = kind._at(out, record) if isinstance(out, Tensor) else out
-        fresh = op.fresh
+            operands = [at(x, parent) if parent is not None and isinstance(x, Tensor) else x for x, parent in zip(operands, parents)]
+            out = at(out, record) if isinstance(out, Tensor) else out
         rules = op.rules
         if not rules:
             rules, operands, options = op.rules_on(operands, options), (), None
@@ -113,11 +114,11 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
                 gi = rule(g, out, *operands) if options is None else rule(g, out, *operands, **options)
             except Exception as error:
                 rule_failed(record, rule, error)
-            own = fresh
+            own = op.fresh
             shape = parent.shape
             if type(gi) is not kind or gi.dtype is not parent.dtype or not shape:
                 fitted = _fit(gi, parent, record, kind)
-                own = fresh or fitted is not gi
+                own = own or fitted is not gi
                 gi = fitted
             elif gi.shape != shape:
                 gi = gi.sum(0) if gi.shape[1:] == shape else _fit(gi, parent, record, kind)
@@ -145,9 +146,8 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
     for node in [node for node in pending if node.hooks]:
         pending[node] = hooked(node, pending[node], kind)
         share(node)
-    if results:
-        shared.update(results)
-        pending.update(results)
+    shared.update(results)
+    pending.update(results)
 
 
 def leading_to(wanted: Iterable[Any], starts: Iterable[Any]) -> set[Any]:
@@ -159,10 +159,11 @@ def leading_to(wanted: Iterable[Any], starts: Iterable[Any]) -> set[Any]:
             if type(parent) is Record and parent not in reached:
                 reached.add(parent)
                 stack.append(parent)
-    leading: set[Any] = set()
-    for record in sorted(reached, key=lambda record: record.sequence):
-        if record.parents is None or any(parent in leading or parent in wanted for parent in record.parents if parent is not None):
-            leading.add(record)  # a freed record too: walking into it raises
+    leading, ends = set[Any](), set(wanted)
+    for record in sorted(reached, key=attrgetter("sequence")):
+        parents = record.parents  # of a freed record None: walking into it raises
+        if parents is None or not (leading.isdisjoint(parents) and ends.isdisjoint(parents)):
+            leading.add(record)
     return leading
 
 

@@ -190,7 +190,7 @@ class TanhGrad(Primitive):
     function = ""
     forward = staticmethod(_tanh_backward)
     into = staticmethod(lambda res, g, out: partial(_tanh_backward_into, g, out, grad_input=res))
-    vjps = (lambda h, res, g, out: TanhGrad.apply(h, out), lambda h, res, g, out: -2 * (h * g * out))
+    vjps = (lambda h, res, g, out: TanhGrad.apply(h, out), lambda h, res, g, out: h * g * out * -2)
     reads = ("out", "g out")
     domain = (Interval(), Interval(-1.0, 1.0))
     fresh = True

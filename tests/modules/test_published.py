@@ -192,7 +192,7 @@ def test_optimizers_do_what_torch_s_of_the_same_name_do(name: str) -> None:
     kind = OPTIMIZERS[name]
     start = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
     ours, theirs = hg.Parameter(start.clone()), start.clone().requires_grad_()
-    optimizer = kind([ours], lr=0.02)
+    optimizer = kind([ours], **({} if kind.needs_residuals else {"lr": 0.02}))
     reference = getattr(torch.optim, kind.__name__)([theirs], lr=0.02) if hasattr(torch.optim, kind.__name__) else None
     losses = []
 
@@ -203,7 +203,9 @@ def test_optimizers_do_what_torch_s_of_the_same_name_do(name: str) -> None:
         return loss
 
     for _ in range(10):
-        if optimizer.needs_closure:
+        if optimizer.needs_residuals:
+            losses.append(float(optimizer.step(lambda: hg.cat([ours - 1.0, ours**2]))))
+        elif optimizer.needs_closure:
             losses.append(float(optimizer.step(lambda: closure(optimizer, ours))))
         else:
             losses.append(float(closure(optimizer, ours)))

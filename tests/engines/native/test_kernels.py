@@ -117,7 +117,8 @@ def op_examples(share: int) -> list[tuple[str, Example]]:
 
 def test_every_op_computes_what_torch_computes(thorough: bool) -> None:
     examples = op_examples(1 if thorough else 13)
-    assert {e.code.instructions[0].op.name for _, e in examples} == set(hg.primitives())
+    # Independent is in the graph alone: programs do without
+    assert {e.code.instructions[0].op.name for _, e in examples} == set(hg.primitives()) - {"Independent"}
     check_together(examples)
 
 
