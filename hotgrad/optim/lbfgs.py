@@ -191,18 +191,18 @@ class _Run:
             return direction
         weights = []
         for step, change, inverse in zip(reversed(steps), reversed(changes), reversed(self.inverse)):
-            weight = float(step.dot(direction)) * inverse
+            weight = step.dot(direction).item() * inverse
             direction.add_(change, alpha=-weight)
             weights.append(weight)
         last = changes[-1]
         direction.mul_(1 / (self.inverse[-1] * float(last.dot(last))))
         for step, change, inverse in zip(steps, changes, self.inverse):
-            direction.add_(step, alpha=weights.pop() - float(change.dot(direction)) * inverse)
+            direction.add_(step, alpha=weights.pop() - change.dot(direction).item() * inverse)
         return direction
 
 
 def _largest(vector: Tensor) -> float:
-    return float(vector.norm(math.inf)) if vector.numel() else 0.0
+    return torch.linalg.vector_norm(vector, math.inf).item() if vector.numel() else 0.0
 
 
 class _Point:

@@ -76,8 +76,8 @@ class Minimiser(Optimizer):
 
 def move(slots: list[Slot], by: Tensor) -> None:
     """Add a flat vector to these parameters, in place."""
-    datas = [slot.parameter.data for slot in slots]
-    pieces = torch.split(by, [data.numel() for data in datas])
+    datas = [slot.parameter._data for slot in slots]
+    pieces = torch.split_with_sizes(by, [data.numel() for data in datas])
     torch._foreach_add_(datas, [piece.view(data.shape) for piece, data in zip(pieces, datas)])
 
 
