@@ -9,6 +9,7 @@ Groups, each in a process of its own:
   import  seconds to import                   op      one op, forward and backward
   chain   long and wide graphs                memory  peak memory
   check   checking gradients                  second  second derivatives
+  functions  derivatives of functions, and searches with them
 
 Writes results.json (all samples, versions, processor), results.md, and with --plot results.png into the folder `--out`
 (results, beside this file). Exits with 1 if contenders that should compute the same do not, or a group fails.
@@ -36,6 +37,7 @@ GROUPS = {
     "memory": "engine:memory",
     "check": "engine:check",
     "second": "engine:second",
+    "functions": "functions:functions",
 }
 
 

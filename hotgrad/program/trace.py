@@ -296,6 +296,12 @@ class ProgramTrace(Trace):
             )
         if variable._accumulator in NO_ACCUMULATORS:
             return self.constant(variable._data)
+        if id(variable) not in self.known and variable._accumulator.grad is None:  # made in this run, to take gradients with respect to it
+            self.grads.append((variable._accumulator, None))
+            self.kept.append(variable)
+            now = self.constant(variable._data)
+            found = self.current[id(variable)] = self.new(now._data, now.value, variable._link)
+            return found
         self.keep_grad(variable._accumulator)
         return self._state(variable, variable._data, variable._link)
 

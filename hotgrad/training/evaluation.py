@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hotgrad.core.in_place import forward_pass
-from hotgrad.core.modes import no_grad, surely
+from hotgrad.core.modes import Tape, enable_grad, no_grad, surely
 from hotgrad.core.variable import Variable, wrap
-from hotgrad.errors import OperandError, ShapeError
+from hotgrad.errors import OperandError, ShapeError, TapeError
 from hotgrad.functional import check_labels, remedy
 from hotgrad.modules import Module
 from hotgrad.training.inputs import check_rows
@@ -96,14 +96,29 @@ def keeping_modes(model: Module, body: Callable[[], T], *undo: Callable[[], obje
     return surely(body, back, *undo)
 
 
+def unrecorded(body: Callable[[], T]) -> T:
+    """What `body()` gives without recording; if it takes gradients itself, as of a penalty, then with, on a tape of its own."""
+    try:
+        return no_grad.run(body)
+    except TapeError:
+        pass
+
+    def recorded() -> T:
+        with Tape():
+            return enable_grad.run(body)
+
+    return recorded()
+
+
 def forward(model: Module, x: Tensor, batch_size: int | None = None, run: Callable[[Tensor], Any] | None = None) -> Tensor:
     """The model's output for all rows of `x`, in eval mode, unrecorded, computed in pieces of `batch_size` rows.
 
     `run` computes a piece in place of the model. Raises OperandError unless the model gives a Variable or tensor, ShapeError unless that has one row per row of `x`.
     """
-    outputs = []
+    outputs: list[Tensor] = []
 
     def quietly() -> None:
+        outputs.clear()
         if type(model).eval is Module.eval and type(model).train is Module.train:
             for module in modules_of(model):
                 module.training = False
@@ -117,13 +132,14 @@ def forward(model: Module, x: Tensor, batch_size: int | None = None, run: Callab
             check_rows(data, len(piece), "the model's output")
             outputs.append(data)
 
-    keeping_modes(model, lambda: no_grad.run(quietly))
+    keeping_modes(model, lambda: unrecorded(quietly))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def scalar_loss(loss: Callable[..., Any], output: Tensor, y: Tensor, weights: Tensor | None = None) -> float:
     """The loss of given outputs, as a float, unrecorded."""
-    return float(no_grad.run(row_loss(loss, weights is not None), wrap(output, None), y, weights))
+    call = row_loss(loss, weights is not None)
+    return float(unrecorded(lambda: call(wrap(output, None), y, weights)))
 
 
 def row_loss(loss: Callable[..., Any], weighted: bool) -> Callable[[Any, Tensor, Tensor | None], Variable]:

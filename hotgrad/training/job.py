@@ -18,7 +18,7 @@ from hotgrad.errors import DataError, HotgradError, OperandError, SettingError, 
 from hotgrad.files import digest
 from hotgrad.modules import Loss, Module, Residual, Sigmoid
 from hotgrad.training.checkpoint import Checkpoint
-from hotgrad.training.evaluation import columns_of, forward, labels_of, row_loss
+from hotgrad.training.evaluation import columns_of, forward, labels_of, row_loss, unrecorded
 from hotgrad.training.history import History
 from hotgrad.training.inputs import check_filled, check_lengths, check_resolved, column_names, pair, row_weights, to_tensor
 from hotgrad.training.model import LOSSES, Model
@@ -230,7 +230,7 @@ def data_for(
             loss.check(output, y)
 
     with _about(f"{name}y, of shape {tuple(y.shape)} and {y.dtype}"):
-        no_grad.run(look_at_targets)
+        unrecorded(look_at_targets)
     return Data(x, y, labels, weights)
 
 
