@@ -81,17 +81,17 @@ def minimize(
     how = name.lower()
     given: dict[str, Any] = {}
     if how in _WITHOUT_GRADIENT:
-        objective: Any = point.program(lambda z: f(point.tree(z)))
+        objective: Any = point.program(point.value)
         start = objective(point.start)
     else:
-        objective = point.program(value_and_grad(lambda z: f(point.tree(z))))
+        objective = point.program(value_and_grad(point.value))
         start = objective(point.start)
         given["jac"] = True
     point.require_finite(start)
     if how in _HESSIAN:
-        given["hess"] = point.program(hessian(lambda z: f(point.tree(z))))
+        given["hess"] = point.program(hessian(point.value))
     elif how in _PRODUCTS:
-        given["hessp"] = point.program(lambda z, v: hvp(lambda z: f(point.tree(z)), (z,), (v,))[1][0], torch.from_numpy(point.start))
+        given["hessp"] = point.program(lambda z, v: hvp(point.value, (z,), (v,))[1][0], torch.from_numpy(point.start))
     if bounds is not None:
         given["bounds"] = point.bounds(bounds)
     if constraints is not None and not (isinstance(constraints, (tuple, list)) and not constraints):
@@ -143,7 +143,7 @@ def _fitted(
     point = _Point(residuals, x0, engine)
 
     def flat(z: Any) -> Any:
-        found = [Reshape.apply(part, (-1,)) for part in leaves(residuals(point.tree(z)))]
+        found = [Reshape.apply(part, (-1,)) for part in leaves(point.value(z))]
         if not found:
             raise OperandError("least_squares: the function must return residuals, at least one array of them")
         return found[0] if len(found) == 1 else cat(found)
@@ -178,7 +178,7 @@ def curve_fit(
     """(parameters, standard errors) of the curve `model(x, *p)` that fits `y` best in the least-squares sense, both in the structure of `p0`.
 
     A tuple or list `p0` is handed on as arguments of their own, as in SciPy; anything else, such as a dict or an array, as one:
-    `model(x, p)`. `x`: an array, or several in a structure; `y`: an array of the shape that the model gives; both are taken as float64.
+    `model(x, p)`. `x`: an array or a list of numbers, or several arrays in a structure; `y`: an array of the shape that the model gives; both are taken as float64.
     `sigma`: standard deviations of `y`, of its shape or one number; they weigh the residuals, and unless `absolute_sigma` only their ratios
     count, since the deviation is estimated from the residuals. Other arguments: as in `least_squares`.
 
@@ -193,7 +193,7 @@ def curve_fit(
     >>> round(slope, 3), round(offset, 3), round(errors[0], 4)
     (1.96, 1.06, 0.0566)
     """
-    x = mapped(_float64, x)
+    x = _float64(x) if isinstance(x, (tuple, list)) and not any(hasattr(leaf, "shape") for leaf in leaves(x)) else mapped(_float64, x)
     y = _float64(y)._data
     weights: Any = 1.0
     if sigma is not None:
@@ -263,6 +263,15 @@ class _Point:
         self.start = torch.cat(pieces).cpu().numpy().copy()
         self._eager, self._looked = self.engine == "eager", False
 
+    def value(self, z: Any) -> Any:
+        """What the function gives for a vector, a Variable."""
+        try:
+            return self.f(self.tree(z))
+        except TypeError as error:
+            if "__array_ufunc__" not in str(error):
+                raise
+            raise OperandError(f"the function calls numpy on a Variable ({error}); write hg.exp for numpy.exp, or v.exp()") from error
+
     def tree(self, z: Any) -> Any:
         """The vector, a Variable, in the structure of the argument."""
         if len(self.shapes) == 1 and isinstance(self.x0, (Variable, Tensor)) and len(self.shapes[0]) == 1:
@@ -300,7 +309,7 @@ class _Point:
         if self._eager:
             return self._eagerly(function)
         try:
-            found = captured(function, [Variable(example) for example in examples], [function, self.f], watched=True)
+            found = captured(function, [Variable(example) for example in examples], [self.f, function], watched=True)
         except CaptureError as error:
             if self.engine != "auto":
                 raise
@@ -333,7 +342,7 @@ class _Point:
         if not self._looked:
             self._looked = True
             with Tape(), enable_grad:
-                for value in leaves(self.f(self.tree(Variable(torch.from_numpy(self.start), requires_grad=True)))):
+                for value in leaves(self.value(Variable(torch.from_numpy(self.start), requires_grad=True))):
                     _require_float64(value)
         return self._numpy(lambda *z: function(*[Variable(v) for v in z]))
 

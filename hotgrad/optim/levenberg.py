@@ -75,6 +75,9 @@ class LevenbergMarquardt(Minimiser):
         whole_number("max_tries", s.max_tries)
         whole_number("max_dense", s.max_dense, 0)
 
+    def __repr__(self) -> str:
+        return super().__repr__().replace("lr=1.0, ", "")  # which it has for the optimizers' common ground alone
+
     def step(self, residuals: Any = None) -> Any:
         """One step. Raises OperandError without residuals, TapeError if no parameter requires a gradient."""
         if residuals is None or not (callable(residuals) or isinstance(residuals, LeastSquares)):

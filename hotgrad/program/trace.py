@@ -296,7 +296,8 @@ class ProgramTrace(Trace):
             )
         if variable._accumulator in NO_ACCUMULATORS:
             return self.constant(variable._data)
-        if id(variable) not in self.known and variable._accumulator.grad is None:  # made in this run, to take gradients with respect to it
+        there = id(variable) in self.known or id(variable._data) in self.owners
+        if not there and variable._accumulator.grad is None:  # made in this run, to take gradients with respect to it
             self.grads.append((variable._accumulator, None))
             self.kept.append(variable)
             now = self.constant(variable._data)

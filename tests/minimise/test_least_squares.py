@@ -50,6 +50,10 @@ def test_structures() -> None:
     assert np.allclose([float(errors["a"]), errors["b"]], array_errors)
 
 
+def test_lists_of_numbers_are_arrays() -> None:
+    assert hg.curve_fit(lambda x, a: a * x, [1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0])[0] == pytest.approx([2.0])
+
+
 def test_several_inputs_and_bounds() -> None:
     x = {"u": torch.linspace(0, 1, 9), "v": torch.linspace(1, 3, 9) ** 2}
     y = 2.0 * x["u"] + 3.0 * x["v"]
@@ -94,6 +98,7 @@ def test_engines(engine: str) -> None:
         (lambda: hg.curve_fit(line, X, Y, (1.0, 0.0), max_nfev=1), hg.DataError, "no fit was found"),
         (lambda: hg.curve_fit(line, X, Y * np.nan, (1.0, 0.0)), hg.DataError, "value at x0"),
         (lambda: hg.curve_fit(lambda x, a: a * x * torch.ones(5), X, Y, (1.0,)), hg.DtypeError, "float32"),
+        (lambda: hg.curve_fit(lambda x, a: a * np.exp(a), X, Y, (1.0,)), hg.OperandError, "write hg.exp for numpy.exp"),
         (lambda: hg.least_squares(lambda p: None, (1.0,)), hg.OperandError, "must return residuals"),
         (lambda: hg.least_squares(lambda p: p[0], (1.0,), method="gauss"), hg.SettingError, "method"),
         (lambda: hg.least_squares(lambda p: p[0].detach(), (1.0,)), hg.TapeError, "argument 0"),

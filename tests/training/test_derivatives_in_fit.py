@@ -57,7 +57,7 @@ def test_an_equation_is_learnt_and_predicted() -> None:
     for engine in ("eager", "replay", "native"):
         model = hg.Sequential(WithSlope(by_grad), loss="mse", optimizer=hg.optim.Adam(lr=0.02))
         model.reset(0)
-        model.fit(x, y, epochs=60, engine=engine, seed=0, verbose=False)
+        model.fit(x, y, epochs=150, engine=engine, seed=0, verbose=False)
         assert model.evaluate(x, y)["loss"] < 0.1
         predicted = model.predict(x)
         step = 1e-3
