@@ -139,10 +139,11 @@ def searching(jax: bool) -> Works:
         for parameter, t in zip(model.parameters(), start):
             parameter.data.copy_(t)
         optimizer = hg.optim.LBFGS(line_search_fn="strong_wolfe", max_iter=200, max_eval=2000, history_size=10, tolerance_change=0, tolerance_grad=0)
-        return [model.fit(x, y, epochs=1, optimizer=optimizer, engine="native", verbose=False)[0]["loss"]]
+        model.fit(x, y, epochs=1, optimizer=optimizer, engine="native", verbose=False)
+        return model.evaluate(x, y)["loss"]
 
     works: Works = {
-        "hotgrad minimize, native": lambda: [hg.minimize(loss, start, engine="native", options=options).fun],
+        "hotgrad minimize, native": lambda: [hg.minimize(loss, start, engine="native", options=options).fun],  # lists: ends differ
         "hotgrad fit with LBFGS": fit,
     }
     if jax:

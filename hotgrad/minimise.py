@@ -263,14 +263,15 @@ class _Point:
         self.start = torch.cat(pieces).cpu().numpy().copy()
         self._eager, self._looked = self.engine == "eager", False
 
-    def value(self, z: Any) -> Any:
-        """What the function gives for a vector, a Variable."""
-        try:
-            return self.f(self.tree(z))
-        except TypeError as error:
-            if "__array_ufunc__" not in str(error):
-                raise
-            raise OperandError(f"the function calls numpy on a Variable ({error}); write hg.exp for numpy.exp, or v.exp()") from error
+        def value(z: Any) -> Any:  # no method, as all that an object holds would be watched
+            try:
+                return f(self.tree(z))
+            except TypeError as error:
+                if "__array_ufunc__" not in str(error):
+                    raise
+                raise OperandError(f"the function calls numpy on a Variable ({error}); write hg.exp for numpy.exp, or v.exp()") from error
+
+        self.value = value  # what the function gives for a vector, a Variable
 
     def tree(self, z: Any) -> Any:
         """The vector, a Variable, in the structure of the argument."""

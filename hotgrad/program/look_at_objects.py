@@ -57,8 +57,12 @@ def look_at_module(reached: Reached, path: str, module: Module) -> None:
 
 def look_at_tensor(reached: Reached, path: str, tensor: Any) -> None:
     """What may be asked of it: what it holds is compared where it is used; see `constants`."""
-    asked = ("shape", "dtype", "requires_grad")
-    reached.watch(path, lambda: [tuple(tensor.shape), tensor.dtype, tensor.requires_grad], lambda i: f"{path}.{asked[i]}")
+    asked, shape = ("shape", "dtype", "requires_grad"), tuple(tensor.shape)
+
+    def parts() -> list[Any]:  # the same objects as long as nothing changes
+        return [shape if tensor.shape == shape else tuple(tensor.shape), tensor.dtype, tensor.requires_grad]
+
+    reached.watch(path, parts, lambda i: f"{path}.{asked[i]}")
     if type(tensor) is not Tensor:
         look_at_class(reached, type(tensor).__name__, type(tensor))
     if attributes_of(tensor):
