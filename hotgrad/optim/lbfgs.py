@@ -109,8 +109,7 @@ class _Run:
         self.s, self.closure, self.clip_norm, self.memory = settings, closure, optimizer.clip_norm, optimizer._memory
         self.slots = optimizer._active()
         self.evaluations = 0
-        # of each pair of a step and a change, one over their product
-        self.inverse = [1 / float(c.dot(s)) for s, c in zip(self.memory["steps"], self.memory["changes"])]
+        self.pairs: _Pairs | None = None
         self.limit = settings.max_eval or max(settings.max_iter * 5 // 4, 2)
 
     @property
@@ -178,27 +177,63 @@ class _Run:
         change, step = gradient - memory["gradient"], memory["direction"] * memory["length"]
         product = float(change.dot(step))
         if product > 1e-10:
-            for remembered, new in ((memory["changes"], change), (memory["steps"], step), (self.inverse, 1 / product)):
+            self._pairs(step).add(step, change, product)
+            for remembered, new in ((memory["changes"], change), (memory["steps"], step)):
                 remembered.append(new)
                 del remembered[: -self.s.history_size]
 
     def newton(self, gradient: Tensor) -> Tensor:
-        """Minus the inverse Hessian, as far as remembered, times the gradient: the two loops of algorithm 7.4."""
-        steps: list[Tensor] = self.memory["steps"]
-        changes: list[Tensor] = self.memory["changes"]
-        direction = -gradient
-        if not steps:
-            return direction
-        weights = []
-        for step, change, inverse in zip(reversed(steps), reversed(changes), reversed(self.inverse)):
-            weight = step.dot(direction).item() * inverse
-            direction.add_(change, alpha=-weight)
-            weights.append(weight)
-        last = changes[-1]
-        direction.mul_(1 / (self.inverse[-1] * float(last.dot(last))))
-        for step, change, inverse in zip(steps, changes, self.inverse):
-            direction.add_(step, alpha=weights.pop() - change.dot(direction).item() * inverse)
-        return direction
+        """Minus the inverse Hessian, as far as remembered, times the gradient."""
+        return self._pairs(gradient).direction(gradient)
+
+    def _pairs(self, like: Tensor) -> _Pairs:
+        if self.pairs is None:
+            self.pairs = _Pairs(self.memory["steps"], self.memory["changes"], self.s.history_size, self.s.max_iter, like)
+        return self.pairs
+
+
+class _Pairs:
+    """Steps s and changes of the gradient y, the last `most` of them, as the rows of two matrices with room for `more`; and the products s.y.
+
+    The two loops of algorithm 7.4 are two triangular systems: with R the upper triangle of all s.y, the first loop's weights a solve
+    R a = S g, and what the second adds are the c that solve R' c = D a - k Y q, where D is R's diagonal, q = g - Y' a, and k scales q.
+    """
+
+    def __init__(self, steps: list[Tensor], changes: list[Tensor], most: int, more: int, like: Tensor) -> None:
+        count = len(steps)
+        self.most, self.count = most, count
+        rows = count + more
+        self.steps, self.changes = (torch.empty((rows, like.numel()), dtype=like.dtype, device=like.device) for _ in range(2))
+        self.products = torch.zeros((rows, rows), dtype=torch.float64, device=like.device)
+        self.now: Any = None
+        if count:
+            torch.stack(steps, out=self.steps[:count])
+            torch.stack(changes, out=self.changes[:count])
+            self.products[:count, :count] = (self.steps[:count] @ self.changes[:count].T).triu()
+            self._look(float(changes[-1].dot(steps[-1])))
+
+    def add(self, step: Tensor, change: Tensor, product: float) -> None:
+        i = self.count
+        self.steps[i], self.changes[i] = step, change
+        self.count = i + 1
+        self.products[: i + 1, i] = self.steps[: i + 1] @ change
+        self._look(product)
+
+    def _look(self, product: float) -> None:
+        """What counts from here on, `product` being that of the last pair."""
+        kept = slice(max(0, self.count - self.most), self.count)
+        products, last = self.products[kept, kept], self.changes[self.count - 1]
+        self.now = self.steps[kept], self.changes[kept], products, products.T, products.diagonal(), product / last.dot(last).item()
+
+    def direction(self, g: Tensor) -> Tensor:
+        if self.now is None:
+            return -g
+        steps, changes, products, turned, diagonal, scale = self.now
+        a = torch.linalg.solve_triangular(products, torch.mv(steps, g).double()[:, None], upper=True)[:, 0]
+        q = torch.addmv(g, changes.T, a.to(g.dtype), alpha=-1)
+        right = torch.addcmul(torch.mv(changes, q).double() * -scale, diagonal, a)
+        c = torch.linalg.solve_triangular(turned, right[:, None], upper=False)[:, 0]
+        return torch.addmv(q, steps.T, c.to(g.dtype), beta=-scale, alpha=-1)
 
 
 def _largest(vector: Tensor) -> float:
