@@ -27,6 +27,9 @@ class Trace(Protocol):
     def external(self) -> AbstractContextManager[None]:
         """Inside, a user's function runs in the middle of a walk; torch functions are looked at."""
 
+    def made_leaf(self, variable: Any) -> None:
+        """Hear of a Variable that was made with `requires_grad` in the run."""
+
     def placed(self, op: type[Primitive], value: Any, operands: list[Any], options: dict[str, Any] | None) -> Any:
         """`value` as what `op` gives for these operands, without an instruction."""
 

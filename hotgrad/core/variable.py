@@ -45,6 +45,8 @@ class Variable(ArrayLike):
         self._accumulator = Accumulator(self._data, name) if name is not None else MADE
         if requires_grad:
             self.requires_grad = True
+            if state.trace is not None:
+                state.trace.made_leaf(self)
 
     @property
     def requires_grad(self) -> bool:
@@ -74,8 +76,7 @@ class Variable(ArrayLike):
         operator.attrgetter("_accumulator.grad"),
         _assign_grad,
         doc="""The gradient that backwards have accumulated: a tensor of the same shape, dtype and device that shares memory with
-        nothing, a Variable after `create_graph=True`, or None.
-        """,
+        nothing, a Variable after `create_graph=True`, or None.""",
     )
 
     def zero_grad(self) -> None:

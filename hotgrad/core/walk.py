@@ -70,7 +70,6 @@ def _walk(pending: dict[Any, Any], shared: set[Any], wanted: Any, leading: set[A
     at: Any = getattr(kind, "_at", None)
     results: dict[Any, Any] = {}
     record: Any
-    g: Any
     gi: Any
     while heap or only is not None:
         if only is None:

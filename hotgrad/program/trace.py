@@ -46,6 +46,7 @@ class ProgramTrace(Trace):
         self.unwatched: list[Variable | Tensor] = []  # those made in the run that were written to
         self.names = names  # of Variables and buffers, by id
         self.barriers = 0
+        self.leaves: set[int] = set()  # by id: Variables that were made in the run and require a gradient
         self.inside = 0  # more than 0 while an op's forward or a rule runs, which may call torch
         self.made: list[Traced] = []
         self.refused: CaptureError | None = None
@@ -144,6 +145,12 @@ class ProgramTrace(Trace):
         found = self.new(now._data, now.value)
         found._link = found._accumulator = Accumulator(now._data)
         return found
+
+    def made_leaf(self, variable: Variable) -> None:
+        """Hear of a Variable that was made with `requires_grad` in the run."""
+        self.leaves.add(id(variable))
+        self.kept.append(variable)
+        self.grads.append((variable._accumulator, None))
 
     def placed(self, op: type[Primitive], value: Variable, operands: list[Any], options: dict[str, Any] | None) -> Traced:
         """`value` as what `op` gives for these operands, without an instruction."""
@@ -296,10 +303,7 @@ class ProgramTrace(Trace):
             )
         if variable._accumulator in NO_ACCUMULATORS:
             return self.constant(variable._data)
-        there = id(variable) in self.known or id(variable._data) in self.owners
-        if not there and variable._accumulator.grad is None:  # made in this run, to take gradients with respect to it
-            self.grads.append((variable._accumulator, None))
-            self.kept.append(variable)
+        if id(variable) in self.leaves:  # made in this run, to take gradients with respect to it
             now = self.constant(variable._data)
             found = self.current[id(variable)] = self.new(now._data, now.value, variable._link)
             return found
