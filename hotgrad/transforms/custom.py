@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, RuleError, ShapeError, TapeError
 from hotgrad.modules.module import Module
 from hotgrad.ops.shaping import Alias
+from hotgrad.transforms.made import Made, name_of
 from hotgrad.transforms.passes import unreached
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,31 +85,29 @@ def custom_gradient(f: Callable[..., Any]) -> Callable[..., Any]:
     >>> hg.grad(hg.grad(log1pexp))(0.0)
     Variable(0.2500)
     """
-    if not callable(f):
-        raise OperandError(f"custom_gradient takes a function; got {f!r:.60}")
 
-    @functools.wraps(f)
-    def with_gradient(*xs: Any) -> Variable:
-        name = getattr(f, "__name__", type(f).__name__)
-        operands = [Variable(as_tensor(x)) if isinstance(x, Tensor) or is_numpy(x) else x for x in xs]
-        apart = [Alias.apply(x) if isinstance(x, Variable) and x._link is not None else x for x in operands]
-        start = next_sequence()
-        found = f(*apart)
-        if not isinstance(found, tuple) or len(found) != 2 or not callable(found[1]):
-            raise OperandError(f"custom_gradient({name}): the function must return a pair (value, gradient); got {found!r:.60}")
-        value, gradient = found
-        if not isinstance(value, Variable):
-            raise OperandError(f"custom_gradient({name}): the value must be a Variable; got {value!r:.60}")
-        other = unreached([value], {x._link for x in apart if isinstance(x, Variable)}, start)
-        if other is not None:
-            what = f"computed by {other.op.name}" if type(other) is Record else "a leaf"
-            raise TapeError(
-                f"custom_gradient({name}): the value depends on a Variable of shape {tuple(other.shape)}, {what}, that requires a gradient "
-                "and is no operand, so its gradient would be lost. Make it an operand, or detach() it"
-            )
-        return placed(CustomGradient, value, operands, {"gradient": gradient})
+    return Made(f, "custom_gradient", lambda f: lambda *xs: _with_gradient(f, xs))
 
-    return with_gradient
+
+def _with_gradient(f: Callable[..., Any], xs: tuple[Any, ...]) -> Variable:
+    name = name_of(f)
+    operands = [Variable(as_tensor(x)) if isinstance(x, Tensor) or is_numpy(x) else x for x in xs]
+    apart = [Alias.apply(x) if isinstance(x, Variable) and x._link is not None else x for x in operands]
+    start = next_sequence()
+    found = f(*apart)
+    if not isinstance(found, tuple) or len(found) != 2 or not callable(found[1]):
+        raise OperandError(f"custom_gradient({name}): the function must return a pair (value, gradient); got {found!r:.60}")
+    value, gradient = found
+    if not isinstance(value, Variable):
+        raise OperandError(f"custom_gradient({name}): the value must be a Variable; got {value!r:.60}")
+    other = unreached([value], {x._link for x in apart if isinstance(x, Variable)}, start)
+    if other is not None:
+        what = f"computed by {other.op.name}" if type(other) is Record else "a leaf"
+        raise TapeError(
+            f"custom_gradient({name}): the value depends on a Variable of shape {tuple(other.shape)}, {what}, that requires a gradient "
+            "and is no operand, so its gradient would be lost. Make it an operand, or detach() it"
+        )
+    return placed(CustomGradient, value, operands, {"gradient": gradient})
 
 
 def functional_call(module: Module, parameters: Mapping[str, Any], *inputs: Any, **keywords: Any) -> Any:

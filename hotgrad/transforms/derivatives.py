@@ -13,6 +13,7 @@ from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import OperandError
 from hotgrad.ops.composites import cat, stack
 from hotgrad.ops.shaping import Permute, Reshape
+from hotgrad.transforms.made import Made
 from hotgrad.transforms.passes import Pass, matching
 from hotgrad.transforms.trees import mapped
 
@@ -36,14 +37,15 @@ def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool 
     >>> hg.grad(lambda p, x: ((p["w"] * x).sum() + p["b"]) ** 2)({"w": torch.ones(2), "b": 1.0}, torch.tensor([1.0, 2.0]))
     {'w': Variable([ 8., 16.]), 'b': Variable(8.)}
     """
-    both = value_and_grad(f, argnums, has_aux)
 
-    @_named(f, "grad")
-    def gradient(*args: Any, **kwargs: Any) -> Any:
-        value, found = both(*args, **kwargs)
-        return (found, value[1]) if has_aux else found
+    def make(f: Callable[..., Any]) -> Callable[..., Any]:
+        def gradient(*args: Any, **kwargs: Any) -> Any:
+            value, found = _value_and_gradient(f, args, kwargs, argnums, has_aux)
+            return (found, value[1]) if has_aux else found
 
-    return gradient
+        return gradient
+
+    return Made(f, "grad", make)
 
 
 def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -52,18 +54,17 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_
     >>> hg.value_and_grad(lambda x: (x * x).sum())(torch.tensor([1.0, 2.0]))
     (Variable(5.), Variable([2., 4.]))
     """
+    return Made(f, "value_and_grad", lambda f: lambda *args, **kwargs: _value_and_gradient(f, args, kwargs, argnums, has_aux))
 
-    @_named(f, "value_and_grad")
-    def both(*args: Any, **kwargs: Any) -> Any:
-        run = Pass("grad", f, args, kwargs, argnums, has_aux)
-        value = run.scalar()
-        create = run.outer and run.others
-        gradients = run.in_arguments(run.whole(run.pull([(value, None)], run.inputs, create)))
-        found = run.finished(gradients[0] if isinstance(argnums, int) else gradients)
-        value = run.finished(run.result, linked=False)
-        return ((value, run.finished(run.aux, linked=False)) if has_aux else value), found
 
-    return both
+def _value_and_gradient(f: Callable[..., Any], args: Any, kwargs: dict[str, Any], argnums: Any, has_aux: bool) -> tuple[Any, Any]:
+    run = Pass("grad", f, args, kwargs, argnums, has_aux)
+    value = run.scalar()
+    create = run.outer and run.others
+    gradients = run.in_arguments(run.whole(run.pull([(value, None)], run.inputs, create)))
+    found = run.finished(gradients[0] if isinstance(argnums, int) else gradients)
+    value = run.finished(run.result, linked=False)
+    return ((value, run.finished(run.aux, linked=False)) if has_aux else value), found
 
 
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -153,18 +154,17 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0, chunk: int
     if chunk is not None:
         whole_number("chunk", chunk)
 
-    @_named(f, "jacobian")
-    def matrix(*args: Any, **kwargs: Any) -> Any:
-        run = Pass("jacobian", f, args, kwargs, argnums)
-        create = run.outer and run.others
-        rows, columns = (sum(x.numel() for x in group) for group in (run.outputs, run.inputs))
-        # a walk over the graph of a walk costs about half as much again, and making it about two
-        by = _by_columns if 2 + 1.5 * columns < rows else _by_rows
-        nested = [run.in_arguments(row) for row in run.on_tape(lambda: by(run, create, chunk))]
-        found = run.like_outputs([entry[0] for entry in nested] if isinstance(argnums, int) else nested)
-        return run.finished(found)
+    return Made(f, "jacobian", lambda f: lambda *args, **kwargs: _matrix(f, args, kwargs, argnums, chunk))
 
-    return matrix
+
+def _matrix(f: Callable[..., Any], args: Any, kwargs: dict[str, Any], argnums: Any, chunk: int | None) -> Any:
+    run = Pass("jacobian", f, args, kwargs, argnums)
+    create = run.outer and run.others
+    rows, columns = (sum(x.numel() for x in group) for group in (run.outputs, run.inputs))
+    # a walk over the graph of a walk costs about half as much again, and making it about two
+    by = _by_columns if 2 + 1.5 * columns < rows else _by_rows
+    nested = [run.in_arguments(row) for row in run.on_tape(lambda: by(run, create, chunk))]
+    return run.finished(run.like_outputs([entry[0] for entry in nested] if isinstance(argnums, int) else nested))
 
 
 def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -175,21 +175,10 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
     Variable([[ 6.,  0.],
               [ 0., 12.]])
     """
-    return _named(f, "hessian")(jacobian(grad(f, argnums), argnums))
+    return Made(f, "hessian", lambda f: jacobian(grad(f, argnums), argnums))
 
 
 # ---- in parts
-
-
-def _named(f: Callable[..., Any], what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Names the function that a transform makes."""
-
-    def give(made: Callable[..., Any]) -> Callable[..., Any]:
-        made.__name__ = f"{what}_of_{getattr(f, '__name__', type(f).__name__)}"
-        made.__qualname__ = made.__name__
-        return made
-
-    return give
 
 
 def _directed(what: str, f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Pass, list[Variable]]:

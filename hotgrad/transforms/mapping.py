@@ -22,6 +22,7 @@ from hotgrad.ops.composites import stack
 from hotgrad.ops.shaping import Permute, Reshape
 from hotgrad.program.captured import captured
 from hotgrad.program.tree import flatten, rebuilt
+from hotgrad.transforms.made import Made, name_of
 from hotgrad.transforms.trees import leaves, mapped
 
 __all__ = ["vmap"]
@@ -66,8 +67,10 @@ def vmap(f: Callable[..., Any], in_dims: Any = 0) -> Callable[..., Any]:
     >>> hg.vmap(lambda w, x: (w * x).sum(), in_dims=(None, 0))(torch.tensor([1.0, 10.0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     Variable([21., 43.])
     """
-    if not callable(f):
-        raise OperandError(f"vmap takes a function; got {f!r:.60}")
+    return Made(f, "vmap", lambda f: _over_all(f, in_dims))
+
+
+def _over_all(f: Callable[..., Any], in_dims: Any) -> Callable[..., Any]:
     programs: dict[Any, _Mapped] = {}
 
     def over_all(*args: Any) -> Any:
@@ -84,7 +87,6 @@ def vmap(f: Callable[..., Any], in_dims: Any = 0) -> Callable[..., Any]:
         linked += found.read
         return mapped(lambda value: placed(NotRecorded, value, linked, None), result) if linked and state.recording else result
 
-    over_all.__name__ = over_all.__qualname__ = f"vmap_of_{getattr(f, '__name__', type(f).__name__)}"
     return over_all
 
 
@@ -97,7 +99,7 @@ class _Arguments:
 
     def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], in_dims: Any) -> None:
         self.f, self.args = f, args
-        self.name = f"vmap({getattr(f, '__name__', type(f).__name__)})"
+        self.name = f"vmap({name_of(f)})"
         if not args:
             raise OperandError(f"{self.name}: there is no argument whose elements to run over; vmap hands on positional arguments alone")
         if isinstance(in_dims, tuple) and len(in_dims) != len(args):

@@ -21,6 +21,7 @@ from hotgrad.core.variable import Variable, wrap
 from hotgrad.core.walk import leading_to, walk
 from hotgrad.errors import DtypeError, HotgradError, OperandError, RangeError, ShapeError, TapeError
 from hotgrad.ops.shaping import Alias, Independent
+from hotgrad.transforms.made import name_of
 from hotgrad.transforms.trees import differs, leaves, mapped, paths
 
 T = TypeVar("T")
@@ -93,6 +94,8 @@ class Pass:
         def convert(leaf: Any) -> Any:
             if isinstance(leaf, Variable):
                 found = leaf
+            elif isinstance(leaf, Tensor) and leaf.requires_grad:
+                raise OperandError(f"{self.what}: {where} requires a torch gradient; wrap it in a Variable, or detach() it")
             elif isinstance(leaf, Tensor) or is_numpy(leaf) or (chosen and isinstance(leaf, (bool, int, float))):
                 tensor = as_tensor(leaf)
                 if not chosen and not tensor.dtype.is_floating_point:
@@ -355,4 +358,4 @@ def _at(path: str) -> str:
 def _name(f: Any) -> str:
     if not callable(f):
         raise OperandError(f"a transform takes a function first; got {f!r:.60}")
-    return getattr(f, "__name__", None) or type(f).__name__
+    return name_of(f)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,7 +16,9 @@ from hotgrad.core.nodes import Constant, Node
 from hotgrad.core.recompute import Draws
 from hotgrad.core.records import Record, next_sequence
 from hotgrad.core.variable import Variable
-from hotgrad.errors import OperandError, TapeError
+from hotgrad.errors import TapeError
+from hotgrad.modules.module import Module
+from hotgrad.transforms.made import Made, name_of
 from hotgrad.transforms.trees import leaves, mapped
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,7 +31,7 @@ def remat(f: F) -> F:
 
     Values and gradients are those of `f`, to the last bit, Parameters that it closes over included. In the second run random numbers are
     the same again, from torch's generators and from those of hotgrad's layers, and batch norm does not move its running statistics
-    again; whatever else `f` leaves behind, it leaves twice. Captured programs compute it twice as well. Chen et al. 2016, "Training deep
+    again; whatever else `f` leaves behind, it leaves twice. Captured programs compute it twice as well. A Module gives a Module. Chen et al. 2016, "Training deep
     nets with sublinear memory cost".
 
     Raises TapeError in backward if `f` then computes something else, or if an argument was written to.
@@ -42,14 +43,24 @@ def remat(f: F) -> F:
     >>> x.grad
     tensor(0.1023)
     """
-    if not callable(f):
-        raise OperandError(f"remat takes a function; got {f!r:.60}")
 
-    @functools.wraps(f)
-    def again(*args: Any, **kwargs: Any) -> Any:
-        return Segment(f, args, kwargs).forward() if state.recording else f(*args, **kwargs)
+    if isinstance(f, Module):
+        return Recomputed(f)  # type: ignore[return-value]
+    return Made(f, "remat", lambda f: lambda *args, **kwargs: _called(f, args, kwargs))  # type: ignore[return-value]
 
-    return again  # type: ignore[return-value]
+
+class Recomputed(Module):
+    """A module under `remat`: a module again, with its parameters."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return _called(self.module, args, kwargs)
+
+
+def _called(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return Segment(f, args, kwargs).forward() if state.recording else f(*args, **kwargs)
 
 
 class Segment:
@@ -86,7 +97,7 @@ class Segment:
         for value, version in zip(self.given, self.versions):
             if _version(value) != version:
                 raise TapeError(
-                    f"remat({_name(self.f)}): an argument of shape {tuple(value.shape)} was written to after the forward, so what was dropped "
+                    f"remat({name_of(self.f)}): an argument of shape {tuple(value.shape)} was written to after the forward, so what was dropped "
                     "cannot be computed again. Give it a copy, or write after backward"
                 )
 
@@ -103,7 +114,7 @@ class Segment:
         )
         if not same or not all(map(torch.equal, self.prints, _prints(result))):
             raise TapeError(
-                f"remat({_name(self.f)}): it computed something else when it was run again in backward. It may depend on what was changed "
+                f"remat({name_of(self.f)}): it computed something else when it was run again in backward. It may depend on what was changed "
                 "after the forward, such as a Parameter, or on what it changes itself"
             )
         for i, (record, other) in enumerate(zip(self.records, new)):
@@ -111,7 +122,7 @@ class Segment:
                 _refill(record, other, self.kept[i])
 
     def __repr__(self) -> str:
-        return f"<{_name(self.f)} under remat, {len(self.records)} records>"
+        return f"<{name_of(self.f)} under remat, {len(self.records)} records>"
 
 
 class Dropped:
@@ -202,7 +213,3 @@ def _prints(result: Any) -> list[Tensor]:
         return []
     found = [value._data if isinstance(value, Variable) else value for value in leaves(result) if isinstance(value, (Tensor, Variable))]
     return [tensor.contiguous().view(_BITS[tensor.element_size()]).sum() for tensor in found]
-
-
-def _name(f: Any) -> str:
-    return getattr(f, "__name__", None) or type(f).__name__

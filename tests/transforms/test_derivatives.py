@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -191,6 +192,8 @@ NAMES = {"f": cube}
         (lambda: hg.grad(cube, (0, -1))(X), hg.OperandError, "twice"),
         (lambda: hg.grad(cube, 0.5)(X), hg.OperandError, "argnums"),
         (lambda: hg.grad(cube)(), hg.RangeError, "0 positional arguments"),
+        (lambda: hg.grad(torch.ones(2)), hg.OperandError, "grad takes a function"),
+        (lambda: hg.grad(cube)(torch.ones(2, requires_grad=True)), hg.OperandError, "argument 0 requires a torch gradient"),
         (lambda: hg.grad(3)(X), hg.OperandError, "takes a function"),
         (lambda: hg.grad(cube, has_aux=True)(X), hg.OperandError, "pair \\(value, auxiliary\\)"),
         (lambda: hg.jvp(cube, X, X), hg.OperandError, "primals must be a tuple"),
@@ -237,3 +240,47 @@ def test_dtypes_and_empty_arrays() -> None:
     assert hg.jacobian(lambda x: x.sum())(torch.ones(0)).shape == (0,)
     assert hg.hessian(cube)(torch.ones(0)).shape == (0, 0)
     assert hg.jacobian(lambda x: x.reshape(2, 1))(X).shape == (2, 1, 2)
+
+
+class WithDerivative(hg.Module):
+    """Holds functions made of its own layer, and one as a method."""
+
+    def __init__(self) -> None:
+        self.layer = hg.Linear(2, 1)
+        self.slope = hg.jacobian(self.layer)
+        self.again = hg.remat(self.layer)
+        self.each = hg.vmap(self.layer)
+
+    @hg.remat
+    def twice(self, x: Any) -> Any:
+        return self.layer(x) * 2
+
+    def forward(self, x: Any) -> Any:
+        return self.twice(x)
+
+
+def test_copies_have_the_derivatives_of_the_copied_layers() -> None:
+    model, x = WithDerivative(), torch.ones(1, 2)
+    with hg.no_grad():
+        model.each(x)
+    other = copy.deepcopy(model)
+    other.layer.weight.data.fill_(3.0)
+    other.layer.bias.data.zero_()
+    assert other(x).tolist() == [[12.0]] and other.again(x).tolist() == [[6.0]] and other.slope(X).tolist() == [[3.0, 3.0]]
+    with hg.no_grad():
+        assert other.each(x).tolist() == [[6.0]]
+    assert not torch.equal(model(x).data, other(x).data)
+    assert [name for name, _ in model.named_parameters()] == ["layer.weight", "layer.bias"]
+
+
+def test_a_module_under_remat_is_a_module() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(20, 2), torch.randn(20, 1)
+    found = []
+    for wrap in (lambda layer: layer, hg.remat):
+        model = hg.Sequential(wrap(hg.Linear(2, 4)), hg.Tanh(), wrap(hg.Linear(4, 1)), loss="mse", optimizer="sgd")
+        model.reset(0)
+        assert len(list(model.parameters())) == 4
+        model.fit(x, y, epochs=3, seed=0, verbose=False)
+        found.append(torch.cat([p.data.reshape(-1) for p in model.parameters()]))
+    assert torch.equal(*found)
