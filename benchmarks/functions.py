@@ -23,7 +23,11 @@ def functions(quick: bool) -> dict[str, Any]:
     jax = importlib.util.find_spec("jax") is not None
     if not jax:
         group.missing["JAX jit"] = "not installed: jax"
-    cases: dict[str, Works] = {"gradient penalty, 4-32-32-1, 64 rows": penalty(), "of 92,000 parameters": products(), "10 outputs": jacobian()}
+    cases: dict[str, Works] = {
+        "gradient penalty, 4-32-32-1, 64 rows": penalty(),
+        "of 92,000 parameters": products(),
+        "10 outputs": jacobian(),
+    }
     for n in (20, 100):
         cases[f"Hessian of Rosenbrock, n = {n}"] = rosenbrock(n, jax)
     if importlib.util.find_spec("scipy"):
@@ -138,7 +142,9 @@ def searching(jax: bool) -> Works:
         model = hg.Sequential(hg.Linear(13, 50), hg.Tanh(), hg.Linear(50, 1), loss="mse").to(torch.float64)
         for parameter, t in zip(model.parameters(), start):
             parameter.data.copy_(t)
-        optimizer = hg.optim.LBFGS(line_search_fn="strong_wolfe", max_iter=200, max_eval=2000, history_size=10, tolerance_change=0, tolerance_grad=0)
+        optimizer = hg.optim.LBFGS(
+            line_search_fn="strong_wolfe", max_iter=200, max_eval=2000, history_size=10, tolerance_change=0, tolerance_grad=0
+        )
         model.fit(x, y, epochs=1, optimizer=optimizer, engine="native", verbose=False)
         return model.evaluate(x, y)["loss"]
 
