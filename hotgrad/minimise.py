@@ -119,7 +119,7 @@ def least_squares(
     """Minimise half the sum of squares of `residuals(x)`, an array or several in a structure, by `scipy.optimize.least_squares`.
 
     `x0`, `bounds`, `callback`, `engine`: as in `minimize`. The Jacobian is exact. `options` go to SciPy: `loss`, `f_scale`, `x_scale`,
-    `max_nfev`, `ftol`, `xtol`, `gtol` (here 1e-14 each), ... Returns SciPy's result, its `x` in the structure of `x0`.
+    `max_nfev` (here 1000 times the number of elements), `ftol`, `xtol`, `gtol` (here 1e-14 each), ... Returns SciPy's result, its `x` in the structure of `x0`.
 
     Raises as `minimize` does.
 
@@ -150,7 +150,7 @@ def _fitted(
 
     value, slope = point.program(flat), point.program(jacobian(flat))
     point.require_finite((value(point.start), slope(point.start)))
-    given = {"ftol": _TOLERANCE, "xtol": _TOLERANCE, "gtol": _TOLERANCE, **options}
+    given = {"ftol": _TOLERANCE, "xtol": _TOLERANCE, "gtol": _TOLERANCE, "max_nfev": 1000 * point.start.size, **options}
     if bounds is not None:
         given["bounds"] = point.bounds(bounds, optimize)
     if callback is not None:
