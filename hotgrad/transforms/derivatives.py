@@ -225,12 +225,8 @@ def _by_rows(run: Pass, create: bool, chunk: int | None) -> list[list[Any]]:
     """Per output the Jacobian with respect to each input, from a walk for each element of the output."""
     found = []
     for output in run.outputs:
-        seeds = _one_hots(output)
-
-        def row(i: int, output: Variable = output, seeds: Callable[[int], Variable] = seeds) -> list[Variable]:
-            return run.whole(run.pull([(output, seeds(i))], run.inputs, create, retain=True))
-
-        blocks = _stacked(row, output.numel(), run.inputs, output, create, chunk)
+        row = _part(run, [output], run.inputs, output, create)
+        blocks = _stacked(row, output.numel(), run.inputs, create, chunk)
         found.append([Reshape.apply(block, (*output.shape, *x.shape)) for block, x in zip(blocks, run.inputs)])
     return found
 
@@ -240,22 +236,21 @@ def _by_columns(run: Pass, create: bool, chunk: int | None) -> list[list[Any]]:
     cotangents, gradients = run.dual()
     found: list[list[Any]] = [[] for _ in run.outputs]
     for x, g in zip(run.inputs, gradients):
-        seeds = _one_hots(x)
-
-        def column(i: int, g: Variable | None = g, seeds: Callable[[int], Variable] = seeds) -> list[Variable]:
-            roots = [] if g is None else [(g, seeds(i))]
-            return run.whole(run.pull(roots, cotangents, create, retain=True), run.outputs)
-
-        blocks = _stacked(column, x.numel(), run.outputs, x, create, chunk)
+        column = _part(run, [] if g is None else [g], cotangents, x, create)
+        blocks = _stacked(column, x.numel(), run.outputs, create, chunk)
         for block, output, entry in zip(blocks, run.outputs, found):
             axes = (*range(1, output.ndim + 1), 0)
             entry.append(Reshape.apply(Permute.apply(block, axes), (*output.shape, *x.shape)))
     return found
 
 
-def _stacked(
-    part: Callable[[int], list[Variable]], count: int, like: Sequence[Variable], root: Variable, create: bool, chunk: int | None
-) -> list[Any]:
+def _part(run: Pass, roots: list[Variable], wanted: Sequence[Variable], like: Variable, create: bool) -> Callable[[int], list[Variable]]:
+    """Of an index, the gradients of that element of the root."""
+    back, seeds = run.puller(roots, wanted, create, True), _one_hots(like)
+    return lambda i: run.whole(back([seeds(i)]), wanted)
+
+
+def _stacked(part: Callable[[int], list[Variable]], count: int, like: Sequence[Variable], create: bool, chunk: int | None) -> list[Any]:
     """`part(0)`, `part(1)`, ... stacked along a new first axis, for each of what they give, with so many of them held at a time."""
     if not count:
         return [Variable(torch.zeros((0, *x.shape), dtype=x.dtype, device=x.device)) for x in like]

@@ -46,7 +46,6 @@ class Pass:
         self.given = [self._as_variables(arg, f"argument {i}", i in chosen) for i, arg in enumerate(args)]
         self.nodes: dict[Any, int] = {}
         self.result: Any = None
-        self._leading: dict[Any, Any] = {}  # by where a walk goes to and starts, the records on the way
         self.on_tape(self._run)
 
     def on_tape(self, body: Callable[[], T]) -> T:
@@ -153,19 +152,26 @@ class Pass:
         self, roots: Sequence[tuple[Variable, Any]], wanted: Sequence[Variable], create: bool, retain: bool = False
     ) -> list[Variable | None]:
         """The gradients of the sum of the roots, each times its seed, with respect to the wanted Variables; None where there is none."""
-        linked = [(root, seed) for root, seed in roots if root._link is not None]
-        if not linked:
-            return [None] * len(wanted)
-        links = {variable._link: None for variable in wanted}
-        key = (wanted[0]._link, *(root._link for root, _ in linked))
-        if key not in self._leading:
-            self._leading[key] = leading_to(links, key[1:])
-        found = self.on_tape(lambda: walk(linked, links, retain or create, create, Variable, self._leading[key]))
-        gradients = []
-        for variable in wanted:
-            g = found.get(variable._link)
-            gradients.append(g if g is None or isinstance(g, Variable) else wrap(g, None))
-        return gradients
+        back = self.puller([root for root, _ in roots], wanted, create, retain)
+        return self.on_tape(lambda: back([seed for _, seed in roots]))
+
+    def puller(
+        self, roots: Sequence[Variable], wanted: Sequence[Variable], create: bool, retain: bool
+    ) -> Callable[[Sequence[Any]], list[Variable | None]]:
+        """The same as a function of the seeds, for several walks, to be called on the tape of this run."""
+        linked = [(i, root) for i, root in enumerate(roots) if root._link is not None]
+        nodes = [variable._link for variable in wanted]
+        links = dict.fromkeys(nodes)
+        leading = leading_to(links, [root._link for _, root in linked])
+
+        def back(seeds: Sequence[Any]) -> list[Variable | None]:
+            if not linked:
+                return [None] * len(wanted)
+            found = walk([(root, seeds[i]) for i, root in linked], links, retain or create, create, Variable, leading)
+            gradients = [found.get(node) for node in nodes]
+            return [g if g is None or isinstance(g, Variable) else wrap(g, None) for g in gradients]
+
+        return back
 
     def dual(self) -> tuple[list[Variable], list[Variable | None]]:
         """Cotangents of the outputs, and the gradients of the inputs for them, as part of the graph: a linear function of the cotangents,
