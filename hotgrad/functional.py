@@ -21,6 +21,7 @@ from hotgrad.core.explain import describe
 from hotgrad.core.modes import state
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
+from hotgrad.ops.activations import gelu
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
 from hotgrad.ops.indexing import Gather
 from hotgrad.ops.pointwise import Softplus, Sqrt
@@ -229,15 +230,6 @@ def bce_with_logits(output: Any, target: Any, reduction: str = "mean") -> Any:
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
-
-
-def gelu(x: Any) -> Any:
-    """x times the normal distribution's cumulative probability at x (Hendrycks and Gimpel 2016).
-
-    >>> hg.functional.gelu(hg.Variable([0.0, 1.0]))
-    Variable([0.0000, 0.8413])
-    """
-    return x * (0.5 * ((x * math.sqrt(0.5)).erf() + 1))
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Generator | None = None) -> Any:

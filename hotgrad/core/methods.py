@@ -15,28 +15,32 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {}
 # What writes into its first operand, a Variable or tensor, by the name of the method: "__iadd__", and torch's "add_".
 WRITERS: dict[str, Callable[..., Any]] = {}
 
+# torch's second names for the same functions, for `torch.clamp(v, 0, 1)`; hotgrad itself has one name for each.
+ALIASES = {
+    "absolute": "abs", "clamp": "clip", "concat": "cat", "concatenate": "cat", "divide": "div", "multiply": "mul", "negative": "neg",
+    "subtract": "sub", "true_divide": "div", "swapaxes": "transpose", "swapdims": "transpose", "constant_pad_nd": "pad", "moveaxis": "movedim",
+    "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arctan2": "atan2", "arccosh": "acosh", "arcsinh": "asinh", "arctanh": "atanh",
+    "fix": "trunc", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne", "row_stack": "vstack",
+    "log_sigmoid": "logsigmoid", "trapz": "trapezoid", "expit": "sigmoid", "psi": "digamma", "gammaln": "lgamma",
+    "linalg_cross": "cross", "linalg_diagonal": "diagonal", "linalg_matmul": "matmul",
+}  # fmt: skip
+
 # What does the work of a method or function that only torch has.
 _INSTEAD = {
-    "view": "v.reshape(...)", "view_as": "v.reshape(other.shape)", "reshape_as": "v.reshape(other.shape)", "expand_as": "v.expand(other.shape)",
-    "ravel": "v.flatten()", "t": "v.T", "mm": "a @ b", "bmm": "a @ b", "mv": "a @ b", "dot": "a @ b", "addmm": "a @ b + c", "outer": "v.unsqueeze(1) * w",
     "float": "v.to(torch.float32)", "double": "v.to(torch.float64)", "half": "v.to(torch.float16)", "type": "v.to(dtype)", "cpu": 'v.to("cpu")',
-    "cuda": 'v.to("cuda")', "rsqrt": "v ** -0.5", "exp2": "2 ** v", "log2": "v.log() / math.log(2)", "log10": "v.log() / math.log(10)",
-    "masked_fill": "hg.where(mask, value, v)", "movedim": "v.permute(...)", "narrow": "v[start:stop]", "select": "v[index]",
-    "rsub": "b - a", "vstack": "hg.cat", "hstack": "hg.cat", "column_stack": "hg.stack", "vector_norm": "v.norm(p)",
-    "linalg_vector_norm": "v.norm(p)", "linalg_norm": "v.norm(p)", "special_erf": "v.erf()", "special_expit": "v.sigmoid()", "logit": "-(1 / v - 1).log()",
-    "mse_loss": "hg.functional.mse", "l1_loss": "hg.functional.l1", "huber_loss": "hg.functional.huber", "smooth_l1_loss": "hg.functional.huber",
-    "binary_cross_entropy_with_logits": "hg.functional.bce_with_logits", "cross_entropy_loss": "hg.functional.cross_entropy",
-    "cross_entropy": "hg.functional.cross_entropy", "linear": "x @ weight + bias", "gelu": "hg.functional.gelu", "silu": "v * v.sigmoid()",
+    "cuda": 'v.to("cuda")', "mse_loss": "hg.functional.mse", "l1_loss": "hg.functional.l1", "huber_loss": "hg.functional.huber",
+    "smooth_l1_loss": "hg.functional.huber", "binary_cross_entropy_with_logits": "hg.functional.bce_with_logits",
+    "cross_entropy_loss": "hg.functional.cross_entropy", "cross_entropy": "hg.functional.cross_entropy", "linear": "x @ weight + bias",
     "layer_norm": "hg.functional.layer_norm", "batch_norm": "hg.functional.batch_norm", "conv2d": "hg.functional.conv2d",
-    "dropout": "hg.functional.dropout", "logsigmoid": "-(-v).softplus()",
+    "dropout": "hg.functional.dropout",
 }  # fmt: skip
 
 
 def instead(name: str) -> str:
     """The end of a message about a torch name that Variables do not have: what to use.
 
-    >>> instead("view")
-    '; use v.reshape(...)'
+    >>> instead("double")
+    '; use v.to(torch.float64)'
     """
     if name in FUNCTIONS:
         named = FUNCTIONS[name].__name__

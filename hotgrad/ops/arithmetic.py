@@ -299,7 +299,7 @@ class Sign(Primitive):
     }  # fmt: skip
 
 
-def _tensors(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+def as_tensors(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """For kernels that take no numbers: a number becomes a 0-d tensor that does not widen the other's dtype."""
     if not isinstance(a, Tensor):
         a = torch.tensor(a, dtype=torch.result_type(b, a), device=b.device)
@@ -318,7 +318,7 @@ class Maximum(Primitive):
     native = "(({a} > {b}) | ({a} != {a})) ? {a} : {b}"
     elementwise = True
     numbers = True
-    forward = staticmethod(lambda a, b: torch.maximum(*_tensors(a, b)))
+    forward = staticmethod(lambda a, b: torch.maximum(*as_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.maximum, a, b, out=out))
     vjps = (
         lambda g, out, a, b: Where.apply(a < b, 0.0, Where.apply(a == b, g / 2, g)),
@@ -345,7 +345,7 @@ class Minimum(Primitive):
     native = "(({a} < {b}) | ({a} != {a})) ? {a} : {b}"
     elementwise = True
     numbers = True
-    forward = staticmethod(lambda a, b: torch.minimum(*_tensors(a, b)))
+    forward = staticmethod(lambda a, b: torch.minimum(*as_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.minimum, a, b, out=out))
     vjps = (
         lambda g, out, a, b: Where.apply(a > b, 0.0, Where.apply(a == b, g / 2, g)),
@@ -373,9 +373,11 @@ class Clip(Primitive):
 
     NaN stays NaN. Raises OperandError for limits that are no numbers.
 
-    >>> hg.Variable([-3.0, 0.5, 3.0]).clip(0, 1)
+    >>> hg.ops.Clip.apply(hg.Variable([-3.0, 0.5, 3.0]), 0, 1)
     Variable([0.0000, 0.5000, 1.0000])
     """
+
+    function = ""
 
     @staticmethod
     def native(a: Any, *, min: float | None, max: float | None) -> Any:

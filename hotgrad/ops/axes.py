@@ -1,4 +1,4 @@
-"""Axes as the ops take them, checked and counted from the front."""
+"""Axes, numbers and arrays as the ops take them, checked; axes are counted from the front."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.variable import Variable
 from hotgrad.errors import AxisError, OperandError
+
+
+def array(a: Any) -> Any:
+    """`a` as something with a shape, for functions that read it before they call an op."""
+    return a if isinstance(a, (Variable, Tensor)) else as_tensor(a)
 
 
 def normal_axis(axis: Any, ndim: int) -> int:

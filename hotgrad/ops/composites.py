@@ -10,21 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.core.arrays import as_tensor
 from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Cast
-from hotgrad.ops.axes import normal_axes, normal_axis
+from hotgrad.ops.axes import array, normal_axes, normal_axis
 from hotgrad.ops.products import Einsum, spell_out
-from hotgrad.ops.reductions import Amax, Amin
 from hotgrad.ops.shaping import Cat, Permute, Reshape, Stack
 
-__all__ = ["cat", "einsum", "flatten", "max", "min", "squeeze", "stack", "transpose", "unsqueeze"]
-
-
-def _array(a: Any) -> Any:
-    """`a` as something with a shape, for functions that read it before they call an op."""
-    return a if isinstance(a, (Variable, Tensor)) else as_tensor(a)
+__all__ = ["cat", "einsum", "flatten", "squeeze", "stack", "transpose", "unsqueeze"]
 
 
 def flatten(a: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
@@ -33,7 +26,7 @@ def flatten(a: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     >>> hg.flatten(torch.zeros(2, 3, 4), 1).shape
     torch.Size([2, 12])
     """
-    a = _array(a)
+    a = array(a)
     if not a.ndim:
         return Reshape.apply(a, (1,))
     start, end = normal_axis(start_dim, a.ndim), normal_axis(end_dim, a.ndim)
@@ -49,7 +42,7 @@ def transpose(a: Any, dim0: int, dim1: int) -> Any:
     >>> hg.transpose(torch.zeros(2, 3), 0, 1).shape
     torch.Size([3, 2])
     """
-    a = _array(a)
+    a = array(a)
     axes = list(range(a.ndim))
     if axes:
         i, j = normal_axis(dim0, a.ndim), normal_axis(dim1, a.ndim)
@@ -63,7 +56,7 @@ def squeeze(a: Any, dim: int | tuple[int, ...] | None = None) -> Any:
     >>> hg.squeeze(torch.zeros(1, 3, 1), 0).shape
     torch.Size([3, 1])
     """
-    a = _array(a)
+    a = array(a)
     axes = range(a.ndim) if dim is None else () if isinstance(dim, tuple) and not dim else normal_axes(dim, a.ndim)
     return Reshape.apply(a, tuple(n for i, n in enumerate(a.shape) if n != 1 or i not in axes))
 
@@ -74,31 +67,9 @@ def unsqueeze(a: Any, dim: int) -> Any:
     >>> hg.unsqueeze(torch.zeros(3), -1).shape
     torch.Size([3, 1])
     """
-    a = _array(a)
+    a = array(a)
     axis = normal_axis(dim, a.ndim + 1)
     return Reshape.apply(a, (*a.shape[:axis], 1, *a.shape[axis:]))
-
-
-def max(a: Any) -> Any:
-    """Largest of all elements; ties share the gradient evenly. Where one is NaN, so are value and gradient of all.
-
-    See `amax` for axes, `maximum` for two operands.
-
-    >>> hg.max(hg.Variable([1.0, 3.0, 2.0]))
-    Variable(3.)
-    """
-    return Amax.apply(a)
-
-
-def min(a: Any) -> Any:
-    """Smallest of all elements; ties share the gradient evenly. Where one is NaN, so are value and gradient of all.
-
-    See `amin` for axes, `minimum` for two operands.
-
-    >>> hg.min(hg.Variable([1.0, 3.0, 2.0]))
-    Variable(1.)
-    """
-    return Amin.apply(a)
 
 
 def _several(function: str, tensors: Any) -> tuple[Any, ...]:
@@ -140,7 +111,7 @@ def einsum(equation: str, *operands: Any) -> Any:
         raise OperandError(f"einsum: equation {equation!r} names {named} operands; got {len(operands)}")
     if len(operands) <= _AT_ONCE or not re.fullmatch(r"[A-Za-z., ]+(->[A-Za-z. ]*)?", equation):
         return Einsum.apply(*operands, equation=equation)
-    return _in_turn(equation, [_array(a) for a in operands])
+    return _in_turn(equation, [array(a) for a in operands])
 
 
 _AT_ONCE = 8  # each gradient of an Einsum looks at all operands

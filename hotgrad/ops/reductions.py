@@ -47,6 +47,8 @@ class Sum(Primitive):
     Variable([4., 6.])
     """
 
+    function = ""
+
     native = "sum"
 
     @staticmethod
@@ -65,6 +67,8 @@ class Mean(Primitive):
     >>> hg.Variable([[1.0, 2.0], [3.0, 4.0]]).mean()
     Variable(2.5000)
     """
+
+    function = ""
 
     native = staticmethod(lambda a, *, dim, keepdim: a.sum(dim, keepdim) / float(count(a, dim)))
 
@@ -116,6 +120,8 @@ class Var(Primitive):
     Variable(1.)
     """
 
+    function = ""
+
     native = staticmethod(lambda a, *, dim, correction, keepdim: _variance(a, dim, correction, keepdim).to(a.dtype))
 
     @staticmethod
@@ -141,6 +147,8 @@ class Std(Primitive):
     >>> hg.Variable([1.0, 2.0, 3.0]).std()
     Variable(1.)
     """
+
+    function = ""
 
     native = staticmethod(lambda a, *, dim, correction, keepdim: _variance(a, dim, correction, keepdim).sqrt().to(a.dtype))
 
@@ -237,6 +245,8 @@ class Prod(Primitive):
     Variable(0.)
     """
 
+    function = ""
+
     native = "prod"
     allocates = True
 
@@ -312,6 +322,8 @@ class LogSumExp(Primitive):
     >>> hg.logsumexp(hg.Variable([1000.0, 1000.0]), 0)
     Variable(1000.6932)
     """
+
+    function = ""
 
     @staticmethod
     def native(a: Any, *, dim: Any, keepdim: bool) -> Any:

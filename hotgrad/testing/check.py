@@ -245,7 +245,9 @@ def explore(drawn: Any, run: Callable[[Any], None], max_examples: int, seed: int
         except GradientError as error:
             raise error.with_traceback(None) from None
         except Flaky:
-            raise found[-1] from None
+            if found:
+                raise found[-1] from None
+            raise
         except Unsatisfiable:  # every draw was refused, which the caller reports
             break
     return len(seen)

@@ -30,7 +30,8 @@ class Table(Kernel):
 
 @dataclass(eq=False)
 class Along(Kernel):
-    """out[i] = a[i], with index[i] in place of a's i along `axis`; with `add` out[i] += a[i], with it in place of out's.
+    """out[i] = a[i], with index[i] in place of a's i along `axis`; with `add` out[i] += a[i], with it in place of out's; with
+    `replace` out[i] = a[i] in the same way.
 
     `number`: what is noted of a wrong index, besides its value.
     """
@@ -38,16 +39,17 @@ class Along(Kernel):
     axis: int = 0
     number: int = 0
     add: bool = False
+    replace: bool = False
 
     def lines(self) -> Iterator[str]:
         a, index, out = self.reads[0], self.reads[1], self.writes[0]
-        sparse, dense = (out, a) if self.add else (a, out)
+        sparse, dense = (out, a) if self.add or self.replace else (a, out)
         nest = Nest.over(index.shape, [index.strides, dense.strides, _without(sparse.strides, self.axis)])
         size, stride = (sparse.shape[self.axis], sparse.strides[self.axis]) if sparse.shape else (1, 0)
         chosen, other = sparse.at(added(nest.terms(2), scaled("at", stride))), dense.at(nest.terms(1))
         body = [
             f"const int64_t at = {index.at(nest.terms(0))};",
-            f"if (at >= 0 && at < {size}) {f'{chosen} += {other}' if self.add else f'{other} = {chosen}'};",
+            f"if (at >= 0 && at < {size}) {f'{chosen} += {other}' if self.add else f'{chosen} = {other}' if self.replace else f'{other} = {chosen}'};",
             _noted(self.number),
         ]
         yield from _scoped(nest.wrap(body, independent=False))

@@ -180,6 +180,14 @@ def _gather(build: Builder, instruction: Instruction, a: Place, index: Place, di
     return out
 
 
+def _scatter(build: Builder, instruction: Instruction, a: Place, index: Place, src: Place, dim: int) -> Place:
+    out, axis = build.place_for(instruction.out), normal_axis(dim, len(a.shape))
+    build.add(Transfer(build.context, [a], [out], build.note(instruction)))
+    check = build.check(instruction, axis, a.shape[axis])
+    build.add(Along(build.context, [src, index, out], [out], build.note(instruction), axis, check, replace=True))
+    return out
+
+
 def _scatter_add(build: Builder, instruction: Instruction, g: Place, index: Place, shape: Any, dim: int) -> Place:
     out, axis = _filled(build, instruction, 0.0), normal_axis(dim, len(shape))
     check = build.check(instruction, axis, shape[axis])
@@ -208,5 +216,5 @@ def _einsum(build: Builder, instruction: Instruction, *operands: Place, equation
 KERNELS: dict[str, Callable[..., Place]] = {
     "reshape": _reshape, "permute": _permute, "expand": _expand, "flip": _flip, "unfold": _unfold, "fold": _fold, "getitem": _getitem,
     "putitem": _putitem, "pad": _pad, "cat": _cat, "stack": _stack, "sum": _reduce, "prod": _reduce, "amax": _reduce, "amin": _reduce,
-    "cumsum": _cumsum, "gather": _gather, "scatter_add": _scatter_add, "matmul": _matmul, "einsum": _einsum,
+    "cumsum": _cumsum, "gather": _gather, "scatter": _scatter, "scatter_add": _scatter_add, "matmul": _matmul, "einsum": _einsum,
 }  # fmt: skip

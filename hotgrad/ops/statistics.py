@@ -1,0 +1,335 @@
+"""Reductions and scans composed from those of `reductions`; `dim` and `keepdim` as there."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from hotgrad.errors import OperandError, ShapeError
+from hotgrad.ops.arithmetic import Where
+from hotgrad.ops.axes import array, normal_axes, normal_axis, number
+from hotgrad.ops.indexing import GetItem
+from hotgrad.ops.ordering import sort
+from hotgrad.ops.reductions import Amax, Amin, LogSumExp, Mean, Prod, Std, Sum, Var
+from hotgrad.ops.rounding import IsNaN
+from hotgrad.ops.shaping import Cat, Reshape
+
+__all__ = [
+    "all", "aminmax", "any", "count_nonzero", "cov", "cumprod", "cumulative_trapezoid", "diff", "dist", "logcumsumexp", "logsumexp", "mean",
+    "nanmean", "nanquantile", "nansum", "prod", "quantile", "std", "std_mean", "sum", "trapezoid", "var", "var_mean",
+]  # fmt: skip
+
+
+def _as(a: Any, dtype: torch.dtype | None) -> Any:
+    return a if dtype is None else array(a).to(dtype)
+
+
+def sum(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """Sum over `dim`; 0 over nothing. With `dtype`, `a` is converted first.
+
+    >>> hg.Variable([[1.0, 2.0], [3.0, 4.0]]).sum(0)
+    Variable([4., 6.])
+    """
+    return Sum.apply(_as(a, dtype), dim, keepdim)
+
+
+def mean(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """Mean over `dim`; NaN over nothing. With `dtype`, `a` is converted first.
+
+    >>> hg.Variable([[1.0, 2.0], [3.0, 4.0]]).mean()
+    Variable(2.5000)
+    """
+    return Mean.apply(_as(a, dtype), dim, keepdim)
+
+
+def prod(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """Product over `dim`; 1 over nothing. With `dtype`, `a` is converted first.
+
+    >>> hg.Variable([2.0, 3.0, 0.0]).prod()
+    Variable(0.)
+    """
+    a = _as(a, dtype)
+    if not isinstance(dim, (tuple, list)):
+        return Prod.apply(a, dim, keepdim)
+    a = array(a)
+    for axis in sorted(normal_axes(dim, a.ndim), reverse=True):
+        a = Prod.apply(a, axis, keepdim)
+    return a
+
+
+def _correction(name: str, unbiased: bool | None, correction: float | None) -> float:
+    """The two ways to say what is taken off the divisor."""
+    if unbiased is not None and correction is not None:
+        raise OperandError(f"{name}: give correction or unbiased, not both")
+    return (1 if correction is None else number("correction", correction)) if unbiased is None else int(unbiased)
+
+
+def _spread(name: str, op: Any, a: Any, dim: Any, unbiased: Any, correction: float | None, keepdim: bool) -> Any:
+    if isinstance(dim, bool):  # torch's var(unbiased)
+        dim, unbiased = None, dim
+    if unbiased is not None and not isinstance(unbiased, bool):  # our older order, (dim, correction, keepdim)
+        unbiased, correction = None, unbiased
+    return op.apply(a, dim, _correction(name, unbiased, correction), keepdim)
+
+
+def var(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
+    """Variance over `dim`: the squared deviations from the mean, divided by their number less `correction`, 1 by default.
+
+    `unbiased` is torch's older word: True for a correction of 1, False for 0. NaN where the divisor is not positive.
+
+    >>> hg.Variable([1.0, 2.0, 3.0]).var()
+    Variable(1.)
+    """
+    return _spread("var", Var, a, dim, unbiased, correction, keepdim)
+
+
+def std(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
+    """Standard deviation over `dim`, the square root of `var`.
+
+    The gradient: 0 where all are equal.
+
+    >>> hg.Variable([1.0, 2.0, 3.0]).std()
+    Variable(1.)
+    """
+    return _spread("std", Std, a, dim, unbiased, correction, keepdim)
+
+
+def var_mean(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
+    """Variance and mean over `dim`, as a tuple.
+
+    >>> hg.var_mean(hg.Variable([1.0, 2.0, 3.0]))
+    (Variable(1.), Variable(2.))
+    """
+    return var(a, dim, unbiased, keepdim, correction=correction), Mean.apply(a, None if isinstance(dim, bool) else dim, keepdim)
+
+
+def std_mean(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
+    """Standard deviation and mean over `dim`, as a tuple.
+
+    >>> hg.std_mean(hg.Variable([1.0, 2.0, 3.0]))
+    (Variable(1.), Variable(2.))
+    """
+    return std(a, dim, unbiased, keepdim, correction=correction), Mean.apply(a, None if isinstance(dim, bool) else dim, keepdim)
+
+
+def nansum(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """`sum` of what is not NaN.
+
+    >>> hg.nansum(hg.Variable([1.0, float("nan")]))
+    Variable(1.)
+    """
+    a = array(_as(a, dtype))
+    return Sum.apply(Where.apply(IsNaN.apply(a), 0, a), dim, keepdim)
+
+
+def nanmean(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """`mean` of what is not NaN; NaN where all is.
+
+    >>> hg.nanmean(hg.Variable([1.0, float("nan"), 3.0]))
+    Variable(2.)
+    """
+    a = array(_as(a, dtype))
+    return nansum(a, dim, keepdim) / Sum.apply((a == a).to(a.dtype), dim, keepdim)
+
+
+def logsumexp(a: Any, dim: Any, keepdim: bool = False) -> Any:
+    """log of the sum of exponentials over `dim`, without overflow; -inf over nothing. The gradient: 0 where all elements are -inf.
+
+    >>> hg.logsumexp(hg.Variable([1000.0, 1000.0]), 0)
+    Variable(1000.6932)
+    """
+    return LogSumExp.apply(a if getattr(a, "dtype", torch.float32).is_floating_point else a.to(torch.get_default_dtype()), dim, keepdim)
+
+
+def aminmax(a: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Smallest and largest element over `dim`, as a tuple; ties share the gradient evenly.
+
+    >>> hg.aminmax(hg.Variable([1.0, 3.0, 2.0]))
+    (Variable(1.), Variable(3.))
+    """
+    return Amin.apply(a, dim, keepdim), Amax.apply(a, dim, keepdim)
+
+
+def any(a: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Whether something is not 0 or False over `dim`, as a plain bool tensor.
+
+    >>> hg.any(hg.Variable([0.0, 2.0]))
+    tensor(True)
+    """
+    return count_nonzero(a, dim, keepdim) > 0
+
+
+def all(a: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Whether nothing is 0 or False over `dim`, as a plain bool tensor.
+
+    >>> hg.all(hg.Variable([0.0, 2.0]))
+    tensor(False)
+    """
+    a = array(a)
+    return count_nonzero(a == 0, dim, keepdim) == 0
+
+
+def count_nonzero(a: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """How many elements are not 0 over `dim`, as a plain integer tensor.
+
+    >>> hg.count_nonzero(hg.Variable([0.0, 2.0, 3.0]))
+    tensor(2)
+    """
+    a = array(a)
+    return Sum.apply((a != 0).to(torch.int64), dim, keepdim)
+
+
+def diff(a: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Differences of neighbours along the axis `dim`, taken `n` times; with elements put before or behind first.
+
+    >>> hg.diff(hg.Variable([1.0, 3.0, 6.0]))
+    Variable([2., 3.])
+    """
+    a = array(a)
+    if not a.ndim:
+        raise ShapeError("diff: a 0-d tensor has no neighbours")
+    axis = normal_axis(dim, a.ndim)
+    parts = [x for x in (prepend, a, append) if x is not None]
+    a = Cat.apply(*parts, dim=axis) if len(parts) > 1 else a
+    before = (slice(None),) * axis
+    for _ in range(min(n, a.shape[axis])):
+        a = GetItem.apply(a, (*before, slice(1, None))) - GetItem.apply(a, (*before, slice(None, -1)))
+    return a
+
+
+def trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Any:
+    """The integral of `y` along the axis `dim` by the trapezoidal rule, at the points `x` or at steps of `dx`.
+
+    >>> hg.trapezoid(hg.Variable([1.0, 3.0, 5.0]))
+    Variable(6.)
+    """
+    return Sum.apply(_areas(y, x, dx, dim), dim)
+
+
+def cumulative_trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Any:
+    """The running integral of `y` along the axis `dim` by the trapezoidal rule.
+
+    >>> hg.cumulative_trapezoid(hg.Variable([1.0, 3.0, 5.0]))
+    Variable([2., 6.])
+    """
+    return _areas(y, x, dx, dim).cumsum(dim)
+
+
+def _areas(y: Any, x: Any, dx: Any, dim: int) -> Any:
+    y = array(y)
+    axis = normal_axis(dim, y.ndim)
+    before = (slice(None),) * axis
+    heights = (GetItem.apply(y, (*before, slice(1, None))) + GetItem.apply(y, (*before, slice(None, -1)))) / 2
+    if x is None:
+        return heights * dx
+    x = array(x)
+    widths = diff(Reshape.apply(x, (-1, *(1 for _ in range(y.ndim - 1 - axis)))) if x.ndim == 1 else x, dim=axis - y.ndim)
+    return heights * widths
+
+
+def _scanned(a: Any, dim: int, combine: Any) -> Any:
+    """What an associative function makes of all elements so far along an axis, in log2(n) passes (Hillis and Steele 1986)."""
+    a = array(a)
+    axis = normal_axis(dim, a.ndim)
+    before, step = (slice(None),) * axis, 1
+    while a.ndim and step < a.shape[axis]:
+        later = combine(GetItem.apply(a, (*before, slice(None, -step))), GetItem.apply(a, (*before, slice(step, None))))
+        a = Cat.apply(GetItem.apply(a, (*before, slice(step))), later, dim=axis)
+        step *= 2
+    return a
+
+
+def cumprod(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """Running product along the axis `dim`, differentiable to any order where elements are 0.
+
+    >>> hg.cumprod(hg.Variable([1.0, 2.0, 3.0]), 0)
+    Variable([1., 2., 6.])
+    """
+    return _scanned(_as(a, dtype), dim, lambda before, x: before * x)
+
+
+def logcumsumexp(a: Any, dim: int) -> Any:
+    """The logarithm of the running sum of exponentials along the axis `dim`, without overflow.
+
+    >>> hg.logcumsumexp(hg.Variable([1000.0, 1000.0]), 0)
+    Variable([1000.0000, 1000.6932])
+    """
+    return _scanned(a, dim, lambda before, x: before.logaddexp(x))
+
+
+def quantile(a: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Any:
+    """The value below which the share `q` of the elements lies, along the axis `dim` or of all; several `q` make a first axis.
+
+    `q`: a number or numbers from 0 to 1. `interpolation` between the two nearest elements: "linear", "lower", "higher", "nearest",
+    "midpoint". NaN where one is NaN. Eager and replay only.
+
+    >>> hg.quantile(hg.Variable([1.0, 2.0, 4.0]), 0.75)
+    Variable(3.)
+    """
+    return _quantile(a, q, dim, keepdim, interpolation, False)
+
+
+def nanquantile(a: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Any:
+    """`quantile` of what is not NaN.
+
+    >>> hg.nanquantile(hg.Variable([1.0, 2.0, 4.0, float("nan")]), 0.75)
+    Variable(3.)
+    """
+    return _quantile(a, q, dim, keepdim, interpolation, True)
+
+
+def _quantile(a: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str, skip: bool) -> Any:
+    a = array(a)
+    shares = torch.as_tensor(q, dtype=a.dtype, device=a.device)
+    if shares.ndim > 1 or not bool(((shares >= 0) & (shares <= 1)).all()):
+        raise OperandError(f"quantile: q must be numbers from 0 to 1, of one axis at most; got {q!r:.60}")
+    modes = ("linear", "lower", "higher", "nearest", "midpoint")
+    if interpolation not in modes:
+        raise OperandError(f"quantile: interpolation must be one of {', '.join(modes)}; got {interpolation!r}")
+    if not a.numel():
+        raise ShapeError(f"quantile: shape {tuple(a.shape)} has no elements")
+    ndim, axis = a.ndim, 0 if dim is None else normal_axis(dim, a.ndim)
+    flat = Reshape.apply(a, (-1,)) if dim is None else a.movedim(axis, -1)
+    ordered = sort(flat, -1, stable=True).values
+    missing = IsNaN.apply(ordered)
+    counted = (~missing).to(a.dtype).sum(-1, True) if skip else flat.shape[-1]
+    ranks = Reshape.apply(shares, (-1, *(1 for _ in range(flat.ndim)))) * (counted - 1)
+    ranks = ranks.clip(0, None).expand((max(shares.numel(), 1), *flat.shape[:-1], 1))
+    if interpolation in ("lower", "higher", "nearest"):
+        ranks = {"lower": ranks.floor, "higher": ranks.ceil, "nearest": ranks.round}[interpolation]()
+    low, high = ranks.floor(), ranks.ceil()
+    several = ordered.unsqueeze(0).expand((ranks.shape[0], *ordered.shape))
+    lower, upper = (several.gather(-1, at.to(torch.int64)).squeeze(-1) for at in (low, high))
+    weight = (ranks - low).squeeze(-1)
+    out = lower + ((upper - lower) * 0.5 if interpolation == "midpoint" else (upper - lower) * weight)
+    out = Where.apply((~missing).sum(-1) == 0 if skip else missing.any(-1), math.nan, out)
+    if keepdim:
+        out = Reshape.apply(out, (-1, *(1 for _ in range(ndim)))) if dim is None else out.unsqueeze(axis + 1)
+    return out if shares.ndim else out.squeeze(0)
+
+
+def cov(a: Any, *, correction: float = 1) -> Any:
+    """The covariance matrix of variables that are rows and of observations that are columns.
+
+    >>> hg.cov(hg.Variable([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+    Variable([[ 1., -1.],
+              [-1.,  1.]])
+    """
+    a = array(a)
+    if a.ndim > 2:
+        raise ShapeError(f"cov: expected at most 2 axes; got shape {tuple(a.shape)}")
+    rows = a if a.ndim == 2 else Reshape.apply(a, (1, -1))
+    centred = rows - rows.mean(1, True)
+    out = centred @ centred.mT / max(rows.shape[1] - correction, 0)
+    return out if a.ndim == 2 else Reshape.apply(out, ())
+
+
+def dist(a: Any, b: Any, p: float = 2.0) -> Any:
+    """The p-norm of a - b.
+
+    >>> hg.dist(hg.Variable([3.0, 4.0]), torch.zeros(2))
+    Variable(5.)
+    """
+    return (array(a) - b).norm(p)
