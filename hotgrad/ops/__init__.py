@@ -27,14 +27,15 @@ from hotgrad.ops import (
 from hotgrad.ops.arithmetic import Where
 
 CLASSES = dict(primitives())
-PUBLIC = {op.function: op.apply for op in CLASSES.values() if op.function}
+_PRIMITIVE = {op.function: op.apply for op in CLASSES.values() if op.function}
+PUBLIC = dict(_PRIMITIVE)
 _COMPOSED = (composites, rearranging, selection, ordering, statistics, activations, formulas, matrices)
 PUBLIC |= {name: getattr(module, name) for module in _COMPOSED for name in module.__all__}
 
 FUNCTIONS.update(PUBLIC)
 FUNCTIONS.update({alias: PUBLIC[name] for alias, name in ALIASES.items()})
 for _name, _function in PUBLIC.items():
-    if hasattr(Tensor, _name) and _name != "where":
+    if (hasattr(Tensor, _name) or _name in _PRIMITIVE) and _name not in ("where", "cat", "stack", "einsum"):
         setattr(Methods, _name, _function)
 Methods.where = lambda self, condition, other: Where.apply(condition, self, other)  # type: ignore[attr-defined]
 Methods.to = composites.to  # type: ignore[attr-defined]

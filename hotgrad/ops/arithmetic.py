@@ -57,6 +57,7 @@ class Add(Primitive):
     Variable([2., 3.])
     """
 
+    function = ""
     native = "{a} + {b}"
     numbers = True
     forward = staticmethod(operator.add)
@@ -100,6 +101,7 @@ class Sub(Primitive):
     Variable([ 0., -1.])
     """
 
+    function = ""
     native = "{a} - {b}"
     numbers = True
     forward = staticmethod(operator.sub)
@@ -131,6 +133,7 @@ class Div(Primitive):
     Variable([1.0000, 0.5000])
     """
 
+    function = ""
     native = "{a} / {b}"
     elementwise = True
     numbers = True

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.variable import Variable
-from hotgrad.errors import AxisError, OperandError
+from hotgrad.errors import AxisError, OperandError, ShapeError
 
 
 def array(a: Any) -> Any:
@@ -51,3 +53,12 @@ def normal_axes(dim: Any, ndim: int) -> tuple[int, ...]:
     if len(set(axes)) != len(axes):
         raise AxisError(f"the axes {tuple(dim)} name an axis twice")
     return axes if ndim else ()
+
+
+def common_shape(op: str, *shapes: Sequence[int]) -> tuple[int, ...]:
+    """What shapes broadcast to. Raises ShapeError."""
+    try:
+        return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        given = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ShapeError(f"{op}: the shapes {given} do not broadcast; sizes must be equal or 1") from None

@@ -8,15 +8,67 @@ from typing import Any
 import torch
 
 from hotgrad.errors import OperandError
-from hotgrad.ops.arithmetic import Clip, Where
+from hotgrad.ops.arithmetic import Add, Clip, Div, Sub, Where
 from hotgrad.ops.axes import array, number
 from hotgrad.ops.pointwise import Sin
-from hotgrad.ops.rounding import And, IsNaN, Or, Xor
+from hotgrad.ops.rounding import And, FloorDivide, IsNaN, Or, Trunc, Xor
 
 __all__ = [
-    "addcdiv", "addcmul", "clamp_max", "clamp_min", "clip", "deg2rad", "fmax", "fmin", "frac", "lerp", "logaddexp2", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "nan_to_num", "positive", "rad2deg", "rsub", "sinc",
+    "add",
+    "addcdiv",
+    "addcmul",
+    "clamp_max",
+    "clamp_min",
+    "clip",
+    "deg2rad",
+    "div",
+    "fmax",
+    "fmin",
+    "frac",
+    "lerp",
+    "logaddexp2",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logical_xor",
+    "nan_to_num",
+    "positive",
+    "rad2deg",
+    "rsub",
+    "sinc",
+    "sub",
 ]  # fmt: skip
+
+
+def add(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    """a + alpha * b.
+
+    >>> hg.add(hg.Variable([1.0, 2.0]), 1)
+    Variable([2., 3.])
+    """
+    return Add.apply(a, b if alpha == 1 else b * number("alpha", alpha))
+
+
+def sub(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    """a - alpha * b.
+
+    >>> hg.sub(hg.Variable([1.0, 2.0]), 1)
+    Variable([0., 1.])
+    """
+    return Sub.apply(a, b if alpha == 1 else b * number("alpha", alpha))
+
+
+def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+    """a / b; with rounding_mode "floor" or "trunc" rounded down, or towards 0.
+
+    >>> hg.div(hg.Variable([1.0, -3.0]), 2, rounding_mode="floor")
+    Variable([ 0., -2.])
+    """
+    if rounding_mode not in (None, "floor", "trunc"):
+        raise OperandError(f"div: rounding_mode must be None, 'floor' or 'trunc'; got {rounding_mode!r}")
+    if rounding_mode == "floor":
+        return FloorDivide.apply(a, b)
+    return Div.apply(a, b) if rounding_mode is None else Trunc.apply(Div.apply(a, b))
 
 
 def clip(a: Any, min: Any = None, max: Any = None) -> Any:

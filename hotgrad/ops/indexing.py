@@ -239,7 +239,7 @@ class Scatter(Primitive):
     @staticmethod
     def forward(a: Any, index: Any, src: Any, *, dim: int) -> Tensor:
         _check_scatter(a, index, src, dim)
-        return a.scatter(dim, index.long(), src)
+        return a.scatter(dim, index.long(), src)  # type: ignore[no-any-return]
 
     vjps = (
         lambda g, out, a, index, src, dim: Scatter.apply(g, index, torch.zeros(index.shape, dtype=g.dtype, device=g.device), dim=dim),
@@ -321,7 +321,7 @@ class Take(Primitive):
     def forward(a: Any, index: Any, *, dim: int) -> Tensor:
         axis, flat = normal_axis(dim, a.ndim), index.reshape(-1)
         out = _in_range("Take", lambda: a.index_select(axis, flat), index, axis, a.shape[axis])
-        return out if index.ndim == 1 else out.reshape((*a.shape[:axis], *index.shape, *a.shape[axis + 1 :]))
+        return out if index.ndim == 1 else out.reshape((*a.shape[:axis], *index.shape, *a.shape[axis + 1 :]))  # type: ignore[no-any-return]
 
     @staticmethod
     def into(out: Any, a: Any, index: Any, dim: int) -> Any:

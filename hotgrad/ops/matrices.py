@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hotgrad.errors import ShapeError
-from hotgrad.ops.axes import array, normal_axis, number
+from hotgrad.ops.axes import array, common_shape, normal_axis, number
 from hotgrad.ops.products import MatMul
 from hotgrad.ops.rearranging import roll
 from hotgrad.ops.shaping import Permute, Reshape
@@ -117,7 +117,7 @@ def _combined(a: Any, product: Any, beta: float, alpha: float) -> Any:
     """beta a + alpha product; for beta = 0 whatever `a` holds, NaN too, does not count."""
     product = product if alpha == 1 else product * number("alpha", alpha)
     if beta == 0:
-        return product.expand(torch.broadcast_shapes(a.shape, product.shape))
+        return product.expand(common_shape("addmm", a.shape, product.shape))
     return (a if beta == 1 else a * number("beta", beta)) + product
 
 
@@ -215,8 +215,10 @@ def cross(a: Any, b: Any, dim: int | None = None) -> Any:
     return roll(a, -1, axis) * roll(b, -2, axis) - roll(a, -2, axis) * roll(b, -1, axis)
 
 
-def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
+def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str | None = None) -> Any:
     """The p-norms of the differences of all rows: (..., n, k) and (..., m, k) make (..., n, m). The gradient is 0 where rows are equal.
+
+    `compute_mode` is torch's; there is one way here, by the differences themselves.
 
     >>> hg.cdist(hg.Variable([[3.0, 4.0]]), torch.zeros(1, 2))
     Variable([[5.]])

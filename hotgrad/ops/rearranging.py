@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Where
-from hotgrad.ops.axes import array, normal_axes, normal_axis
+from hotgrad.ops.axes import array, common_shape, normal_axes, normal_axis
 from hotgrad.ops.indexing import GetItem
 from hotgrad.ops.shaping import Cat, Copy, Expand, Flip, Pad, Permute, Reshape
 
@@ -126,12 +126,8 @@ def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
     [torch.Size([2, 3]), torch.Size([2, 3])]
     """
     tensors = tuple(map(array, tensors))
-    try:
-        shape = torch.broadcast_shapes(*(a.shape for a in tensors))
-    except RuntimeError:
-        shapes = ", ".join(str(tuple(a.shape)) for a in tensors)
-        raise ShapeError(f"broadcast_tensors: the shapes {shapes} have no common one; sizes must be equal or 1") from None
-    return tuple(Expand.apply(a, tuple(shape)) for a in tensors)
+    shape = common_shape("broadcast_tensors", *(a.shape for a in tensors))
+    return tuple(Expand.apply(a, shape) for a in tensors)
 
 
 def movedim(a: Any, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Any:

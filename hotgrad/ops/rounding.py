@@ -63,7 +63,9 @@ class Round(_Rounded):
 
     @staticmethod
     def native(a: Any, *, decimals: int) -> Any:
-        return RoundCall.apply(a) if decimals == 0 else NotImplemented
+        if not a.dtype.is_floating_point:
+            return NotImplemented
+        return RoundCall.apply(a) if decimals == 0 else RoundCall.apply(a * 10.0**decimals) / 10.0**decimals
 
     forward = staticmethod(lambda a, *, decimals=0: torch.round(a, decimals=decimals))
     into = staticmethod(lambda out, a, decimals: partial(torch.round, a, decimals=decimals, out=out))
@@ -123,7 +125,9 @@ class FloorDivide(Primitive):
     """
 
     # by way of the remainder, as torch and Python: near a whole number the quotient itself may round up to it
-    native = "nearbyint(({a} - (fmod({a}, {b}) + (((fmod({a}, {b}) != 0) & ((fmod({a}, {b}) < 0) != ({b} < 0))) ? {b} : 0))) / {b})"
+    native = (
+        "{b} == 0 ? {a} / {b} : nearbyint(({a} - fmod({a}, {b})) / {b}) - ((fmod({a}, {b}) != 0) & ((fmod({a}, {b}) < 0) != ({b} < 0)))"
+    )
     function = "floor_divide"
     numbers = True
     forward = staticmethod(lambda a, b: torch.floor_divide(*as_tensors(a, b)))

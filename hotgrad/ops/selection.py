@@ -12,7 +12,7 @@ from hotgrad.core.modes import state
 from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Where
-from hotgrad.ops.axes import array, normal_axis
+from hotgrad.ops.axes import array, common_shape, normal_axis
 from hotgrad.ops.indexing import Gather, GetItem, Put, Scatter, ScatterAdd, Take
 from hotgrad.ops.rearranging import movedim
 from hotgrad.ops.shaping import Expand, Reshape
@@ -59,7 +59,7 @@ def _by_data(a: Any, items: tuple[Any, ...]) -> Any:
     if len(data) == 1:
         axis, index = data[0]
         return Take.apply(a, _counted(index, a.shape[axis]), axis)
-    shape = torch.broadcast_shapes(*(index.shape for _, index in data))
+    shape = common_shape("GetItem", *(index.shape for _, index in data))
     axes = [axis for axis, _ in data]
     home = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
     a = movedim(a, tuple(axes), tuple(range(len(axes))))
@@ -111,12 +111,7 @@ def take_along_dim(a: Any, indices: Any, dim: int | None = None) -> Any:
     axis = normal_axis(dim, a.ndim)
     if a.ndim != indices.ndim:
         raise ShapeError(f"take_along_dim: a and indices must have as many axes; got shapes {tuple(a.shape)} and {tuple(indices.shape)}")
-    try:
-        shape = torch.broadcast_shapes(*((*x.shape[:axis], 1, *x.shape[axis + 1 :]) for x in (a, indices)))
-    except RuntimeError:
-        raise ShapeError(
-            f"take_along_dim: shapes {tuple(a.shape)} and {tuple(indices.shape)} do not broadcast but along axis {dim}"
-        ) from None
+    shape = common_shape("take_along_dim", *((*x.shape[:axis], 1, *x.shape[axis + 1 :]) for x in (a, indices)))
     wide = [Expand.apply(x, (*shape[:axis], x.shape[axis], *shape[axis + 1 :])) for x in (a, indices)]
     return Gather.apply(*wide, axis)
 
@@ -186,7 +181,7 @@ def masked_select(a: Any, mask: Any) -> Any:
     Variable([1., 3.])
     """
     a, mask = array(a), array(mask)
-    shape = tuple(torch.broadcast_shapes(a.shape, mask.shape))
+    shape = common_shape("masked_select", a.shape, mask.shape)
     return GetItem.apply(Expand.apply(a, shape), Expand.apply(mask, shape))
 
 

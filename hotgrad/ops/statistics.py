@@ -12,12 +12,12 @@ from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.axes import array, normal_axes, normal_axis, number
 from hotgrad.ops.indexing import GetItem
 from hotgrad.ops.ordering import sort
-from hotgrad.ops.reductions import Amax, Amin, LogSumExp, Mean, Prod, Std, Sum, Var
+from hotgrad.ops.reductions import Amax, Amin, Cumsum, LogSumExp, Mean, Prod, Std, Sum, Var
 from hotgrad.ops.rounding import IsNaN
 from hotgrad.ops.shaping import Cat, Reshape
 
 __all__ = [
-    "all", "aminmax", "any", "count_nonzero", "cov", "cumprod", "cumulative_trapezoid", "diff", "dist", "logcumsumexp", "logsumexp", "mean",
+    "all", "aminmax", "any", "count_nonzero", "cov", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "dist", "logcumsumexp", "logsumexp", "mean",
     "nanmean", "nanquantile", "nansum", "prod", "quantile", "std", "std_mean", "sum", "trapezoid", "var", "var_mean",
 ]  # fmt: skip
 
@@ -194,7 +194,7 @@ def diff(a: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = N
     parts = [x for x in (prepend, a, append) if x is not None]
     a = Cat.apply(*parts, dim=axis) if len(parts) > 1 else a
     before = (slice(None),) * axis
-    for _ in range(min(n, a.shape[axis])):
+    for _ in range(n):
         a = GetItem.apply(a, (*before, slice(1, None))) - GetItem.apply(a, (*before, slice(None, -1)))
     return a
 
@@ -239,6 +239,15 @@ def _scanned(a: Any, dim: int, combine: Any) -> Any:
         a = Cat.apply(GetItem.apply(a, (*before, slice(step))), later, dim=axis)
         step *= 2
     return a
+
+
+def cumsum(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """Running sum along the axis `dim`. With `dtype`, `a` is converted first.
+
+    >>> hg.Variable([1.0, 2.0, 3.0]).cumsum(0)
+    Variable([1., 3., 6.])
+    """
+    return Cumsum.apply(_as(a, dtype), dim)
 
 
 def cumprod(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
@@ -310,8 +319,10 @@ def _quantile(a: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str
     return out if shares.ndim else out.squeeze(0)
 
 
-def cov(a: Any, *, correction: float = 1) -> Any:
+def cov(a: Any, *, correction: float = 1, fweights: Any = None, aweights: Any = None) -> Any:
     """The covariance matrix of variables that are rows and of observations that are columns.
+
+    `fweights`: how often each observation was made, whole numbers; `aweights`: its weight.
 
     >>> hg.cov(hg.Variable([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
     Variable([[ 1., -1.],
@@ -321,9 +332,19 @@ def cov(a: Any, *, correction: float = 1) -> Any:
     if a.ndim > 2:
         raise ShapeError(f"cov: expected at most 2 axes; got shape {tuple(a.shape)}")
     rows = a if a.ndim == 2 else Reshape.apply(a, (1, -1))
-    centred = rows - rows.mean(1, True)
-    out = centred @ centred.mT / max(rows.shape[1] - correction, 0)
-    return out if a.ndim == 2 else Reshape.apply(out, ())
+    n = rows.shape[1]
+    weights = 1.0 if fweights is None else array(fweights)
+    if aweights is not None:
+        weights = array(aweights) * weights
+    if fweights is None and aweights is None:
+        centred = rows - rows.mean(1, True)
+        out = centred @ centred.mT / float(max(n - correction, 0))
+    else:
+        total = Sum.apply(weights)
+        centred = rows - (rows * weights).sum(1, True) / total
+        taken = correction if aweights is None else correction * Sum.apply(weights * aweights) / total
+        out = (centred * weights) @ centred.mT / (total - taken).clip(0, None)
+    return Reshape.apply(out, ()) if rows.shape[0] == 1 else out
 
 
 def dist(a: Any, b: Any, p: float = 2.0) -> Any:

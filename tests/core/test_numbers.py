@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own")
 def own() -> Any:
     """An op whose forward and rules use methods of tensors on both operands."""
 
-    class XLogY(hg.Primitive):
+    class XTimesLogY(hg.Primitive):
         """a * log(b)."""
 
         forward = staticmethod(lambda a, b: a * b.log())
@@ -27,7 +27,7 @@ def own() -> Any:
         domain = (hg.Interval(), hg.Interval(0.5, 3.0))
         native = "{a} * log({b})"
 
-    return XLogY
+    return XTimesLogY
 
 
 DTYPES = [torch.float16, torch.float32, torch.float64, torch.int64]
@@ -128,7 +128,7 @@ def test_in_programs(own: Any, engine: str) -> None:
 
 
 def test_a_number_too_large_for_the_dtype(own: Any) -> None:
-    with pytest.raises(hg.HotgradError, match="XLogY"):
+    with pytest.raises(hg.HotgradError, match="XTimesLogY"):
         own.apply(hg.Variable([1, 2]), 2**70)
 
 

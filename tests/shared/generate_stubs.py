@@ -116,7 +116,7 @@ def _method(name: str, op: type[Primitive] | None) -> str:
 def methods_stub() -> str:
     lines = [
         HEADER,
-        "from collections.abc import Callable",
+        "from collections.abc import Callable, Sequence",
         "from typing import Any, Protocol",
         "",
         "import torch",

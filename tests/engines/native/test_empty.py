@@ -34,7 +34,7 @@ SHAPED: list[tuple[str, Callable[[Any], Any], tuple[int, ...]]] = [
 
 
 def cases() -> Iterator[Case]:
-    for op in (op for op in hg.primitives().values() if op.differentiable):
+    for op in (op for op in hg.primitives().values() if op.differentiable and op.native):
         if op.arity == 1 and not op.defaults:
             yield op.name, lambda a, op=op: op.apply(a), ((2, 0, 3),)
         elif op.arity == 2 and not op.defaults and op.name != "MatMul":

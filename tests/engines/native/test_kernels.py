@@ -91,6 +91,8 @@ BROADCAST = [
     ((), ()), ((1,), (1,)), ((3,), ()), ((25,), (25,)), ((2, 3), (3,)), ((4, 1), (1, 5)), ((20, 25), (25,)), ((20, 25), (20, 1)), ((100, 2), (2,)),
     ((0, 3), (3,)), ((2, 3, 9), (3, 1)), ((2, 1, 4, 5), (3, 1, 5)), ((17, 1), (17, 1)), ((1, 1), (1, 1)), ((5, 0), ()),
 ]  # fmt: skip
+# Ops that run on eager and replay alone, which their texts say.
+WITHOUT = {"Erfinv", "Lgamma", "Digamma", "Polygamma", "ArgSort", "TopK", "CumArg"}
 SHAPES = [(), (1,), (3,), (25,), (2, 3), (20, 25), (5, 1), (0, 3), (2, 3, 4), (3, 17, 40), (2, 1, 3, 2), (70, 130), (300,)]
 
 
@@ -98,7 +100,7 @@ def op_examples(share: int) -> list[tuple[str, Example]]:
     """One of `share` cases of every op with many."""
     found: list[tuple[str, Example | None]] = []
     for name, op in hg.primitives().items():
-        for dtype in (torch.float32, torch.float64):
+        for dtype in (torch.float32, torch.float64) if op.native else ():
             cases: list[tuple[Any, dict[str, Any]]] = []
             choices = op.options if isinstance(op.options, dict) else {}
             options = [dict(zip(choices, c)) for c in itertools.product(*choices.values())] if choices else [{}]
@@ -118,7 +120,7 @@ def op_examples(share: int) -> list[tuple[str, Example]]:
 def test_every_op_computes_what_torch_computes(thorough: bool) -> None:
     examples = op_examples(1 if thorough else 13)
     # Independent is in the graph alone: programs do without
-    assert {e.code.instructions[0].op.name for _, e in examples} == set(hg.primitives()) - {"Independent"}
+    assert {e.code.instructions[0].op.name for _, e in examples} == set(hg.primitives()) - {"Independent"} - WITHOUT
     check_together(examples)
 
 
@@ -128,13 +130,15 @@ SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-40, -1e-40, 1e-310, 1.0,
 def test_special_values() -> None:
     examples = []
     for name, op in hg.primitives().items():
-        if not op.elementwise or name in ("Where",):
+        if not op.elementwise or not op.native or name == "Where" or isinstance(next(iter(op.domain), None), hg.Booleans):
             continue
         for dtype in (torch.float32, torch.float64):
             numbers = torch.tensor(SPECIAL, dtype=torch.float64).to(dtype)
             if name in ("Sin", "Cos", "Tan"):
                 numbers = numbers[numbers.abs() < 1e6]
-            options: dict[str, Any] = {"min": -1.0, "max": 1.0} if name == "Clip" else {}
+            if name in ("Remainder", "Fmod", "FloorDivide"):  # torch's give NaN where the divisor is subnormal
+                numbers = numbers[(numbers == 0) | ~(numbers.abs() < torch.finfo(dtype).tiny)]
+            options: dict[str, Any] = {"min": -1.0, "max": 1.0} if name == "Clip" else {"decimals": 0} if name == "Round" else {}
             example = Example()
             a, b = example.input(numbers.reshape(-1, 1)), example.input(numbers)
             operands = [a, b] if op.arity == 2 else [a, b, -0.5] if name == "AddScaled" else [a]
