@@ -6,12 +6,13 @@ Elementary ops record themselves on a tape; walking it backwards gives gradients
 To read the code, begin with the heart in `hotgrad/core/`: `primitive`, `records`, `walk`, `variable`, `recording`; then `hotgrad/ops/`.
 """
 
-from hotgrad import data, errors, functional, nn, ops, optim, transforms
+from hotgrad import data, drawing, errors, functional, linalg, nn, ops, optim, transforms
 from hotgrad.core.domains import Booleans, Integers, Interval
 from hotgrad.core.modes import Tape, enable_grad, no_grad, tape
 from hotgrad.core.primitive import Primitive, primitives, zero
 from hotgrad.core.records import Record
 from hotgrad.core.variable import Variable, gradients
+from hotgrad.drawing import *  # noqa: F403
 from hotgrad.engines import Program, capture
 from hotgrad.errors import (
     AxisError,
@@ -95,6 +96,7 @@ __all__ = [
     "gradients",
     "graph_repr",
     "least_squares",
+    "linalg",
     "minimize",
     "nn",
     "no_grad",
@@ -105,6 +107,7 @@ __all__ = [
     "to_dot",
     "to_mermaid",
     "zero",
+    *drawing.__all__,
     *ops.__all__,
     *transforms.__all__,
 ]

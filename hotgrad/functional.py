@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,29 +16,38 @@ from torch import Tensor
 from hotgrad.checks import finite_number, one_of, whole_number
 from hotgrad.core import recompute
 from hotgrad.core.arrays import as_tensor
+from hotgrad.core.drawing import uniform
 from hotgrad.core.explain import describe
 from hotgrad.core.modes import state
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
 from hotgrad.ops.activations import gelu
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
+from hotgrad.ops.convolutions import Convolution, PoolArgMax, check_images, patches
 from hotgrad.ops.indexing import Gather
 from hotgrad.ops.pointwise import Softplus, Sqrt
-from hotgrad.ops.reductions import LogSoftmax, Mean, Sum
-from hotgrad.ops.shaping import Reshape
+from hotgrad.ops.reductions import LogSoftmax, Mean, Softmax, Sum
+from hotgrad.ops.shaping import Pad, Reshape
 
 __all__ = [
+    "avg_pool1d",
+    "avg_pool2d",
     "batch_norm",
     "bce_with_logits",
+    "conv1d",
     "conv2d",
     "cross_entropy",
     "dropout",
     "gelu",
+    "group_norm",
     "huber",
     "l1",
     "layer_norm",
     "linear",
+    "max_pool1d",
+    "max_pool2d",
     "mse",
+    "scaled_dot_product_attention",
 ]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -235,7 +243,7 @@ def bce_with_logits(output: Any, target: Any, reduction: str = "mean") -> Any:
 def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Generator | None = None) -> Any:
     """Each element 0 with probability `p`, else divided by 1 - p; `x` itself unless `training` (Srivastava et al. 2014).
 
-    The mask is drawn on the host from `generator`, None for torch's global one.
+    The mask is drawn on the host from `generator`, None for the current one (see `hg.randn`).
 
     >>> hg.functional.dropout(torch.ones(4), 0.5, generator=torch.Generator().manual_seed(0))
     tensor([0., 2., 0., 0.])
@@ -243,16 +251,8 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: torch.Gene
     finite_number("dropout: p", p, 0, 1)
     if not training or p == 0:
         return x
-    mask = _uniform(x.shape, generator) >= p
+    mask = uniform(tuple(x.shape), generator) >= p
     return Where.apply(mask if x.device == mask.device else mask.to(x.device), x * (1 / (1 - p) if p < 1 else 0.0), 0.0)
-
-
-def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Any:
-    """Random numbers from 0 up to 1, in float32 on the host; in a program, drawn anew at each run."""
-    if state.trace is not None:
-        return recompute.drawn(partial(state.trace.draw, tuple(shape), generator))
-    recompute.before_draw(generator)
-    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def _normalized(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, eps: float) -> Any:
@@ -328,36 +328,177 @@ def _move(running: Tensor, towards: Any, by: float) -> None:
         running.add_((towards.data if isinstance(towards, Variable) else towards) - running, alpha=by)
 
 
-def two_numbers(name: str, value: Any, least: int) -> tuple[int, int]:
-    """A whole number as a pair of it, or the pair given. Raises SettingError for anything else."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2:
-        raise SettingError(f"{name} must be a whole number or two of them; got {value!r}")
-    return whole_number(name, pair[0], least), whole_number(name, pair[1], least)
+def numbers_for(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
+    """A whole number as many of it, or the numbers given. Raises SettingError for anything else."""
+    given = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(given) != axes:
+        raise SettingError(f"{name} must be a whole number or {axes} of them; got {value!r}")
+    return tuple(whole_number(name, number, least) for number in given)
 
 
-def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0) -> Any:
-    """Cross-correlation of images x (n, in, height, width) with kernels weight (out, in, h, w), plus bias (out,).
+def _windows(name: str, x: Any, axes: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[tuple[int, ...]]:
+    """Kernel, stride, padding and dilation as a number for each axis. Raises ShapeError where no window fits."""
+    check_images(name, x, axes)
+    given = [numbers_for(f"{name}: {what}", value, least, axes) for what, value, least in (
+        ("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
+    )]  # fmt: skip
+    for n, k, _, p, d in zip(x.shape[2:], *given):
+        if n + 2 * p < d * (k - 1) + 1:
+            fits = " x ".join(map(str, given[0]))
+            raise ShapeError(f"{name}: kernels of {fits} do not fit into {' x '.join(map(str, x.shape[2:]))}, padding included")
+    return given
 
-    `stride` and `padding` (of zeros) are numbers or pairs (vertical, horizontal). The result is (n, out, height', width') with
-    height' = (height + 2 padding - h) // stride + 1. All patches as the rows of one matrix product. Raises ShapeError.
+
+def _convolved(name: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    x, weight = (a if isinstance(a, (Variable, Tensor)) else as_tensor(a) for a in (x, weight))
+    groups = whole_number(f"{name}: groups", groups, 1)
+    if x.ndim != axes + 2 or weight.ndim != axes + 2 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        sizes = ("length", "height, width")[axes - 1]
+        raise ShapeError(
+            f"{name} takes x (n, in, {sizes}) and kernels (out, in{' / groups' if groups > 1 else ''}, {('k', 'h, w')[axes - 1]}) with equal "
+            f"in{f', groups = {groups} dividing both' if groups > 1 else ''}; got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    kernel = tuple(weight.shape[2:])
+    if isinstance(padding, str):
+        x, padding = _padded_by_name(name, x, kernel, stride, padding, numbers_for(f"{name}: dilation", dilation, 1, axes))
+    _, strides, paddings, dilations = _windows(name, x, axes, kernel, stride, padding, dilation)
+    out = Convolution.apply(x, weight, strides, paddings, dilations, groups)
+    return out if bias is None else out + bias.reshape((-1, *(1 for _ in range(axes))))
+
+
+def _padded_by_name(name: str, x: Any, kernel: Any, stride: Any, padding: str, dilation: tuple[int, ...]) -> tuple[Any, Any]:
+    """x and the padding that "valid" or "same" means; where "same" is not even, x is padded behind first, as in torch."""
+    one_of(f"{name}: padding", padding, ("same", "valid"))
+    if padding == "valid":
+        return x, 0
+    if any(s != 1 for s in (stride if isinstance(stride, (tuple, list)) else (stride,))):
+        raise SettingError(f"{name}: padding='same' wants stride 1; got {stride!r}")
+    totals = [d * (k - 1) for k, d in zip(kernel, dilation)]
+    if any(total % 2 for total in totals):
+        x = Pad.apply(x, tuple(n for total in reversed(totals) for n in (0, total % 2)))
+    return x, tuple(total // 2 for total in totals)
+
+
+def conv1d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
+    """Cross-correlation of x (n, in, length) with kernels weight (out, in / groups, k), plus bias (out,); see `conv2d`.
+
+    >>> hg.functional.conv1d(torch.ones(1, 1, 3), torch.ones(2, 1, 2)).shape
+    torch.Size([1, 2, 2])
+    """
+    return _convolved("conv1d", 1, x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
+    """Cross-correlation of images x (n, in, height, width) with kernels weight (out, in / groups, h, w), plus bias (out,).
+
+    `stride`, `padding` (of zeros) and `dilation` are numbers or pairs (vertical, horizontal); padding may be "valid", none, or "same", which
+    keeps the sizes at stride 1. With `groups` the channels are cut into as many parts, which do not see each other. The result is (n, out,
+    height', width') with height' = (height + 2 padding - dilation (h - 1) - 1) // stride + 1. Raises ShapeError.
 
     >>> hg.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(2, 1, 2, 2)).shape
     torch.Size([1, 2, 2, 2])
     """
-    (down, right), (above, left) = two_numbers("stride", stride, 1), two_numbers("padding", padding, 0)
-    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
-        raise ShapeError(
-            f"conv2d takes images (n, in, height, width) and kernels (out, in, h, w) with equal in; got {tuple(x.shape)} and {tuple(weight.shape)}"
-        )
-    if above or left:
-        x = x.pad((left, left, above, above)) if isinstance(x, Variable) else torch.constant_pad_nd(x, (left, left, above, above))
-    n, channels, height, width = x.shape
-    out, _, h, w = weight.shape
-    if height < h or width < w:
-        raise ShapeError(f"conv2d: kernels of {h} x {w} do not fit into images of {height} x {width}, padding included")
-    patches = x.unfold(2, h, down).unfold(3, w, right)  # (n, in, height', width', h, w)
-    rows, columns = patches.shape[2:4]
-    matrix = patches.permute(0, 2, 3, 1, 4, 5).reshape(n * rows * columns, channels * h * w)
-    result = linear(matrix, weight.reshape(out, channels * h * w).mT, bias)
-    return result.reshape(n, rows, columns, out).permute(0, 3, 1, 2)
+    return _convolved("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
+
+
+def _largest(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+    x = x if isinstance(x, (Variable, Tensor)) else as_tensor(x)
+    sizes = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, dilation)
+    if any(2 * p > k for k, p in zip(sizes[0], sizes[2])):
+        raise ShapeError(f"{name}: padding must be at most half of the kernel; got padding {sizes[2]} and kernel {sizes[0]}")
+    at = PoolArgMax.apply(x, *sizes)
+    flat = Gather.apply(Reshape.apply(x, (*x.shape[:2], -1)), Reshape.apply(at, (*at.shape[:2], -1)), -1)
+    return Reshape.apply(flat, tuple(at.shape))
+
+
+def max_pool1d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Any:
+    """The largest element of each window of x (n, channels, length); see `max_pool2d`.
+
+    >>> hg.functional.max_pool1d(hg.Variable([[[1.0, 3.0, 2.0, 0.0]]]), 2)
+    Variable([[[3., 2.]]])
+    """
+    return _largest("max_pool1d", 1, x, kernel_size, stride, padding, dilation)
+
+
+def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Any:
+    """The largest element of each window of images x (n, channels, height, width); `stride` is that of the kernel by default.
+
+    The gradient goes to the largest element, the first of several. Padding never is largest.
+
+    >>> hg.functional.max_pool2d(hg.Variable([[[[1.0, 3.0], [2.0, 0.0]]]]), 2)
+    Variable([[[[3.]]]])
+    """
+    return _largest("max_pool2d", 2, x, kernel_size, stride, padding, dilation)
+
+
+def _averaged(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, count_include_pad: bool) -> Any:
+    x = x if isinstance(x, (Variable, Tensor)) else as_tensor(x)
+    sizes = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, 1)
+    last = tuple(range(-axes, 0))
+    total = Sum.apply(patches(x, *sizes), last)
+    if count_include_pad or not any(sizes[2]):
+        return total / math.prod(sizes[0])
+    return total / Sum.apply(patches(torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device), *sizes), last)
+
+
+def avg_pool1d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True) -> Any:
+    """The mean of each window of x (n, channels, length); see `avg_pool2d`.
+
+    >>> hg.functional.avg_pool1d(hg.Variable([[[1.0, 3.0, 2.0, 0.0]]]), 2)
+    Variable([[[2., 1.]]])
+    """
+    return _averaged("avg_pool1d", 1, x, kernel_size, stride, padding, count_include_pad)
+
+
+def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True) -> Any:
+    """The mean of each window of images x (n, channels, height, width); `stride` is that of the kernel by default.
+
+    The zeros of the padding count as elements unless `count_include_pad` is False.
+
+    >>> hg.functional.avg_pool2d(hg.Variable([[[[1.0, 3.0], [2.0, 0.0]]]]), 2)
+    Variable([[[[1.5000]]]])
+    """
+    return _averaged("avg_pool2d", 2, x, kernel_size, stride, padding, count_include_pad)
+
+
+def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """x (n, channels, ...) normalised over the elements of each of `num_groups` groups of channels, times weight plus bias (channels,).
+
+    >>> hg.functional.group_norm(torch.tensor([[[1.0], [3.0]]]), 1).squeeze()
+    tensor([-1.0000,  1.0000])
+    """
+    if x.ndim < 2 or x.shape[1] % num_groups:
+        raise ShapeError(f"group_norm: expected x (n, channels, ...), channels a multiple of {num_groups}; got {tuple(x.shape)}")
+    grouped = x.reshape((x.shape[0], num_groups, -1))
+    scaled = _normalized(grouped, grouped.mean(-1, True), grouped.var(-1, correction=0, keepdim=True), None, None, eps).reshape(
+        tuple(x.shape)
+    )
+    shape = (-1, *(1 for _ in x.shape[2:]))
+    scaled = scaled if weight is None else scaled * weight.reshape(shape)
+    return scaled if bias is None else scaled + bias.reshape(shape)
+
+
+def scaled_dot_product_attention(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, is_causal: bool = False, scale: float | None = None
+) -> Any:
+    """softmax(query @ key^T * scale + mask) @ value, for query (..., l, e), key (..., s, e) and value (..., s, v): (..., l, v).
+
+    `attn_mask` (..., l, s): bool, True where a position may be seen, or numbers that are added. `is_causal`: no position sees later ones.
+    `scale`: 1 / sqrt(e) by default (Vaswani and others 2017).
+
+    >>> q = torch.ones(1, 2, 4)
+    >>> hg.functional.scaled_dot_product_attention(q, q, q).shape
+    torch.Size([1, 2, 4])
+    """
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        shapes = f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        raise ShapeError(f"scaled_dot_product_attention: expected (..., l, e), (..., s, e) and (..., s, v); got {shapes}")
+    scores = (query @ key.transpose(-2, -1)) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        if attn_mask is not None:
+            raise SettingError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+        rows, columns = (torch.arange(n, device=scores.device) for n in scores.shape[-2:])
+        attn_mask = columns <= rows.unsqueeze(1)
+    if attn_mask is not None:
+        scores = Where.apply(attn_mask, scores, -math.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
+    return Softmax.apply(scores, -1) @ value

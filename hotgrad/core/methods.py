@@ -15,10 +15,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {}
 # What writes into its first operand, a Variable or tensor, by the name of the method: "__iadd__", and torch's "add_".
 WRITERS: dict[str, Callable[..., Any]] = {}
 
-# torch's second names for the same functions, for `torch.clamp(v, 0, 1)`; hotgrad itself has one name for each.
+# torch's second names for the same functions, for `torch.multiply(v, 2)`; hotgrad itself has one name for each, but for the commonest.
 ALIASES = {
-    "absolute": "abs", "clamp": "clip", "concat": "cat", "concatenate": "cat", "divide": "div", "multiply": "mul", "negative": "neg",
-    "subtract": "sub", "true_divide": "div", "swapaxes": "transpose", "swapdims": "transpose", "constant_pad_nd": "pad", "moveaxis": "movedim",
+    "absolute": "abs", "concat": "cat", "concatenate": "cat", "divide": "div", "multiply": "mul", "negative": "neg",
+    "subtract": "sub", "true_divide": "div", "swapdims": "transpose", "constant_pad_nd": "pad", "moveaxis": "movedim",
     "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arctan2": "atan2", "arccosh": "acosh", "arcsinh": "asinh", "arctanh": "atanh",
     "fix": "trunc", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne", "row_stack": "vstack",
     "log_sigmoid": "logsigmoid", "trapz": "trapezoid", "expit": "sigmoid", "psi": "digamma", "gammaln": "lgamma",
@@ -31,6 +31,7 @@ _INSTEAD = {
     "cuda": 'v.to("cuda")', "mse_loss": "hg.functional.mse", "l1_loss": "hg.functional.l1", "huber_loss": "hg.functional.huber",
     "smooth_l1_loss": "hg.functional.huber", "binary_cross_entropy_with_logits": "hg.functional.bce_with_logits",
     "cross_entropy_loss": "hg.functional.cross_entropy", "cross_entropy": "hg.functional.cross_entropy", "linear": "x @ weight + bias",
+    "randn_like": "hg.randn_like(v)", "rand_like": "hg.rand_like(v)", "bernoulli": "hg.bernoulli(v)", "normal": "mean + std * hg.randn_like(mean)",
     "layer_norm": "hg.functional.layer_norm", "batch_norm": "hg.functional.batch_norm", "conv2d": "hg.functional.conv2d",
     "dropout": "hg.functional.dropout",
 }  # fmt: skip

@@ -14,6 +14,8 @@ from hotgrad.core.primitive import primitives
 from hotgrad.ops import (
     activations,
     composites,
+    convolutions,  # noqa: F401
+    decompositions,  # noqa: F401
     elementary,  # noqa: F401  importing declares the ops
     formulas,
     indexing,  # noqa: F401
@@ -31,12 +33,16 @@ _PRIMITIVE = {op.function: op.apply for op in CLASSES.values() if op.function}
 PUBLIC = dict(_PRIMITIVE)
 _COMPOSED = (composites, rearranging, selection, ordering, statistics, activations, formulas, matrices)
 PUBLIC |= {name: getattr(module, name) for module in _COMPOSED for name in module.__all__}
+PUBLIC |= {"clamp": PUBLIC["clip"], "swapaxes": PUBLIC["transpose"]}  # which people write as often
 
 FUNCTIONS.update(PUBLIC)
 FUNCTIONS.update({alias: PUBLIC[name] for alias, name in ALIASES.items()})
 for _name, _function in PUBLIC.items():
     if (hasattr(Tensor, _name) or _name in _PRIMITIVE) and _name not in ("where", "cat", "stack", "einsum"):
         setattr(Methods, _name, _function)
+for _alias, _name in ALIASES.items():
+    if hasattr(Tensor, _alias):
+        setattr(Methods, _alias, PUBLIC[_name])
 Methods.where = lambda self, condition, other: Where.apply(condition, self, other)  # type: ignore[attr-defined]
 Methods.to = composites.to  # type: ignore[attr-defined]
 Methods.__getitem__ = selection.getitem  # type: ignore[attr-defined]

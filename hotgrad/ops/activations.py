@@ -5,16 +5,39 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Clip, Where
 from hotgrad.ops.axes import array, number
 from hotgrad.ops.pointwise import Erf, Expm1, Sigmoid, Softplus, Tanh
-from hotgrad.ops.reductions import Softmax
+from hotgrad.ops.reductions import LogSoftmax, Softmax
 from hotgrad.ops.shaping import Reshape
 
 __all__ = [
-    "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logit", "logsigmoid", "mish", "prelu", "relu6",
-    "selu", "silu", "softmin", "softshrink", "softsign", "tanhshrink", "threshold",
+    "celu",
+    "elu",
+    "gelu",
+    "glu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "log_softmax",
+    "logit",
+    "logsigmoid",
+    "mish",
+    "prelu",
+    "relu6",
+    "selu",
+    "silu",
+    "softmax",
+    "softmin",
+    "softshrink",
+    "softsign",
+    "tanhshrink",
+    "threshold",
 ]  # fmt: skip
 
 
@@ -147,13 +170,31 @@ def softsign(a: Any) -> Any:
     return a / (abs(a) + 1.0)
 
 
-def softmin(a: Any, dim: int) -> Any:
+def softmax(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """exp(a) divided by its sum along the axis `dim`, without overflow. With `dtype`, `a` is converted first.
+
+    >>> hg.softmax(hg.Variable([0.0, 1000.0]), 0)
+    Variable([0., 1.])
+    """
+    return Softmax.apply(a if dtype is None else array(a).to(dtype), dim)
+
+
+def log_softmax(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """The logarithm of `softmax` along the axis `dim`, accurate where that underflows. With `dtype`, `a` is converted first.
+
+    >>> hg.log_softmax(hg.Variable([0.0, 1000.0]), 0)
+    Variable([-1000.,     0.])
+    """
+    return LogSoftmax.apply(a if dtype is None else array(a).to(dtype), dim)
+
+
+def softmin(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
     """`softmax` of -a.
 
     >>> hg.softmin(hg.Variable([0.0, 0.0]), 0)
     Variable([0.5000, 0.5000])
     """
-    return Softmax.apply(-array(a), dim)
+    return softmax(-array(a), dim, dtype)
 
 
 def glu(a: Any, dim: int = -1) -> Any:

@@ -283,16 +283,24 @@ class Atan2(Primitive):
     forward = staticmethod(lambda a, b: torch.atan2(*as_tensors(a, b)))
     into = staticmethod(lambda out, a, b: partial(torch.atan2, a, b, out=out))
     elementwise = True
-    vjps = (lambda g, out, a, b: g * (b / _squares(a, b)), lambda g, out, a, b: -g * (a / _squares(a, b)))
+    vjps = (lambda g, out, a, b: g * _over_square(b, a, g), lambda g, out, a, b: -g * _over_square(a, b, g))
     reads = ("a b", "a b")
     fresh = True
     kinks = {"0 at the origin": [([[0.0], [0.0]], {}, [1.0], [[0.0], [0.0]])]}
 
 
-def _squares(a: Any, b: Any) -> Any:
-    """a^2 + b^2, but infinite at the origin, where there is no direction."""
-    squares = a * a + b * b
-    return Where.apply(squares == 0, math.inf, squares)
+def _like(a: Any, g: Any) -> Any:
+    """An operand as an array of the dtype of `g`: rules must not compute with integers, nor a number decide."""
+    if isinstance(a, (int, float)):
+        return torch.tensor(a, dtype=g.dtype, device=g.device)
+    return a if a.dtype is g.dtype else a.to(g.dtype)
+
+
+def _over_square(a: Any, b: Any, g: Any) -> Any:
+    """a / (a^2 + b^2), and 0 at the origin, where there is no direction."""
+    a, b = _like(a, g), _like(b, g)
+    square = a * a + b * b
+    return Where.apply(square == 0, 0.0, a / Where.apply(square == 0, 1.0, square))
 
 
 class Hypot(Primitive):
@@ -369,7 +377,6 @@ class XLogY(Primitive):
 
 
 def _times_log(g: Any, a: Any, b: Any) -> Any:
-    if isinstance(b, (int, float)):
-        b = torch.tensor(b, dtype=g.dtype, device=g.device)
+    a, b = _like(a, g), _like(b, g)
     nothing = Where.apply(a == 0, b <= 0, False)
     return Where.apply(nothing, 0.0, g * Where.apply(nothing, 1.0, b).log())

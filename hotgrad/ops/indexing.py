@@ -15,7 +15,7 @@ from hotgrad.core.primitive import Primitive
 from hotgrad.core.variable import Variable
 from hotgrad.errors import DeviceError, OperandError, ShapeError
 from hotgrad.ops.axes import normal_axis
-from hotgrad.ops.shaping import Pad, take
+from hotgrad.ops.shaping import Pad, compact, take
 
 
 def _plain_index(index: Any) -> Any:
@@ -326,10 +326,11 @@ class Take(Primitive):
     @staticmethod
     def into(out: Any, a: Any, index: Any, dim: int) -> Any:
         axis = normal_axis(dim, a.ndim)
-        if not index.is_contiguous() or index.dtype not in (torch.int64, torch.int32):
+        if index.dtype not in (torch.int64, torch.int32):
             return None
+        copies, index = compact(index)
         flat, wide = index.view(-1), out.view((*a.shape[:axis], index.numel(), *a.shape[axis + 1 :]))
-        return partial(_in_range, "Take", partial(torch.index_select, a, axis, flat, out=wide), flat, axis, a.shape[axis])
+        return [*copies, partial(_in_range, "Take", partial(torch.index_select, a, axis, flat, out=wide), flat, axis, a.shape[axis])]
 
     vjps = (lambda g, out, a, index, dim: Put.apply(g, index, shape=tuple(a.shape), dim=normal_axis(dim, a.ndim)), None)
     reads = ("index", "")
@@ -372,10 +373,16 @@ class Put(Primitive):
 
     @staticmethod
     def into(out: Any, g: Any, index: Any, shape: tuple[int, ...], dim: int) -> Any:
-        if not (index.is_contiguous() and g.is_contiguous()) or index.dtype not in (torch.int64, torch.int32):
+        if index.dtype not in (torch.int64, torch.int32):
             return None
+        (first, index), (second, g) = compact(index), compact(g)
         flat, wide = index.view(-1), g.view((*shape[:dim], index.numel(), *shape[dim + 1 :]))
-        return [partial(out.zero_), partial(_in_range, "Put", partial(out.index_add_, dim, flat, wide), flat, dim, shape[dim])]
+        return [
+            *first,
+            *second,
+            partial(out.zero_),
+            partial(_in_range, "Put", partial(out.index_add_, dim, flat, wide), flat, dim, shape[dim]),
+        ]
 
     vjps = (lambda h, res, g, index, shape, dim: Take.apply(h, index, dim=dim), None)
     reads = ("index", "")

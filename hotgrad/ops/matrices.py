@@ -176,6 +176,9 @@ def tensordot(a: Any, b: Any, dims: int | Sequence[Sequence[int]] = 2) -> Any:
     if isinstance(dims, int):
         dims = (range(a.ndim - dims, a.ndim), range(dims))
     ours, theirs = ([normal_axis(d, x.ndim) for d in given] for x, given in zip((a, b), dims))
+    for i, j in zip(ours, theirs):  # sizes of 1 broadcast, as in torch
+        if a.shape[i] != b.shape[j] and 1 in (a.shape[i], b.shape[j]):
+            a, b = (a, b.sum(j, True)) if a.shape[i] == 1 else (a.sum(i, True), b)
     if [a.shape[i] for i in ours] != [b.shape[i] for i in theirs]:
         raise ShapeError(f"tensordot: axes {ours} of shape {tuple(a.shape)} and {theirs} of shape {tuple(b.shape)} must have equal sizes")
     left = [i for i in range(a.ndim) if i not in ours]
@@ -236,5 +239,5 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     Variable([1.])
     """
     x1, x2 = array(x1), array(x2)
-    norms = [x.norm(2, dim, True).clip(eps, None) for x in (x1, x2)]
-    return ((x1 / norms[0]) * (x2 / norms[1])).sum(dim)
+    first, second = x1.norm(2, dim, True), x2.norm(2, dim, True)
+    return ((x1 / first.clip(eps, None)) * (x2 / second.clip(eps, None))).sum(dim)

@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _sizes(name: str, sizes: tuple[Any, ...]) -> tuple[int, ...]:
+def whole_sizes(name: str, sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """Sizes given one by one or as one sequence."""
     given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
     if not all(isinstance(n, int) and not isinstance(n, bool) for n in given):
@@ -38,7 +38,7 @@ def view(a: Any, *shape: Any) -> Any:
     >>> hg.Variable([1.0, 2.0, 3.0, 4.0]).view(2, -1).shape
     torch.Size([2, 2])
     """
-    return Reshape.apply(a, _sizes("view", shape))
+    return Reshape.apply(a, whole_sizes("view", shape))
 
 
 def view_as(a: Any, other: Any) -> Any:
@@ -94,7 +94,7 @@ def unflatten(a: Any, dim: int, sizes: Sequence[int]) -> Any:
     """
     a = array(a)
     axis = normal_axis(dim, a.ndim)
-    sizes, size = _sizes("unflatten", (tuple(sizes),)), a.shape[axis]
+    sizes, size = whole_sizes("unflatten", (tuple(sizes),)), a.shape[axis]
     known = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or (size % known if -1 in sizes and known else size != known):
         raise ShapeError(f"unflatten: sizes {sizes} do not multiply to the {size} elements of axis {dim} in shape {tuple(a.shape)}")
@@ -316,7 +316,7 @@ def tile(a: Any, *dims: Any) -> Any:
     >>> hg.tile(hg.Variable([1.0, 2.0]), (2,))
     Variable([1., 2., 1., 2.])
     """
-    a, times = array(a), _sizes("tile", dims)
+    a, times = array(a), whole_sizes("tile", dims)
     return repeat(a, (1,) * (a.ndim - len(times)) + times)
 
 
@@ -327,7 +327,7 @@ def repeat(a: Any, *repeats: Any) -> Any:
     Variable([[1., 2.],
               [1., 2.]])
     """
-    a, times = array(a), _sizes("repeat", repeats)
+    a, times = array(a), whole_sizes("repeat", repeats)
     if len(times) < a.ndim or min(times, default=0) < 0:
         raise OperandError(f"repeat: expected {a.ndim} numbers or more, 0 or above, for shape {tuple(a.shape)}; got {times}")
     sizes = (1,) * (len(times) - a.ndim) + tuple(a.shape)

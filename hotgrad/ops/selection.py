@@ -99,7 +99,7 @@ def gather(a: Any, dim: Any, index: Any = None) -> Any:
 
 
 def take_along_dim(a: Any, indices: Any, dim: int | None = None) -> Any:
-    """`gather` in which shapes broadcast but along `dim`; without `dim`, of all as one axis.
+    """`gather` in which shapes broadcast but along `dim` and negative positions count from the end; without `dim`, of all as one axis.
 
     >>> hg.take_along_dim(hg.Variable([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0]]), 1)
     Variable([[1.],
@@ -113,7 +113,7 @@ def take_along_dim(a: Any, indices: Any, dim: int | None = None) -> Any:
         raise ShapeError(f"take_along_dim: a and indices must have as many axes; got shapes {tuple(a.shape)} and {tuple(indices.shape)}")
     shape = common_shape("take_along_dim", *((*x.shape[:axis], 1, *x.shape[axis + 1 :]) for x in (a, indices)))
     wide = [Expand.apply(x, (*shape[:axis], x.shape[axis], *shape[axis + 1 :])) for x in (a, indices)]
-    return Gather.apply(*wide, axis)
+    return Gather.apply(wide[0], _counted(wide[1], a.shape[axis]), axis)
 
 
 def index_select(a: Any, dim: int, index: Any) -> Any:
@@ -240,8 +240,10 @@ def index_add(a: Any, dim: int, index: Any, source: Any, alpha: float = 1) -> An
     >>> hg.index_add(hg.Variable([1.0, 2.0]), 0, torch.tensor([0, 0]), torch.tensor([10.0, 20.0]))
     Variable([31.,  2.])
     """
-    a, source = array(a), array(source)
-    placed = Put.apply(source, array(index), tuple(a.shape), normal_axis(dim, a.ndim))
+    a, index, source = array(a), array(index), array(source)
+    if not a.ndim:
+        return Reshape.apply(index_add(Reshape.apply(a, (1,)), dim, index, Reshape.apply(source, (-1,)), alpha), ())
+    placed = Put.apply(source, index, tuple(a.shape), normal_axis(dim, a.ndim))
     return _added("index_add", a, placed if alpha == 1 else placed * alpha)
 
 
@@ -257,7 +259,9 @@ def index_copy(a: Any, dim: int, index: Any, source: Any) -> Any:
     >>> hg.index_copy(hg.Variable([1.0, 2.0, 3.0]), 0, torch.tensor([2, 0]), torch.tensor([7.0, 8.0]))
     Variable([8., 2., 7.])
     """
-    a, index = array(a), array(index)
+    a, index, source = array(a), array(index), array(source)
+    if not a.ndim:
+        return Reshape.apply(index_copy(Reshape.apply(a, (1,)), dim, index, Reshape.apply(source, (-1,))), ())
     axis = normal_axis(dim, a.ndim)
     return Scatter.apply(a, _along(a, index, axis), source, axis)
 
@@ -269,7 +273,10 @@ def index_fill(a: Any, dim: int, index: Any, value: Any) -> Any:
     Variable([0., 2., 0.])
     """
     a, index = array(a), array(index)
+    if not a.ndim:
+        return Reshape.apply(index_fill(Reshape.apply(a, (1,)), dim, index, value), ())
     axis = normal_axis(dim, a.ndim)
-    wide = _along(a, index, axis)
-    value = array(value) if not isinstance(value, (int, float)) else torch.full((), value, dtype=a.dtype, device=a.device)
-    return Scatter.apply(a, wide, Expand.apply(value.to(a.dtype), tuple(wide.shape)), axis)
+    # where, since a position may come several times and the gradient of a value goes to it once
+    places = _along(a, _counted(index, a.shape[axis]), axis)
+    marks = ScatterAdd.apply(torch.ones(tuple(places.shape), device=a.device), places, tuple(a.shape), axis)
+    return Where.apply(marks > 0, value if isinstance(value, (int, float)) else array(value).to(a.dtype), a)

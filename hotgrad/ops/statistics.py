@@ -10,7 +10,7 @@ import torch
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.axes import array, normal_axes, normal_axis, number
-from hotgrad.ops.indexing import GetItem
+from hotgrad.ops.indexing import Gather, GetItem
 from hotgrad.ops.ordering import sort
 from hotgrad.ops.reductions import Amax, Amin, Cumsum, LogSumExp, Mean, Prod, Std, Sum, Var
 from hotgrad.ops.rounding import IsNaN
@@ -191,10 +191,12 @@ def diff(a: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = N
     if not a.ndim:
         raise ShapeError("diff: a 0-d tensor has no neighbours")
     axis = normal_axis(dim, a.ndim)
+    if not n:  # as torch, which then leaves out what was to be put before and behind
+        return a
     parts = [x for x in (prepend, a, append) if x is not None]
     a = Cat.apply(*parts, dim=axis) if len(parts) > 1 else a
     before = (slice(None),) * axis
-    for _ in range(n):
+    for _ in range(min(n, a.shape[axis])):
         a = GetItem.apply(a, (*before, slice(1, None))) - GetItem.apply(a, (*before, slice(None, -1)))
     return a
 
@@ -300,7 +302,7 @@ def _quantile(a: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str
     if not a.numel():
         raise ShapeError(f"quantile: shape {tuple(a.shape)} has no elements")
     ndim, axis = a.ndim, 0 if dim is None else normal_axis(dim, a.ndim)
-    flat = Reshape.apply(a, (-1,)) if dim is None else a.movedim(axis, -1)
+    flat = Reshape.apply(a, (-1,)) if dim is None or not ndim else a.movedim(axis, -1)
     ordered = sort(flat, -1, stable=True).values
     missing = IsNaN.apply(ordered)
     counted = (~missing).to(a.dtype).sum(-1, True) if skip else flat.shape[-1]
@@ -310,12 +312,12 @@ def _quantile(a: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str
         ranks = {"lower": ranks.floor, "higher": ranks.ceil, "nearest": ranks.round}[interpolation]()
     low, high = ranks.floor(), ranks.ceil()
     several = ordered.unsqueeze(0).expand((ranks.shape[0], *ordered.shape))
-    lower, upper = (several.gather(-1, at.to(torch.int64)).squeeze(-1) for at in (low, high))
+    lower, upper = (Gather.apply(several, at.to(torch.int64), -1).squeeze(-1) for at in (low, high))
     weight = (ranks - low).squeeze(-1)
     out = lower + ((upper - lower) * 0.5 if interpolation == "midpoint" else (upper - lower) * weight)
     out = Where.apply((~missing).sum(-1) == 0 if skip else missing.any(-1), math.nan, out)
     if keepdim:
-        out = Reshape.apply(out, (-1, *(1 for _ in range(ndim)))) if dim is None else out.unsqueeze(axis + 1)
+        out = Reshape.apply(out, (-1, *(1 for _ in range(ndim)))) if dim is None or not ndim else out.unsqueeze(axis + 1)
     return out if shares.ndim else out.squeeze(0)
 
 

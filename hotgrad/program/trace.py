@@ -266,7 +266,7 @@ class ProgramTrace(Trace):
             example = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
         value = self.arrived("draw", generator, lambda: Value.like("draw", example))
         self.code.draws.append(Draw(value, generator))
-        return self.new(example, value)
+        return self.new(example, value, None, True)
 
     def constant(self, tensor: Tensor) -> Traced:
         """A tensor from outside, or made by hotgrad on the way: a state if it is a buffer, else a constant."""

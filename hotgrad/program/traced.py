@@ -46,11 +46,10 @@ class Traced(Variable):
         state.trace.refuse(message)
 
     def _as_index(self) -> NoReturn:
-        message = f"indexing by a Variable, as in a[x]{where()}, is not possible while capturing: programs keep the index. "
-        if self.dtype is torch.bool:
-            message += "Choose by hg.where(x, a, 0), which keeps the shape"
-        else:
-            message += "Rows are hg.gather(a, x.reshape(-1, 1).expand(-1, a.shape[1]), dim=0), for `a` of two axes and `x` of one"
+        message = (
+            f"indexing by a Variable, as in a[x]{where()}, is not possible while capturing: how many elements a mask chooses differs at "
+        )
+        message += "each run. Choose by hg.where(x, a, 0), which keeps the shape"
         raise CaptureError(message) if state.trace is None else state.trace.remember(message)
 
     data = property(_unreadable, _unreadable)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hotgrad.core.drawing import drawing_from
 from hotgrad.core.in_place import forward_pass
 from hotgrad.core.modes import Tape, enable_grad, no_grad, surely
 from hotgrad.core.variable import Variable, wrap
@@ -97,15 +98,20 @@ def keeping_modes(model: Module, body: Callable[[], T], *undo: Callable[[], obje
 
 
 def unrecorded(body: Callable[[], T]) -> T:
-    """What `body()` gives without recording; if it takes gradients itself, as of a penalty, then with, on a tape of its own."""
+    """What `body()` gives without recording, with random numbers of its own; if it takes gradients itself, as of a penalty, then with, on a tape of its own."""
+
+    def alone() -> T:
+        with drawing_from(torch.Generator().manual_seed(0)):
+            return body()
+
     try:
-        return no_grad.run(body)
+        return no_grad.run(alone)
     except TapeError:
         pass
 
     def recorded() -> T:
         with Tape():
-            return enable_grad.run(body)
+            return enable_grad.run(alone)
 
     return recorded()
 

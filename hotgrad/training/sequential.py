@@ -196,21 +196,23 @@ class Sequential(Model):
         batch_size = whole_number("batch_size", batch_size) if batch_size is not None else brought
         names = column_names(x)
         stand_in = twin(self).use_generator(torch.Generator())  # whose draws are nobody's
-        data = data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=2)
-        stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
-        stand_in._setup.cut = cut_of(new_loss, data)
-        validation = None if held_out is None else data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
-        keys = row_keys(data.labels is not None, validation is not None, validation is not None and validation.labels is not None)
-        for callback in callbacks:
-            if isinstance(callback, EarlyStopping):
-                callback.check(keys)
+        with drawing_from(stand_in.generator):
+            data = data_for(stand_in, new_loss, x, y, "", sample_weight, class_weight, resolved=2)
+            stand_in._setup.axes, stand_in._setup.columns = data.x.ndim, names or self._setup.columns
+            stand_in._setup.cut = cut_of(new_loss, data)
+            validation = None if held_out is None else data_for(stand_in, new_loss, held_out[0], held_out[1], "validation ")
+            keys = row_keys(data.labels is not None, validation is not None, validation is not None and validation.labels is not None)
+            for callback in callbacks:
+                if isinstance(callback, EarlyStopping):
+                    callback.check(keys)
         rows = len(data.x)
         batch_size = min(rows, batch_size or rows)
         if new_optimizer.needs_closure and batch_size < rows:
             raise SettingError(
                 f"{type(new_optimizer).__name__} needs full batches; got batch_size={batch_size} for {rows} rows. Leave batch_size out"
             )
-        check_batches(stand_in, data.x, batch_size)
+        with drawing_from(stand_in.generator):
+            check_batches(stand_in, data.x, batch_size)
         file = None
         if subject is not None and checkpoint is not None:
             settings = {
@@ -232,15 +234,17 @@ class Sequential(Model):
                 follow(self, list(self.parameters()))
                 job.keep_apart(self)
                 new_optimizer.convert_state()
-                runner = runner_for(self, job, engine)
-                begin(self, job)
+                with drawing_from(self.generator):
+                    runner = runner_for(self, job, engine)
+                    begin(self, job)
         except KeyboardInterrupt:  # while capturing or compiling
             if part.get() or job.history:
                 raise
             job.history.engine_note = "interrupted before the first step"
             return job.history
         self._setup.axes, self._setup.columns, self._setup.cut = stand_in._setup.axes, stand_in._setup.columns, stand_in._setup.cut
-        return keeping_modes(self, lambda: train(self, job, runner), signal_back())
+        with drawing_from(self.generator):
+            return keeping_modes(self, lambda: train(self, job, runner), signal_back())
 
     def _seeded(self, seed: int | None) -> torch.Generator:
         """The model's generator: restarted by a seed, else as it stands, else seeded by one draw from torch's global one."""

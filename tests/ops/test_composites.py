@@ -144,7 +144,7 @@ def test_programs_compute_the_same(name: str, number: int) -> None:
     program = hg.capture(plain, *tensors)
     with hg.no_grad():
         expected = plain(*(Variable(t) for t in tensors))
-    assert torch.equal(program(*tensors), expected.data)
+    torch.testing.assert_close(program(*tensors), expected.data, rtol=1e-6, atol=1e-6)  # products by other kernels round otherwise
     assert not expected.requires_grad
 
 

@@ -28,9 +28,9 @@ def test_labels_and_indices(wrong: int, engine: str) -> None:
         "labels": (lambda o, t: functional.cross_entropy(o, t), torch.tensor([0, 1, 2, 0])),
         "weighted": (lambda o, t: functional.cross_entropy(o, t, "none") * 2, torch.tensor([0, 1, 2, 0])),
         "computed": (lambda o, t: functional.cross_entropy(o, t + 0 * t), torch.tensor([0, 1, 2, 0])),
-        "gather": (lambda o, t: hg.gather(o * 2, t, 1), torch.tensor([[0], [1], [2], [0]])),
-        "along rows": (lambda o, t: hg.gather(o.T, t, 0) + 1, torch.tensor([[0, 1, 2, 0]])),
-        "short indices": (lambda o, t: hg.gather(o, t.to(torch.int32), 1), torch.tensor([[0], [1], [2], [0]])),
+        "gather": (lambda o, t: hg.gather(o * 2, 1, t), torch.tensor([[0], [1], [2], [0]])),
+        "along rows": (lambda o, t: hg.gather(o.T, 0, t) + 1, torch.tensor([[0, 1, 2, 0]])),
+        "short indices": (lambda o, t: hg.gather(o, 1, t.to(torch.int32)), torch.tensor([[0], [1], [2], [0]])),
         "scatter": (lambda o, t: hg.ops.ScatterAdd.apply(o[:, :1] * 1, t, shape=(4, 3), dim=1), torch.tensor([[0], [1], [2], [0]])),
     }
     output = torch.arange(12.0).reshape(4, 3)
@@ -92,6 +92,6 @@ def test_labels_of_ones_own_loss(attended: bool, engine: str) -> None:
 
 def test_an_element_that_is_picked_twice_gets_both_gradients() -> None:
     x = leaf([1.0, 2.0, 3.0])
-    hg.gather(x, torch.tensor([2, 2]), 0).sum().backward()
+    hg.gather(x, 0, torch.tensor([2, 2])).sum().backward()
     x[hg.Variable([0])].sum().backward()
     assert x.grad.tolist() == [1.0, 0.0, 2.0]

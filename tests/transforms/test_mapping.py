@@ -28,7 +28,7 @@ CASES: dict[str, tuple[Callable[..., Any], Any, tuple[Any, ...]]] = {
     "a gradient": (hg.grad(lambda x: (x**3).sum()), 0, (torch.randn(5, 3),)),
     "a Hessian": (hg.hessian(lambda x: (x**3).sum() * x[0]), 0, (torch.randn(5, 3),)),
     "products": (lambda x: hg.hvp(lambda x: (x**4).sum(), (x,), (x,))[1][0], 0, (torch.randn(5, 3),)),
-    "integers": (lambda x, i: hg.gather(x, i, dim=0), 0, (torch.randn(5, 3), torch.randint(0, 3, (5, 2)))),
+    "integers": (lambda x, i: hg.gather(x, 0, i), 0, (torch.randn(5, 3), torch.randint(0, 3, (5, 2)))),
     "doubles": (lambda x: x.logsumexp(0), 0, (torch.randn(5, 3, dtype=torch.float64),)),
 }
 
