@@ -90,6 +90,12 @@ class TorchCalls(TorchFunctionMode):
         known = id(args[0]) in self.trace.current if args else False
         if name in WRITERS and len(args) == 2 and not kwargs and (known or id(args[0]) not in self.made):
             return WRITERS[name](*args)
+        if name in ("randn", "rand", "randn_like", "rand_like", "bernoulli", "normal"):
+            ours = f"hg.{name}" if name != "normal" else "mean + std * hg.randn"
+            self.trace.refuse(
+                f"torch's {name!r} was called while capturing{where()}: it would give the same numbers at each run. Draw with {ours}, which draws "
+                "anew, from the model's generator inside fit"
+            )
         if not self._steady(name, args, kwargs):
             self.trace.refuse(
                 f"torch's {name!r} was called on plain tensors while capturing{where()}: its result would stay the same at each run. Make the "

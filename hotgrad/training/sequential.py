@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hotgrad.checks import flag, seed_number, shown, whole_number
+from hotgrad.core.drawing import drawing_from
 from hotgrad.errors import FileError, OperandError, SettingError
 from hotgrad.files import read, write
 from hotgrad.modules import Module
