@@ -287,33 +287,43 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """`x` (n, features) less each column's mean, over its deviation; then times `weight`, plus `bias`.
+    """`x` (n, features, ...) less each feature's mean, over its deviation; then times `weight`, plus `bias`, (features,).
+
+    The statistics are those over rows and all axes after the features.
 
     With `training` the batch's own statistics are used, and the running ones, if given, move towards them in place by
     `momentum`, the variance as the unbiased one; else the running ones are used. Ioffe and Szegedy 2015, algorithms 1 and 2.
-    Raises ShapeError for other shapes, DataError for training on one row.
+    Raises ShapeError for other shapes, DataError for training on one value a feature.
 
     >>> hg.functional.batch_norm(torch.tensor([[1.0], [3.0]]), None, None, training=True)
     tensor([[-1.0000],
             [ 1.0000]])
     """
-    if x.ndim != 2:
-        raise ShapeError(f"batch_norm takes (n, features); got shape {tuple(x.shape)}")
+    if x.ndim < 2:
+        raise ShapeError(f"batch_norm takes (n, features, ...); got shape {tuple(x.shape)}")
+    if x.ndim > 2:
+        wide = (-1, *(1 for _ in x.shape[2:]))
+        weight, bias = (None if p is None else p.reshape(wide) for p in (weight, bias))
     if not training:
         if running_mean is None or running_var is None:
             raise OperandError("batch_norm: outside of training the running mean and variance are needed")
         if state.trace is not None:  # there they are memory that may change, not values
             running_mean, running_var = _as_variable(running_mean), _as_variable(running_var)
+        if x.ndim > 2:
+            running_mean, running_var = running_mean.reshape(wide), running_var.reshape(wide)
         return _normalized(x, running_mean, running_var, weight, bias, eps)
-    n = x.shape[0]
+    axes = (0, *range(2, x.ndim))
+    n = x.numel() // max(x.shape[1], 1)
     if n < 2:
         raise DataError(
             "batch_norm: a batch of one row has no deviation to train with; choose a batch_size that does not leave a single row over, or use eval()"
         )
-    mean, variance = x.mean(0), x.var(0, correction=0)
+    mean, variance = x.mean(axes), x.var(axes, correction=0)
     for running, batch in ((running_mean, mean), (running_var, variance * (n / (n - 1)))):
         if running is not None:
             _move(running, batch.detach(), momentum)
+    if x.ndim > 2:
+        mean, variance = mean.reshape(wide), variance.reshape(wide)
     return _normalized(x, mean, variance, weight, bias, eps)
 
 
@@ -433,12 +443,12 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, d
 
 def _averaged(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, count_include_pad: bool) -> Any:
     x = x if isinstance(x, (Variable, Tensor)) else as_tensor(x)
-    sizes = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, 1)
+    size, step, pad, dilation = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, 1)
     last = tuple(range(-axes, 0))
-    total = Sum.apply(patches(x, *sizes), last)
-    if count_include_pad or not any(sizes[2]):
-        return total / math.prod(sizes[0])
-    return total / Sum.apply(patches(torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device), *sizes), last)
+    total = Sum.apply(patches(x, size, step, pad, dilation), last)
+    if count_include_pad or not any(pad):
+        return total / math.prod(size)
+    return total / Sum.apply(patches(torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device), size, step, pad, dilation), last)
 
 
 def avg_pool1d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hotgrad.core.methods import FUNCTIONS
+from hotgrad.core.methods import FUNCTIONS, published
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.axes import array
 from hotgrad.ops.decompositions import QR, SVD, Cholesky, Det, Eigh, Inv, LogAbsDet, MatrixExp, PInv, SignDet, Solve, SolveTriangular
@@ -325,6 +325,8 @@ def norm(a: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dty
 
 
 # torch's functions on Variables, and its older names
+for _name in __all__:
+    globals()[_name] = published(globals()[_name])
 FUNCTIONS.update({f"linalg_{name}": globals()[name] for name in __all__})
 FUNCTIONS.update({name: globals()[name] for name in ("cholesky", "det", "slogdet", "matrix_exp", "matrix_power", "qr")})
 FUNCTIONS.update({"inverse": inv, "pinverse": pinv, "logdet": lambda a: slogdet(a).logabsdet})

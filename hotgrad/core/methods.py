@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from inspect import signature
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from hotgrad.errors import NoMethodError, OperandError
+from hotgrad.errors import HotgradError, NoMethodError, OperandError
 
 # The function of each op by its public name, which is torch's; `torch.exp(v)` is looked up here.
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
@@ -18,7 +20,7 @@ WRITERS: dict[str, Callable[..., Any]] = {}
 # torch's second names for the same functions, for `torch.multiply(v, 2)`; hotgrad itself has one name for each, but for the commonest.
 ALIASES = {
     "absolute": "abs", "concat": "cat", "concatenate": "cat", "divide": "div", "multiply": "mul", "negative": "neg",
-    "subtract": "sub", "true_divide": "div", "swapdims": "transpose", "constant_pad_nd": "pad", "moveaxis": "movedim",
+    "subtract": "sub", "true_divide": "div", "swapdims": "transpose", "moveaxis": "movedim",
     "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arctan2": "atan2", "arccosh": "acosh", "arcsinh": "asinh", "arctanh": "atanh",
     "fix": "trunc", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne", "row_stack": "vstack",
     "log_sigmoid": "logsigmoid", "trapz": "trapezoid", "expit": "sigmoid", "psi": "digamma", "gammaln": "lgamma",
@@ -51,6 +53,24 @@ def instead(name: str) -> str:
     if name.endswith("_"):
         return "; it writes in place, compute a new value instead"
     return "; compose it from hotgrad's ops or declare a Primitive, or apply it to v.detach().data where no gradient is wanted"
+
+
+def published(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose refusal of arguments that it does not take is an OperandError."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            frame = error.__traceback__
+            if isinstance(error, HotgradError) or (frame is not None and frame.tb_next is not None):  # raised inside
+                raise
+            raise OperandError(
+                f"{function.__name__}: {str(error).partition('() ')[2] or error}; it takes {', '.join(signature(function).parameters)}"
+            ) from None
+
+    return call
 
 
 def counterpart(function: Any) -> Callable[..., Any]:

@@ -1,15 +1,17 @@
-"""Layers: Linear, activations, Dropout, Flatten, Residual."""
+"""Layers: Linear, the commonest activations, Dropout and other noise, Flatten, Residual, any function."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from hotgrad import functional
-from hotgrad.checks import finite_number, whole_number
+from hotgrad.checks import finite_number, one_of, whole_number
 from hotgrad.core.variable import Parameter
-from hotgrad.errors import ShapeError
+from hotgrad.drawing import randn_like
+from hotgrad.errors import OperandError, ShapeError
 from hotgrad.modules.module import Module
 from hotgrad.modules.parameters import Initializer, LazyParameter, fill, fill_both, initializer, shape_of, size_lazy
 from hotgrad.ops.composites import flatten
@@ -18,7 +20,7 @@ from hotgrad.ops.pointwise import Sigmoid as SigmoidOp
 from hotgrad.ops.pointwise import Tanh as TanhOp
 from hotgrad.ops.reductions import Softmax as SoftmaxOp
 
-__all__ = ["GELU", "Dropout", "Flatten", "Linear", "ReLU", "Residual", "Sigmoid", "Softmax", "Tanh"]
+__all__ = ["GELU", "Dropout", "Flatten", "GaussianNoise", "Identity", "Lambda", "Linear", "ReLU", "Residual", "Sigmoid", "Softmax", "Tanh"]
 
 
 class Linear(Module):
@@ -146,7 +148,7 @@ class Softmax(Module):
 
 
 class GELU(Module):
-    """x times the normal distribution's cumulative probability at x; see `functional.gelu`.
+    """x times the normal distribution's cumulative probability at x, or with approximate="tanh" an approximation; see `gelu`.
 
     >>> hg.nn.GELU()(torch.tensor([0.0, 100.0]))
     tensor([  0., 100.])
@@ -154,8 +156,14 @@ class GELU(Module):
 
     _row_axes = 0
 
+    def __init__(self, approximate: str = "none") -> None:
+        self.approximate = one_of("GELU: approximate", approximate, ("none", "tanh"))
+
     def forward(self, x: Any) -> Any:
-        return functional.gelu(x)
+        return functional.gelu(x, self.approximate)
+
+    def extra_repr(self) -> str:
+        return "" if self.approximate == "none" else f"approximate={self.approximate!r}"
 
 
 class Dropout(Module):
@@ -178,6 +186,58 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return str(self.p)
+
+
+class GaussianNoise(Module):
+    """In train mode `x` plus numbers of the normal distribution times `std`; in eval mode nothing changes.
+
+    >>> layer = hg.nn.GaussianNoise(0.1).eval()
+    >>> layer(torch.ones(2))
+    tensor([1., 1.])
+    """
+
+    _row_axes = 0
+
+    def __init__(self, std: float = 0.1) -> None:
+        self.std = finite_number("GaussianNoise: std", std, 0)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.std * randn_like(x, generator=self.generator) if self.training and self.std else x
+
+    def extra_repr(self) -> str:
+        return str(self.std)
+
+
+class Identity(Module):
+    """`x` itself.
+
+    >>> hg.nn.Identity()(torch.ones(2))
+    tensor([1., 1.])
+    """
+
+    _row_axes = 0
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+class Lambda(Module):
+    """`function(x)`, any function as a layer. A lambda cannot be pickled: for models that are saved whole give a function of a module.
+
+    >>> hg.nn.Lambda(lambda x: x * 2)(torch.ones(2))
+    tensor([2., 2.])
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        if not callable(function):
+            raise OperandError(f"Lambda: expected a function; got {function!r:.60}")
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
 
 class Flatten(Module):

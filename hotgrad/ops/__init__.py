@@ -9,7 +9,7 @@ and the stubs made anew.
 from torch import Tensor
 
 from hotgrad.core import declarations, operators  # noqa: F401  gives every op declared from here on its `apply`
-from hotgrad.core.methods import ALIASES, FUNCTIONS, Methods
+from hotgrad.core.methods import ALIASES, FUNCTIONS, Methods, published
 from hotgrad.core.primitive import primitives
 from hotgrad.ops import (
     activations,
@@ -32,11 +32,12 @@ CLASSES = dict(primitives())
 _PRIMITIVE = {op.function: op.apply for op in CLASSES.values() if op.function}
 PUBLIC = dict(_PRIMITIVE)
 _COMPOSED = (composites, rearranging, selection, ordering, statistics, activations, formulas, matrices)
-PUBLIC |= {name: getattr(module, name) for module in _COMPOSED for name in module.__all__}
+PUBLIC |= {name: published(getattr(module, name)) for module in _COMPOSED for name in module.__all__}
 PUBLIC |= {"clamp": PUBLIC["clip"], "swapaxes": PUBLIC["transpose"]}  # which people write as often
 
 FUNCTIONS.update(PUBLIC)
 FUNCTIONS.update({alias: PUBLIC[name] for alias, name in ALIASES.items()})
+FUNCTIONS["constant_pad_nd"] = lambda a, pad, value=0.0: PUBLIC["pad"](a, pad, value=value)
 for _name, _function in PUBLIC.items():
     if (hasattr(Tensor, _name) or _name in _PRIMITIVE) and _name not in ("where", "cat", "stack", "einsum"):
         setattr(Methods, _name, _function)

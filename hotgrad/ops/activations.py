@@ -11,7 +11,7 @@ from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Clip, Where
 from hotgrad.ops.axes import array, number
 from hotgrad.ops.pointwise import Erf, Expm1, Sigmoid, Softplus, Tanh
-from hotgrad.ops.reductions import LogSoftmax, Softmax
+from hotgrad.ops.reductions import Softmax
 from hotgrad.ops.shaping import Reshape
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "hardswish",
     "hardtanh",
     "leaky_relu",
-    "log_softmax",
     "logit",
     "logsigmoid",
     "mish",
@@ -32,7 +31,6 @@ __all__ = [
     "relu6",
     "selu",
     "silu",
-    "softmax",
     "softmin",
     "softshrink",
     "softsign",
@@ -170,31 +168,13 @@ def softsign(a: Any) -> Any:
     return a / (abs(a) + 1.0)
 
 
-def softmax(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
-    """exp(a) divided by its sum along the axis `dim`, without overflow. With `dtype`, `a` is converted first.
-
-    >>> hg.softmax(hg.Variable([0.0, 1000.0]), 0)
-    Variable([0., 1.])
-    """
-    return Softmax.apply(a if dtype is None else array(a).to(dtype), dim)
-
-
-def log_softmax(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
-    """The logarithm of `softmax` along the axis `dim`, accurate where that underflows. With `dtype`, `a` is converted first.
-
-    >>> hg.log_softmax(hg.Variable([0.0, 1000.0]), 0)
-    Variable([-1000.,     0.])
-    """
-    return LogSoftmax.apply(a if dtype is None else array(a).to(dtype), dim)
-
-
 def softmin(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
     """`softmax` of -a.
 
     >>> hg.softmin(hg.Variable([0.0, 0.0]), 0)
     Variable([0.5000, 0.5000])
     """
-    return softmax(-array(a), dim, dtype)
+    return Softmax.apply(-(array(a) if dtype is None else array(a).to(dtype)), dim)
 
 
 def glu(a: Any, dim: int = -1) -> Any:

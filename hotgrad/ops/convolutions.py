@@ -80,7 +80,8 @@ def _back(g: Any, shape: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, di
 def _matrix(x: Any, weight_shape: Sizes, groups: int, *how: Sizes) -> Any:
     """The patches of each group as rows: (groups, n * positions, channels / groups * kernel)."""
     kernel = weight_shape[2:]
-    found, spatial = patches(x, kernel, *how), len(kernel)
+    (stride, padding, dilation), spatial = how, len(kernel)
+    found = patches(x, kernel, stride, padding, dilation)
     n, channels, *out = found.shape[: 2 + spatial]
     split = Reshape.apply(found, (n, groups, channels // groups, *out, *kernel))
     axes = (1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + 2 * spatial))
@@ -227,7 +228,7 @@ class PoolArgMax(Primitive):
         for axis, (k, s, p, d) in enumerate(zip(kernel, stride, padding, dilation), 2):  # which element each place of each window is
             places = (torch.arange(windows.shape[axis]) * s).unsqueeze(1) + torch.arange(k) * d - p
             numbers = numbers.index_select(axis, places.clamp(0, x.shape[axis] - 1).reshape(-1))
-            numbers = numbers.unflatten(axis, (windows.shape[axis], k)).movedim(axis + 1, -1)
+            numbers = numbers.reshape((*numbers.shape[:axis], windows.shape[axis], k, *numbers.shape[axis + 1 :])).movedim(axis + 1, -1)
         numbers = numbers.expand(windows.shape).reshape((*windows.shape[: 2 + spatial], math.prod(kernel))).contiguous()
 
         return Gather.apply(numbers, Reshape.apply(at, (*at.shape, 1)), -1).squeeze(-1)

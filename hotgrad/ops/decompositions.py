@@ -7,6 +7,8 @@ apart by slices. Rules after M. B. Giles, "Collected matrix derivative results f
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,13 +24,13 @@ from hotgrad.ops.shaping import Cat
 def _well(shape: tuple[int, ...]) -> Tensor:
     """A drawn matrix that is far from singular, with eigenvalues far apart."""
     n, m = shape[-2:]
-    return torch.randn(shape, dtype=torch.float64) * 0.3 + torch.eye(n, m, dtype=torch.float64) * torch.arange(
-        1.0, m + 1, dtype=torch.float64
-    )
+    return torch.sin(torch.arange(1.0, math.prod(shape) + 1, dtype=torch.float64) * 2.3).reshape(shape) * 0.3 + torch.eye(
+        n, m, dtype=torch.float64
+    ) * torch.arange(1.0, m + 1, dtype=torch.float64)
 
 
-def _drawn(*shapes: tuple[int, ...]) -> Any:
-    return staticmethod(lambda: [((_well(shape),), {}) for shape in shapes])
+def _drawn(matrices: Iterable[tuple[Any, ...]]) -> Any:
+    return [(operands, {}) for operands in matrices]
 
 
 _SQUARE = ((1, 1), (2, 2), (3, 3), (2, 2, 2))
@@ -45,14 +47,13 @@ def _solved(call: Any, *operands: Any) -> Any:
     """What torch.linalg gives; its refusals in our words."""
     try:
         return call(*operands)
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise OperandError(str(error).partition(": ")[2] or str(error)) from None
 
 
 class _OfMatrices(Primitive, abstract=True):
     """What they have in common."""
 
-    function = ""
     allocates = True
 
 
@@ -64,13 +65,14 @@ class Inv(_OfMatrices):
               [0.0000, 0.2500]])
     """
 
+    function = ""
     signature = "(n,n)->(n,n)"
-    operands = _drawn(*_SQUARE)
+    operands = staticmethod(lambda: _drawn((_well(shape),) for shape in _SQUARE))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("inv", a)
-        return _solved(torch.linalg.inv, a)  # type: ignore[no-any-return]
+        return _solved(torch.linalg.inv, a)
 
     vjps = (lambda g, out, a: -(out.mT @ g @ out.mT),)
     reads = ("out",)
@@ -85,18 +87,18 @@ class Solve(_OfMatrices):
               [0.2500]])
     """
 
+    function = ""
     operands = staticmethod(
-        lambda: [
-            ((_well(a), b), {})
-            for a, b in [((1, 1), (1, 1)), ((2, 2), (2, 1)), ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1)), ((2, 2), (2, 2, 1))]
-        ]
+        lambda: _drawn(
+            (_well(a), b) for a, b in [((1, 1), (1, 1)), ((2, 2), (2, 1)), ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1)), ((2, 2), (2, 2, 1))]
+        )
     )
 
     @staticmethod
-    def forward(a: Any, b: Any) -> Tensor:
+    def forward(a: Any, b: Any) -> Any:
         _matrices("solve", a)
         _matrices("solve", b, False)
-        return _solved(torch.linalg.solve, a, b)  # type: ignore[no-any-return]
+        return _solved(torch.linalg.solve, a, b)
 
     vjps = (lambda g, out, a, b: -(Solve.apply(a.mT, g) @ out.mT), lambda g, out, a, b: Solve.apply(a.mT, g))
     reads = ("a out", "a")
@@ -110,6 +112,7 @@ class SolveTriangular(_OfMatrices):
               [0.1250]])
     """
 
+    function = ""
     operands = staticmethod(
         lambda: [
             ((_well(a), b), {"upper": u}) for a, b in [((1, 1), (1, 1)), ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1))] for u in (False, True)
@@ -117,7 +120,7 @@ class SolveTriangular(_OfMatrices):
     )
 
     @staticmethod
-    def forward(a: Any, b: Any, *, upper: bool) -> Tensor:
+    def forward(a: Any, b: Any, *, upper: bool) -> Any:
         _matrices("solve_triangular", a)
         _matrices("solve_triangular", b, False)
         return torch.linalg.solve_triangular(a, b, upper=upper)
@@ -136,10 +139,11 @@ class Det(_OfMatrices):
     Variable(8.)
     """
 
-    operands = _drawn(*_SQUARE)
+    function = ""
+    operands = staticmethod(lambda: _drawn((_well(shape),) for shape in _SQUARE))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("det", a)
         return torch.linalg.det(a)
 
@@ -155,10 +159,11 @@ class LogAbsDet(_OfMatrices):
     Variable(2.0794)
     """
 
-    operands = _drawn(*_SQUARE)
+    function = ""
+    operands = staticmethod(lambda: _drawn((_well(shape),) for shape in _SQUARE))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("slogdet", a)
         return torch.linalg.slogdet(a)[1]
 
@@ -174,11 +179,12 @@ class SignDet(_OfMatrices):
     tensor(-1.)
     """
 
+    function = ""
     plain = True
-    operands = _drawn(*_SQUARE)
+    operands = staticmethod(lambda: _drawn((_well(shape),) for shape in _SQUARE))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("slogdet", a)
         return torch.linalg.slogdet(a)[0]
 
@@ -206,12 +212,13 @@ class Cholesky(_OfMatrices):
               [1., 2.]])
     """
 
-    operands = staticmethod(lambda: [((w @ w.mT + 2 * torch.eye(w.shape[-1], dtype=w.dtype),), {}) for w in map(_well, _SQUARE)])
+    function = ""
+    operands = staticmethod(lambda: _drawn((w @ w.mT + 2 * torch.eye(w.shape[-1], dtype=w.dtype),) for w in map(_well, _SQUARE)))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("cholesky", a)
-        return _solved(torch.linalg.cholesky, a)  # type: ignore[no-any-return]
+        return _solved(torch.linalg.cholesky, a)
 
     @staticmethod
     def rule(g: Any, out: Any, a: Any) -> Any:
@@ -233,10 +240,11 @@ class Eigh(_OfMatrices):
     torch.Size([3, 2])
     """
 
-    operands = staticmethod(lambda: [((w + w.mT,), {}) for w in map(_well, _SQUARE)])
+    function = ""
+    operands = staticmethod(lambda: _drawn((w + w.mT,) for w in map(_well, _SQUARE)))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("eigh", a)
         values, vectors = _solved(torch.linalg.eigh, a)
         return torch.cat((values.unsqueeze(-2), vectors), -2)
@@ -264,10 +272,11 @@ class QR(_OfMatrices):
     torch.Size([4, 2])
     """
 
-    operands = _drawn((1, 1), (2, 2), (3, 2), (2, 3, 2))
+    function = ""
+    operands = staticmethod(lambda: _drawn((_well(shape),) for shape in ((1, 1), (2, 2), (3, 2), (2, 3, 2))))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("qr", a, False)
         q, r = torch.linalg.qr(a)
         return torch.cat((q, r.mT), -2)
@@ -298,10 +307,11 @@ class SVD(_OfMatrices):
     torch.Size([5, 2])
     """
 
-    operands = _drawn((1, 1), (2, 2), (3, 2), (2, 3), (2, 2, 2))
+    function = ""
+    operands = staticmethod(lambda: _drawn((_well(shape),) for shape in ((1, 1), (2, 2), (3, 2), (2, 3), (2, 2, 2))))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("svd", a, False)
         u, s, vh = _solved(lambda x: torch.linalg.svd(x, full_matrices=False), a)
         return torch.cat((u, s.unsqueeze(-2), vh.mT), -2)
@@ -339,10 +349,11 @@ class PInv(_OfMatrices):
               [0.0000, 0.2500]])
     """
 
-    operands = _drawn((1, 1), (2, 2), (3, 2), (2, 3), (2, 2, 2))
+    function = ""
+    operands = staticmethod(lambda: _drawn((_well(shape),) for shape in ((1, 1), (2, 2), (3, 2), (2, 3), (2, 2, 2))))
 
     @staticmethod
-    def forward(a: Any, *, rtol: float | None = None) -> Tensor:
+    def forward(a: Any, *, rtol: float | None = None) -> Any:
         _matrices("pinv", a, False)
         return torch.linalg.pinv(a, rtol=rtol)
 
@@ -368,10 +379,11 @@ class MatrixExp(_OfMatrices):
               [0., 1.]])
     """
 
-    operands = staticmethod(lambda: [((_well(shape) * 0.3,), {}) for shape in _SQUARE])
+    function = ""
+    operands = staticmethod(lambda: _drawn((_well(shape) * 0.3,) for shape in _SQUARE))
 
     @staticmethod
-    def forward(a: Any) -> Tensor:
+    def forward(a: Any) -> Any:
         _matrices("matrix_exp", a)
         return torch.linalg.matrix_exp(a)
 

@@ -10,7 +10,7 @@ import torch
 from hotgrad.errors import ShapeError
 from hotgrad.ops.axes import array, common_shape, normal_axis, number
 from hotgrad.ops.products import MatMul
-from hotgrad.ops.rearranging import roll
+from hotgrad.ops.rearranging import broadcast_tensors, roll
 from hotgrad.ops.shaping import Permute, Reshape
 from hotgrad.ops.statistics import sum as total
 
@@ -238,6 +238,6 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     >>> hg.cosine_similarity(hg.Variable([[3.0, 4.0]]), torch.tensor([[3.0, 4.0]]))
     Variable([1.])
     """
-    x1, x2 = array(x1), array(x2)
+    x1, x2 = broadcast_tensors(x1, x2)
     first, second = x1.norm(2, dim, True), x2.norm(2, dim, True)
     return ((x1 / first.clip(eps, None)) * (x2 / second.clip(eps, None))).sum(dim)

@@ -37,7 +37,6 @@ class _Positions(Primitive, abstract=True):
     vjps = (None,)
     reads = ("",)
     plain = True
-    function = ""
 
 
 class ArgSort(_Positions):
@@ -47,6 +46,7 @@ class ArgSort(_Positions):
     tensor([1, 2, 0])
     """
 
+    function = ""
     forward = staticmethod(
         lambda a, *, dim=-1, descending=False, stable=False: torch.argsort(
             a, dim=normal_axis(dim, a.ndim), descending=descending, stable=stable
@@ -63,6 +63,7 @@ class TopK(_Positions):
     tensor([0, 2])
     """
 
+    function = ""
     forward = staticmethod(
         lambda a, *, k, dim=-1, largest=True, sorted=True: torch.topk(a, k, normal_axis(dim, a.ndim), largest, sorted).indices
     )
@@ -84,6 +85,7 @@ class ArgMax(_Positions):
     tensor(1)
     """
 
+    function = ""
     native = staticmethod(lambda a, *, dim, keepdim: _first(a, Amax, dim, keepdim))
     forward = staticmethod(lambda a, *, dim, keepdim=False: torch.argmax(a, normal_axis(dim, a.ndim), keepdim))
     into = staticmethod(lambda out, a, dim, keepdim: partial(torch.argmax, a, normal_axis(dim, a.ndim), keepdim, out=out))
@@ -97,6 +99,7 @@ class ArgMin(_Positions):
     tensor(0)
     """
 
+    function = ""
     native = staticmethod(lambda a, *, dim, keepdim: _first(a, Amin, dim, keepdim))
     forward = staticmethod(lambda a, *, dim, keepdim=False: torch.argmin(a, normal_axis(dim, a.ndim), keepdim))
     into = staticmethod(lambda out, a, dim, keepdim: partial(torch.argmin, a, normal_axis(dim, a.ndim), keepdim, out=out))
@@ -284,6 +287,7 @@ class CumArg(_Positions):
     tensor([0, 1, 1])
     """
 
+    function = ""
     forward = staticmethod(lambda a, *, dim, largest=True: (torch.cummax if largest else torch.cummin)(a, normal_axis(dim, a.ndim)).indices)
     allocates = True
     options = {"dim": [0, -1], "largest": [True, False]}

@@ -335,8 +335,10 @@ def repeat(a: Any, *repeats: Any) -> Any:
     return Reshape.apply(spread, tuple(n * k for n, k in zip(sizes, times)))
 
 
-def repeat_interleave(a: Any, repeats: Any, dim: int | None = None) -> Any:
+def repeat_interleave(a: Any, repeats: Any, dim: int | None = None, *, output_size: int | None = None) -> Any:
     """Each element repeated `repeats` times in place, along the axis `dim` or of all as one axis. A list or tensor gives one number for each.
+
+    `output_size`, the size that results, is torch's; it is not needed.
 
     >>> hg.repeat_interleave(hg.Variable([1.0, 2.0]), 2)
     Variable([1., 1., 2., 2.])

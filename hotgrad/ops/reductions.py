@@ -323,8 +323,6 @@ class LogSumExp(Primitive):
     Variable(1000.6932)
     """
 
-    function = ""
-
     @staticmethod
     def native(a: Any, *, dim: Any, keepdim: bool) -> Any:
         if not count(a, dim):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from hotgrad.core.primitive import Primitive
 from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.arithmetic import Where
-from hotgrad.ops.axes import array, normal_axes, normal_axis, number
+from hotgrad.ops.axes import array, normal_axes, normal_axis
 from hotgrad.ops.indexing import Gather, GetItem
 from hotgrad.ops.ordering import sort
-from hotgrad.ops.reductions import Amax, Amin, Cumsum, LogSumExp, Mean, Prod, Std, Sum, Var
+from hotgrad.ops.reductions import Amax, Amin, Cumsum, LogSoftmax, Mean, Prod, Softmax, Std, Sum, Var
 from hotgrad.ops.rounding import IsNaN
 from hotgrad.ops.shaping import Cat, Reshape
 
 __all__ = [
-    "all", "aminmax", "any", "count_nonzero", "cov", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "dist", "logcumsumexp", "logsumexp", "mean",
-    "nanmean", "nanquantile", "nansum", "prod", "quantile", "std", "std_mean", "sum", "trapezoid", "var", "var_mean",
+    "all", "aminmax", "any", "count_nonzero", "cov", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "dist", "log_softmax", "logcumsumexp", "mean",
+    "nanmean", "nanquantile", "nansum", "prod", "quantile", "softmax", "std", "std_mean", "sum", "trapezoid", "var", "var_mean",
 ]  # fmt: skip
 
 
@@ -26,22 +29,32 @@ def _as(a: Any, dtype: torch.dtype | None) -> Any:
     return a if dtype is None else array(a).to(dtype)
 
 
-def sum(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
-    """Sum over `dim`; 0 over nothing. With `dtype`, `a` is converted first.
+def with_dtype(op: type[Primitive], name: str) -> Callable[..., Any]:
+    """The function of a reduction that takes a `dtype` too, behind its options: `a` is converted to it first."""
+    options = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=d, annotation="Any") for n, d in op.defaults.items()]
+    first = inspect.Parameter("a", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Any")
+    last = inspect.Parameter("dtype", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="torch.dtype | None")
+    apply, count = op.apply, len(options)
 
-    >>> hg.Variable([[1.0, 2.0], [3.0, 4.0]]).sum(0)
-    Variable([4., 6.])
-    """
-    return Sum.apply(_as(a, dtype), dim, keepdim)
+    def call(a: Any, *given: Any, **named: Any) -> Any:
+        if named and "dtype" in named:
+            a = _as(a, named.pop("dtype"))
+        elif len(given) > count:
+            *given, dtype = given  # type: ignore[assignment]
+            a = _as(a, dtype)
+        return apply(a, *given, **named)
+
+    call.__name__, call.__qualname__, call.__module__ = name, name, op.__module__
+    call.__doc__ = (apply.__doc__ or "").replace("\n\n    >>>", " With `dtype`, `a` is converted to it first.\n\n    >>>", 1)
+    call.__signature__ = inspect.Signature([first, *options, last], return_annotation="Any")  # type: ignore[attr-defined]
+    return call
 
 
-def mean(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
-    """Mean over `dim`; NaN over nothing. With `dtype`, `a` is converted first.
-
-    >>> hg.Variable([[1.0, 2.0], [3.0, 4.0]]).mean()
-    Variable(2.5000)
-    """
-    return Mean.apply(_as(a, dtype), dim, keepdim)
+sum = with_dtype(Sum, "sum")
+mean = with_dtype(Mean, "mean")
+cumsum = with_dtype(Cumsum, "cumsum")
+softmax = with_dtype(Softmax, "softmax")
+log_softmax = with_dtype(LogSoftmax, "log_softmax")
 
 
 def prod(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
@@ -59,59 +72,67 @@ def prod(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | No
     return a
 
 
-def _correction(name: str, unbiased: bool | None, correction: float | None) -> float:
-    """The two ways to say what is taken off the divisor."""
-    if unbiased is not None and correction is not None:
-        raise OperandError(f"{name}: give correction or unbiased, not both")
-    return (1 if correction is None else number("correction", correction)) if unbiased is None else int(unbiased)
+def _spread(op: type[Primitive]) -> Callable[..., Any]:
+    """`var` or `std`, which take torch's older word `unbiased` too."""
+    apply, name = op.apply, op.name.lower()
+
+    def call(a: Any, *given: Any, **named: Any) -> Any:
+        if given and isinstance(given[0], bool):  # var(unbiased)
+            given, named = (None, *given[1:]), {**named, "unbiased": given[0]}
+        elif len(given) > 1 and isinstance(given[1], bool):  # var(dim, unbiased, keepdim)
+            given, named = (given[0], int(given[1]), *given[2:]), named
+        if named.get("correction", 1) is None:
+            del named["correction"]
+        if "unbiased" in named:
+            if "correction" in named:
+                raise OperandError(f"{name}: give correction or unbiased, not both")
+            unbiased = named.pop("unbiased")
+            named["correction"] = 1 if unbiased is None else int(unbiased)
+            if len(given) > 1:  # (dim, keepdim) behind it
+                given, named = given[:1], {**named, "keepdim": given[-1]}
+        return apply(a, *given, **named)
+
+    call.__name__, call.__qualname__, call.__module__ = name, name, op.__module__
+    call.__doc__ = (apply.__doc__ or "").replace(
+        "\n\n    >>>", "\n\n    `unbiased` is torch's older word: True for a correction of 1, False for 0.\n\n    >>>", 1
+    )
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("a", kind, annotation="Any"),
+            *(inspect.Parameter(n, kind, default=d, annotation="Any") for n, d in op.defaults.items()),
+            inspect.Parameter("unbiased", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="bool | None"),
+        ],
+        return_annotation="Any",
+    )
+    return call
 
 
-def _spread(name: str, op: Any, a: Any, dim: Any, unbiased: Any, correction: float | None, keepdim: bool) -> Any:
-    if isinstance(dim, bool):  # torch's var(unbiased)
-        dim, unbiased = None, dim
-    if unbiased is not None and not isinstance(unbiased, bool):  # our older order, (dim, correction, keepdim)
-        unbiased, correction = None, unbiased
-    return op.apply(a, dim, _correction(name, unbiased, correction), keepdim)
+var = _spread(Var)
+std = _spread(Std)
 
 
-def var(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
-    """Variance over `dim`: the squared deviations from the mean, divided by their number less `correction`, 1 by default.
-
-    `unbiased` is torch's older word: True for a correction of 1, False for 0. NaN where the divisor is not positive.
-
-    >>> hg.Variable([1.0, 2.0, 3.0]).var()
-    Variable(1.)
-    """
-    return _spread("var", Var, a, dim, unbiased, correction, keepdim)
-
-
-def std(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
-    """Standard deviation over `dim`, the square root of `var`.
-
-    The gradient: 0 where all are equal.
-
-    >>> hg.Variable([1.0, 2.0, 3.0]).std()
-    Variable(1.)
-    """
-    return _spread("std", Std, a, dim, unbiased, correction, keepdim)
-
-
-def var_mean(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
-    """Variance and mean over `dim`, as a tuple.
+def var_mean(a: Any, dim: Any = None, *given: Any, **named: Any) -> Any:
+    """Variance and mean over `dim`, as a tuple; further arguments as for `var`.
 
     >>> hg.var_mean(hg.Variable([1.0, 2.0, 3.0]))
     (Variable(1.), Variable(2.))
     """
-    return var(a, dim, unbiased, keepdim, correction=correction), Mean.apply(a, None if isinstance(dim, bool) else dim, keepdim)
+    return var(a, dim, *given, **named), _mean_like(a, dim, given, named)
 
 
-def std_mean(a: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Any:
-    """Standard deviation and mean over `dim`, as a tuple.
+def std_mean(a: Any, dim: Any = None, *given: Any, **named: Any) -> Any:
+    """Standard deviation and mean over `dim`, as a tuple; further arguments as for `std`.
 
     >>> hg.std_mean(hg.Variable([1.0, 2.0, 3.0]))
     (Variable(1.), Variable(2.))
     """
-    return std(a, dim, unbiased, keepdim, correction=correction), Mean.apply(a, None if isinstance(dim, bool) else dim, keepdim)
+    return std(a, dim, *given, **named), _mean_like(a, dim, given, named)
+
+
+def _mean_like(a: Any, dim: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    keepdim = given[1] if len(given) > 1 else named.get("keepdim", False)
+    return Mean.apply(a, None if isinstance(dim, bool) else dim, keepdim)
 
 
 def nansum(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
@@ -132,15 +153,6 @@ def nanmean(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype |
     """
     a = array(_as(a, dtype))
     return nansum(a, dim, keepdim) / Sum.apply((a == a).to(a.dtype), dim, keepdim)
-
-
-def logsumexp(a: Any, dim: Any, keepdim: bool = False) -> Any:
-    """log of the sum of exponentials over `dim`, without overflow; -inf over nothing. The gradient: 0 where all elements are -inf.
-
-    >>> hg.logsumexp(hg.Variable([1000.0, 1000.0]), 0)
-    Variable(1000.6932)
-    """
-    return LogSumExp.apply(a if getattr(a, "dtype", torch.float32).is_floating_point else a.to(torch.get_default_dtype()), dim, keepdim)
 
 
 def aminmax(a: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -243,15 +255,6 @@ def _scanned(a: Any, dim: int, combine: Any) -> Any:
     return a
 
 
-def cumsum(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
-    """Running sum along the axis `dim`. With `dtype`, `a` is converted first.
-
-    >>> hg.Variable([1.0, 2.0, 3.0]).cumsum(0)
-    Variable([1., 3., 6.])
-    """
-    return Cumsum.apply(_as(a, dtype), dim)
-
-
 def cumprod(a: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
     """Running product along the axis `dim`, differentiable to any order where elements are 0.
 
@@ -335,9 +338,10 @@ def cov(a: Any, *, correction: float = 1, fweights: Any = None, aweights: Any = 
         raise ShapeError(f"cov: expected at most 2 axes; got shape {tuple(a.shape)}")
     rows = a if a.ndim == 2 else Reshape.apply(a, (1, -1))
     n = rows.shape[1]
-    weights = 1.0 if fweights is None else array(fweights)
+    weights: Any = 1.0 if fweights is None else array(fweights).to(a.dtype)
     if aweights is not None:
-        weights = array(aweights) * weights
+        aweights = array(aweights).to(a.dtype)
+        weights = aweights * weights
     if fweights is None and aweights is None:
         centred = rows - rows.mean(1, True)
         out = centred @ centred.mT / float(max(n - correction, 0))

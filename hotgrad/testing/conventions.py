@@ -131,13 +131,42 @@ def kinks(subject: Subject, operand: int, g: Tensor, among: Tensor) -> Tensor:
     return marked.reshape(among.shape)
 
 
+def _pooled(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    pool = torch.nn.functional.max_pool1d if len(kernel) == 1 else torch.nn.functional.max_pool2d
+    return pool(x, kernel, stride, padding, dilation, return_indices=True)[1]
+
+
 def _put(g: Tensor, shape: tuple[int, ...], index: Any) -> Tensor:
     places = torch.arange(torch.Size(shape).numel()).reshape(shape)[index]
     return torch.zeros(shape, dtype=g.dtype).reshape(-1).index_add(0, places.reshape(-1), g.reshape(-1)).reshape(shape)
 
 
 # What does in torch what the primitive of that name does, where no function of the same name takes the same operands and options.
+_symmetric: Callable[[Tensor], Tensor] = lambda a: torch.tril(a) + torch.tril(a, -1).mT  # noqa: E731
+_convolution_backward = torch.ops.aten.convolution_backward
 ORACLES: dict[str, Callable[..., Any]] = {
+    "Inv": torch.linalg.inv,
+    "Solve": lambda a, b: torch.linalg.solve(a, b),
+    "SolveTriangular": lambda a, b, upper: torch.linalg.solve_triangular(a, b, upper=upper),
+    "Det": torch.linalg.det,
+    "LogAbsDet": lambda a: torch.linalg.slogdet(a)[1],
+    "SignDet": lambda a: torch.linalg.slogdet(a)[0],
+    "Cholesky": lambda a: torch.linalg.cholesky(_symmetric(a)),
+    "Eigh": lambda a: (lambda found: torch.cat((found[0].unsqueeze(-2), found[1]), -2))(torch.linalg.eigh(_symmetric(a))),
+    "QR": lambda a: (lambda found: torch.cat((found[0], found[1].mT), -2))(torch.linalg.qr(a)),
+    "SVD": lambda a: (lambda u, s, vh: torch.cat((u, s.unsqueeze(-2), vh.mT), -2))(*torch.linalg.svd(a, full_matrices=False)),
+    "PInv": lambda a, rtol=None: torch.linalg.pinv(a, rtol=rtol),
+    "MatrixExp": torch.linalg.matrix_exp,
+    "Convolution": lambda x, weight, stride, padding, dilation, groups: torch.convolution(
+        x, weight, None, stride, padding, dilation, False, (0,) * len(stride), groups
+    ),
+    "ConvolutionInput": lambda g, weight, shape, stride, padding, dilation, groups: _convolution_backward(
+        g, g.new_zeros(shape), weight, None, stride, padding, dilation, False, (0,) * len(stride), groups, (True, False, False)
+    )[0],
+    "ConvolutionWeight": lambda g, x, shape, stride, padding, dilation, groups: _convolution_backward(
+        g, x, g.new_zeros(shape), None, stride, padding, dilation, False, (0,) * len(stride), groups, (False, True, False)
+    )[1],
+    "PoolArgMax": lambda x, kernel, stride, padding, dilation: _pooled(x, kernel, stride, padding, dilation),
     "Cast": lambda a, dtype, device: a.to(dtype=dtype, device=device),
     "Cat": lambda *tensors, dim: torch.cat(tensors, dim),
     "Stack": lambda *tensors, dim: torch.stack(tensors, dim),
@@ -151,7 +180,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "ArgMin": lambda a, dim, keepdim: torch.min(a, dim, keepdim).indices,
     "ArgSort": lambda a, dim, descending, stable: torch.sort(a, dim=dim, descending=descending, stable=True).indices,
     "CumArg": lambda a, dim, largest: (torch.cummax if largest else torch.cummin)(a, dim).indices,
-    "TopK": lambda a, k, dim=-1, largest=True, sorted=True: torch.sort(a, dim=dim, descending=largest).indices.narrow(dim, 0, k),
+    "TopK": lambda a, k, dim=-1, largest=True, sorted=True: torch.topk(a, k, dim, largest, sorted).indices,
     "Not": torch.logical_not, "And": torch.logical_and, "Or": torch.logical_or, "Xor": torch.logical_xor,
     "Gather": lambda a, index, dim: torch.take_along_dim(a, index, dim) if a.shape == index.shape else torch.gather(a, dim, index),
     "GetItem": lambda a, index: a[index],

@@ -135,6 +135,7 @@ def methods_stub() -> str:
         "WRITERS: dict[str, Callable[..., Any]]",
         "ALIASES: dict[str, str]",
         "",
+        "def published(function: Callable[..., Any]) -> Callable[..., Any]: ...",
         "def counterpart(function: Any) -> Callable[..., Any]: ...",
         "",
         "class Methods:",
