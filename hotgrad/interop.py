@@ -50,7 +50,8 @@ _OF_ONE_SIDE = ("init", "device", "dtype", "inplace", "bias")
 
 def _settings(kind: type) -> Mapping[str, Any]:
     """What a layer's constructor takes, by name."""
-    found = signature(kind).parameters.items()
+    of = nn.RNNBase if issubclass(kind, nn.RNNBase) else kind  # torch's recurrent layers do not tell their own
+    found = [item for item in signature(of).parameters.items() if item[0] != "mode"]
     return {name: setting for name, setting in found if setting.kind not in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD)}
 
 
@@ -70,12 +71,20 @@ def _alike(function: str, layer: Any, kind: type) -> Any:
                 )
         elif isinstance(parameter.default, bool):
             settings[name] = value if isinstance(value, bool) else value is not None  # whether it has that parameter
-        elif (value is None or isinstance(value, str)) and not isinstance(others[name].default, str):
+        elif (
+            (value is None or isinstance(value, str))
+            and value != others[name].default
+            and name != "padding"
+            and not isinstance(others[name].default, str)
+        ):
             raise OperandError(f"{function}: {layer} has {name}={value!r}; {kind.__module__.split('.')[0]}'s takes numbers")
         else:
             settings[name] = value
-    made = kind(**settings, **({"device": "meta"} if "init" in own else {"init": "zeros"} if "init" in others else {}))
-    if "init" in others:
+    drawn = any(isinstance(found["init"].default, str) for found in (own, others) if "init" in found)
+    random = torch.get_rng_state()
+    made = kind(**settings, **({"device": "meta"} if "device" in others else {"init": "zeros"} if drawn else {}))
+    torch.set_rng_state(random)
+    if drawn and "init" in others:
         made.init = others["init"].default  # drawn anew, they are as usual
     return made
 
@@ -151,7 +160,7 @@ def to_torch(model: Module) -> nn.Module:
             if isinstance(parameter, Parameter):
                 if id(parameter) not in tied:
                     tied[id(parameter)] = nn.Parameter(state[joined(path, name)], parameter.requires_grad)
-                target._parameters[name] = tied[id(parameter)]
+                setattr(target, name, tied[id(parameter)])  # which its own lists follow
         for name in layer._buffers:
             target._buffers[name] = state[joined(path, name)]
     return made  # type: ignore[no-any-return]

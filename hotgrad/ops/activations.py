@@ -135,7 +135,7 @@ def hardswish(a: Any) -> Any:
     """a * hardsigmoid(a).
 
     >>> hg.hardswish(hg.Variable([-3.0, 1.0, 3.0]))
-    Variable([-0.0000,  0.6667,  3.0000])
+    Variable([-0.0000, 0.6667, 3.0000])
     """
     a = array(a)
     return Where.apply(a <= -3, 0.0 * a, Where.apply(a < 3, a * (a + 3.0) / 6.0, a))

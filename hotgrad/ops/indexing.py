@@ -176,7 +176,8 @@ class Gather(Primitive):
 
     @staticmethod
     def forward(a: Any, index: Any, *, dim: int) -> Tensor:
-        if not (a.is_cpu and index.is_cpu):  # an index out of range would end the process there
+        whole = index.dtype is torch.int64 or not (index.dtype.is_floating_point or index.dtype is torch.bool)
+        if not (a.is_cpu and index.is_cpu and whole):  # an index out of range would end the process there
             _check_gather(a, index, dim)
         try:
             return torch.gather(a, dim, index if index.dtype is torch.int64 else index.long())

@@ -39,7 +39,7 @@ def with_dtype(op: type[Primitive], name: str) -> Callable[..., Any]:
     def call(a: Any, *given: Any, **named: Any) -> Any:
         if named and "dtype" in named:
             a = _as(a, named.pop("dtype"))
-        elif len(given) > count:
+        elif len(given) == count + 1:
             *given, dtype = given  # type: ignore[assignment]
             a = _as(a, dtype)
         return apply(a, *given, **named)

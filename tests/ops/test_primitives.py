@@ -32,7 +32,9 @@ def test_every_primitive_is_compared_with_torch() -> None:
     assert [name for name in BUILT_IN if oracle_of(hg.primitives()[name]) is None] == []
 
 
-@pytest.mark.parametrize("name", [name for name, op in BUILT_IN.items() if op.differentiable and op.rules and name != "Sign"])
+@pytest.mark.parametrize(
+    "name", [name for name, op in BUILT_IN.items() if op.differentiable and any(rule is not hg.zero for rule in op.rules if rule)]
+)
 def test_the_check_can_fail(name: str) -> None:
     """A canary: the same op with every rule off by a thousandth."""
     real = BUILT_IN[name]
