@@ -6,7 +6,7 @@ Elementary ops record themselves on a tape; walking it backwards gives gradients
 To read the code, begin with the heart in `hotgrad/core/`: `primitive`, `records`, `walk`, `variable`, `recording`; then `hotgrad/ops/`.
 """
 
-from hotgrad import data, drawing, errors, functional, linalg, nn, ops, optim, transforms
+from hotgrad import data, drawing, errors, functional, linalg, nn, ops, optim, torch_functions, transforms  # noqa: F401
 from hotgrad.core.domains import Booleans, Integers, Interval
 from hotgrad.core.modes import Tape, enable_grad, no_grad, tape
 from hotgrad.core.primitive import Primitive, primitives, zero

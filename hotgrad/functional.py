@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotgrad.checks import finite_number, one_of, whole_number
+from hotgrad.checks import finite_number, one_of
 from hotgrad.core import recompute
 from hotgrad.core.arrays import as_tensor
 from hotgrad.core.drawing import uniform
@@ -23,11 +23,11 @@ from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
 from hotgrad.ops.activations import gelu
 from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
-from hotgrad.ops.convolutions import Convolution, PoolArgMax, check_images, patches
-from hotgrad.ops.indexing import Gather
+from hotgrad.ops.indexing import Gather, Take
 from hotgrad.ops.pointwise import Softplus, Sqrt
 from hotgrad.ops.reductions import LogSoftmax, Mean, Softmax, Sum
-from hotgrad.ops.shaping import Pad, Reshape
+from hotgrad.ops.shaping import Reshape
+from hotgrad.ops.windows import avg_pool1d, avg_pool2d, conv1d, conv2d, max_pool1d, max_pool2d
 
 __all__ = [
     "avg_pool1d",
@@ -40,6 +40,7 @@ __all__ = [
     "dropout",
     "gelu",
     "group_norm",
+    "hinge",
     "huber",
     "l1",
     "layer_norm",
@@ -47,7 +48,9 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "mse",
+    "nll",
     "scaled_dot_product_attention",
+    "smooth_l1",
 ]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -162,21 +165,105 @@ def huber(output: Any, target: Any, reduction: str = "mean", delta: float = 1.0)
     return _reduced(near * (difference - 0.5 * near), reduction, output, target)
 
 
-def cross_entropy(output: Any, target: Any, reduction: str = "mean") -> Any:
-    """-log of the probability that softmax over the last axis of `output` (n, classes) gives to each row's target.
+def cross_entropy(
+    output: Any, target: Any, reduction: str = "mean", *, weight: Any = None, ignore_index: int | None = None, label_smoothing: float = 0.0
+) -> Any:
+    """-log of the probability that softmax over the classes of `output` (n, classes) gives to each row's target.
 
-    `target`: integer labels (n,), or float probabilities (n, classes), whose cross-entropy with those of the output is taken.
-    "mean" averages over rows. Stable for logits of any size. Raises DataError for labels out of range, DtypeError for float
+    `target`: integer labels (n,), or float probabilities (n, classes), whose cross-entropy with those of the output is taken. Further axes
+    follow the classes, (n, classes, ...) and (n, ...), and count as rows. `weight` (classes,): how much each class counts. Rows of the label
+    `ignore_index` do not count. `label_smoothing` moves that share of each target to all classes alike (Szegedy and others 2016).
+    "mean" averages over the rows that count, by the weights of their labels. Stable for logits of any size. Raises DataError for labels out of range, DtypeError for float
     labels, ShapeError for other shapes.
 
     >>> hg.functional.cross_entropy(hg.Variable([[0.0, 0.0], [1000.0, 0.0]]), torch.tensor([0, 0]))
     Variable(0.3466)
     """
     a, b = _as_variable(output), _as_variable(target)
+    if a.ndim != 2 or weight is not None or ignore_index is not None or label_smoothing:
+        return _weighed(
+            a, b, reduction, weight, ignore_index, label_smoothing, isinstance(output, Variable) or isinstance(target, Variable)
+        )
     values = _chosen(a, b) if b.ndim == 1 and a.ndim == 2 else _expected(a, b)
     if reduction == "none":
         return _reduced(-values.reshape((-1,)), reduction, output, target)
     return -_reduced(values, reduction, output, target)
+
+
+def _weighed(a: Any, b: Any, reduction: str, weight: Any, ignore_index: int | None, smoothing: float, recorded: bool) -> Any:
+    """The cross-entropy of any rank, with weights of classes, rows that do not count, and smoothed targets."""
+    finite_number("cross_entropy: label_smoothing", smoothing, 0, 1)
+    if a.ndim < 1 or (a.ndim == 1 and b.ndim > 1):
+        raise ShapeError(f"cross_entropy takes an output (n, classes, ...); got output {tuple(a.shape)} and target {tuple(b.shape)}")
+    axis, classes = min(1, a.ndim - 1), a.shape[min(1, a.ndim - 1)]
+    logs = LogSoftmax.apply(a, axis)
+    shape = (-1, *(1 for _ in range(a.ndim - axis - 1)))
+    weights = None if weight is None else _as_variable(weight)
+    if weights is not None and tuple(weights.shape) != (classes,):
+        raise ShapeError(f"cross_entropy: weight must have one element for each of {classes} classes; got shape {tuple(weights.shape)}")
+    scaled = logs if weights is None else logs * weights.reshape(shape)
+    rows = (*a.shape[:axis], *a.shape[axis + 1 :])
+    if b.dtype.is_floating_point:
+        if a.shape != b.shape or ignore_index is not None:
+            given = f"got output {tuple(a.shape)}, target {tuple(b.shape)} and ignore_index {ignore_index}"
+            raise ShapeError(f"cross_entropy: target probabilities have the output's shape, and no row is left out; {given}")
+        impossible = Where.apply(scaled == -math.inf, b == 0, False)
+        values = -Sum.apply((b * (1 - smoothing) + smoothing / classes) * Where.apply(impossible, 0.0, scaled), axis)
+        mean = Sum.apply(values) / max(math.prod(rows), 1)
+    else:
+        if tuple(b.shape) != rows or b.dtype is torch.bool:
+            raise ShapeError(
+                f"cross_entropy: integer labels must be of shape {rows}; got {b.dtype} {tuple(b.shape)} for output {tuple(a.shape)}"
+            )
+        counts = None if ignore_index is None else b != ignore_index
+        labels = b if counts is None else Where.apply(counts, b, 0)
+        each = Gather.apply(logs, labels.unsqueeze(axis), axis).squeeze(axis)
+        share = Take.apply(weights, labels, 0) if weights is not None else None
+        values = -(each if share is None else each * share) * (1 - smoothing)
+        if smoothing:
+            values = values - Sum.apply(scaled, axis) * (smoothing / classes)
+        if counts is not None:
+            values = Where.apply(counts, values, 0.0)
+            share = Where.apply(counts, 1.0 if share is None else share, 0.0).to(a.dtype)
+        mean = Sum.apply(values) / (max(math.prod(rows), 1) if share is None else Sum.apply(share))
+    found = mean if reduction == "mean" else Sum.apply(values) if reduction == "sum" else values
+    check_reduction(reduction)
+    return found if recorded else found.data
+
+
+def nll(output: Any, target: Any, reduction: str = "mean") -> Any:
+    """Minus the log-probability, given by `output` (n, classes), of each row's label: cross_entropy after a log_softmax.
+
+    >>> hg.functional.nll(torch.tensor([[-1.0, -2.0]]), torch.tensor([1]))
+    tensor(2.)
+    """
+    a, b = _as_variable(output), _as_variable(target)
+    if a.ndim != 2 or b.dtype.is_floating_point or tuple(b.shape) != tuple(a.shape[:1]):
+        raise ShapeError(
+            f"nll takes log-probabilities (n, classes) and integer labels (n,); got {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
+        )
+    return _reduced(-Gather.apply(a, b.reshape(-1, 1), 1).squeeze(1), reduction, output, target)
+
+
+def smooth_l1(output: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """Half the squared differences over `beta` up to `beta`, beyond it linear: `huber` over its delta. L1 for a beta of 0.
+
+    >>> hg.functional.smooth_l1(hg.Variable([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Variable(0.7500)
+    """
+    if finite_number("smooth_l1: beta", beta, 0) == 0:
+        return l1(output, target, reduction)
+    return huber(output, target, reduction, beta) / beta
+
+
+def hinge(output: Any, target: Any, reduction: str = "mean") -> Any:
+    """What 1 - output * target is above 0, for targets -1 and 1 of the output's shape: the loss of support vector machines.
+
+    >>> hg.functional.hinge(hg.Variable([0.5, 2.0]), torch.tensor([1.0, 1.0]))
+    Variable(0.2500)
+    """
+    a, b = _pair("hinge", output, target)
+    return _reduced((1 - a * b).relu(), reduction, output, target)
 
 
 def _chosen(output: Any, labels: Any) -> Any:
@@ -222,17 +309,21 @@ def check_labels(labels: Tensor, classes: int, what: str = "cross_entropy") -> N
         )
 
 
-def bce_with_logits(output: Any, target: Any, reduction: str = "mean") -> Any:
-    """Cross-entropy of float targets y in [0, 1] with sigmoid(x) of the logits x, of equal shape: (1 - y) x + log(1 + e^-x).
+def bce_with_logits(output: Any, target: Any, reduction: str = "mean", *, pos_weight: Any = None) -> Any:
+    """Cross-entropy of targets y in [0, 1] with sigmoid(x) of the logits x, of equal shape: (1 - y) x + log(1 + e^-x).
 
-    Stable for logits of any size. Raises ShapeError, or DtypeError for integer targets.
+    Targets may be floats, bools or integers. `pos_weight`, a number or what broadcasts, is how much more a target of 1 counts than one of 0.
+    Stable for logits of any size. Raises ShapeError.
 
     >>> hg.functional.bce_with_logits(hg.Variable([0.0, 1000.0]), torch.tensor([0.0, 1.0]))
     Variable(0.3466)
     """
     x, y = _pair("bce_with_logits", output, target)
     if not y.dtype.is_floating_point:
-        raise DtypeError(f"bce_with_logits: targets must be floats of 0 and 1; got {describe(y.data)}. Give target.float()")
+        y = y.to(x.dtype)
+    if pos_weight is not None:
+        more = 1 + (pos_weight - 1) * y
+        return _reduced((1 - y) * x + Softplus.apply(-x, threshold=50.0) * more, reduction, output, target)
     # beyond 50, log(1 + e^x) is x in every dtype
     return _reduced((1 - y) * x + Softplus.apply(-x, threshold=50.0), reduction, output, target)
 
@@ -338,139 +429,6 @@ def _move(running: Tensor, towards: Any, by: float) -> None:
         running.add_((towards.data if isinstance(towards, Variable) else towards) - running, alpha=by)
 
 
-def numbers_for(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
-    """A whole number as many of it, or the numbers given. Raises SettingError for anything else."""
-    given = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
-    if len(given) != axes:
-        raise SettingError(f"{name} must be a whole number or {axes} of them; got {value!r}")
-    return tuple(whole_number(name, number, least) for number in given)
-
-
-def _windows(name: str, x: Any, axes: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[tuple[int, ...]]:
-    """Kernel, stride, padding and dilation as a number for each axis. Raises ShapeError where no window fits."""
-    check_images(name, x, axes)
-    given = [numbers_for(f"{name}: {what}", value, least, axes) for what, value, least in (
-        ("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
-    )]  # fmt: skip
-    for n, k, _, p, d in zip(x.shape[2:], *given):
-        if n + 2 * p < d * (k - 1) + 1:
-            fits = " x ".join(map(str, given[0]))
-            raise ShapeError(f"{name}: kernels of {fits} do not fit into {' x '.join(map(str, x.shape[2:]))}, padding included")
-    return given
-
-
-def _convolved(name: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    x, weight = (a if isinstance(a, (Variable, Tensor)) else as_tensor(a) for a in (x, weight))
-    groups = whole_number(f"{name}: groups", groups, 1)
-    if x.ndim != axes + 2 or weight.ndim != axes + 2 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
-        sizes = ("length", "height, width")[axes - 1]
-        raise ShapeError(
-            f"{name} takes x (n, in, {sizes}) and kernels (out, in{' / groups' if groups > 1 else ''}, {('k', 'h, w')[axes - 1]}) with equal "
-            f"in{f', groups = {groups} dividing both' if groups > 1 else ''}; got {tuple(x.shape)} and {tuple(weight.shape)}"
-        )
-    kernel = tuple(weight.shape[2:])
-    if isinstance(padding, str):
-        x, padding = _padded_by_name(name, x, kernel, stride, padding, numbers_for(f"{name}: dilation", dilation, 1, axes))
-    _, strides, paddings, dilations = _windows(name, x, axes, kernel, stride, padding, dilation)
-    out = Convolution.apply(x, weight, strides, paddings, dilations, groups)
-    return out if bias is None else out + bias.reshape((-1, *(1 for _ in range(axes))))
-
-
-def _padded_by_name(name: str, x: Any, kernel: Any, stride: Any, padding: str, dilation: tuple[int, ...]) -> tuple[Any, Any]:
-    """x and the padding that "valid" or "same" means; where "same" is not even, x is padded behind first, as in torch."""
-    one_of(f"{name}: padding", padding, ("same", "valid"))
-    if padding == "valid":
-        return x, 0
-    if any(s != 1 for s in (stride if isinstance(stride, (tuple, list)) else (stride,))):
-        raise SettingError(f"{name}: padding='same' wants stride 1; got {stride!r}")
-    totals = [d * (k - 1) for k, d in zip(kernel, dilation)]
-    if any(total % 2 for total in totals):
-        x = Pad.apply(x, tuple(n for total in reversed(totals) for n in (0, total % 2)))
-    return x, tuple(total // 2 for total in totals)
-
-
-def conv1d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
-    """Cross-correlation of x (n, in, length) with kernels weight (out, in / groups, k), plus bias (out,); see `conv2d`.
-
-    >>> hg.functional.conv1d(torch.ones(1, 1, 3), torch.ones(2, 1, 2)).shape
-    torch.Size([1, 2, 2])
-    """
-    return _convolved("conv1d", 1, x, weight, bias, stride, padding, dilation, groups)
-
-
-def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
-    """Cross-correlation of images x (n, in, height, width) with kernels weight (out, in / groups, h, w), plus bias (out,).
-
-    `stride`, `padding` (of zeros) and `dilation` are numbers or pairs (vertical, horizontal); padding may be "valid", none, or "same", which
-    keeps the sizes at stride 1. With `groups` the channels are cut into as many parts, which do not see each other. The result is (n, out,
-    height', width') with height' = (height + 2 padding - dilation (h - 1) - 1) // stride + 1. Raises ShapeError.
-
-    >>> hg.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(2, 1, 2, 2)).shape
-    torch.Size([1, 2, 2, 2])
-    """
-    return _convolved("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
-
-
-def _largest(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
-    x = x if isinstance(x, (Variable, Tensor)) else as_tensor(x)
-    sizes = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, dilation)
-    if any(2 * p > k for k, p in zip(sizes[0], sizes[2])):
-        raise ShapeError(f"{name}: padding must be at most half of the kernel; got padding {sizes[2]} and kernel {sizes[0]}")
-    at = PoolArgMax.apply(x, *sizes)
-    flat = Gather.apply(Reshape.apply(x, (*x.shape[:2], -1)), Reshape.apply(at, (*at.shape[:2], -1)), -1)
-    return Reshape.apply(flat, tuple(at.shape))
-
-
-def max_pool1d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Any:
-    """The largest element of each window of x (n, channels, length); see `max_pool2d`.
-
-    >>> hg.functional.max_pool1d(hg.Variable([[[1.0, 3.0, 2.0, 0.0]]]), 2)
-    Variable([[[3., 2.]]])
-    """
-    return _largest("max_pool1d", 1, x, kernel_size, stride, padding, dilation)
-
-
-def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Any:
-    """The largest element of each window of images x (n, channels, height, width); `stride` is that of the kernel by default.
-
-    The gradient goes to the largest element, the first of several. Padding never is largest.
-
-    >>> hg.functional.max_pool2d(hg.Variable([[[[1.0, 3.0], [2.0, 0.0]]]]), 2)
-    Variable([[[[3.]]]])
-    """
-    return _largest("max_pool2d", 2, x, kernel_size, stride, padding, dilation)
-
-
-def _averaged(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, count_include_pad: bool) -> Any:
-    x = x if isinstance(x, (Variable, Tensor)) else as_tensor(x)
-    size, step, pad, dilation = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, 1)
-    last = tuple(range(-axes, 0))
-    total = Sum.apply(patches(x, size, step, pad, dilation), last)
-    if count_include_pad or not any(pad):
-        return total / math.prod(size)
-    return total / Sum.apply(patches(torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device), size, step, pad, dilation), last)
-
-
-def avg_pool1d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True) -> Any:
-    """The mean of each window of x (n, channels, length); see `avg_pool2d`.
-
-    >>> hg.functional.avg_pool1d(hg.Variable([[[1.0, 3.0, 2.0, 0.0]]]), 2)
-    Variable([[[2., 1.]]])
-    """
-    return _averaged("avg_pool1d", 1, x, kernel_size, stride, padding, count_include_pad)
-
-
-def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True) -> Any:
-    """The mean of each window of images x (n, channels, height, width); `stride` is that of the kernel by default.
-
-    The zeros of the padding count as elements unless `count_include_pad` is False.
-
-    >>> hg.functional.avg_pool2d(hg.Variable([[[[1.0, 3.0], [2.0, 0.0]]]]), 2)
-    Variable([[[[1.5000]]]])
-    """
-    return _averaged("avg_pool2d", 2, x, kernel_size, stride, padding, count_include_pad)
-
-
 def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """x (n, channels, ...) normalised over the elements of each of `num_groups` groups of channels, times weight plus bias (channels,).
 
@@ -479,7 +437,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     """
     if x.ndim < 2 or x.shape[1] % num_groups:
         raise ShapeError(f"group_norm: expected x (n, channels, ...), channels a multiple of {num_groups}; got {tuple(x.shape)}")
-    grouped = x.reshape((x.shape[0], num_groups, -1))
+    grouped = x.reshape((x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
     scaled = _normalized(grouped, grouped.mean(-1, True), grouped.var(-1, correction=0, keepdim=True), None, None, eps).reshape(
         tuple(x.shape)
     )

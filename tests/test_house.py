@@ -18,7 +18,7 @@ PACKAGE = Path(hg.__file__).parent
 # Each may import from those before it, and from nothing after. A package counts as one; within it there is no circle.
 ORDER = """
     errors checks files core ops drawing linalg
-    functional modules optim data program engines transforms minimise training show testing parallel
+    functional torch_functions modules optim data program engines transforms minimise training show testing parallel
     interop sklearn experiments __main__
 """.split()
 REEXPORTS = {"hotgrad", "hotgrad.nn"}  # the top level and `nn` only give names from elsewhere

@@ -30,12 +30,8 @@ ALIASES = {
 # What does the work of a method or function that only torch has.
 _INSTEAD = {
     "float": "v.to(torch.float32)", "double": "v.to(torch.float64)", "half": "v.to(torch.float16)", "type": "v.to(dtype)", "cpu": 'v.to("cpu")',
-    "cuda": 'v.to("cuda")', "mse_loss": "hg.functional.mse", "l1_loss": "hg.functional.l1", "huber_loss": "hg.functional.huber",
-    "smooth_l1_loss": "hg.functional.huber", "binary_cross_entropy_with_logits": "hg.functional.bce_with_logits",
-    "cross_entropy_loss": "hg.functional.cross_entropy", "cross_entropy": "hg.functional.cross_entropy", "linear": "x @ weight + bias",
+    "cuda": 'v.to("cuda")',
     "randn_like": "hg.randn_like(v)", "rand_like": "hg.rand_like(v)", "bernoulli": "hg.bernoulli(v)", "normal": "mean + std * hg.randn_like(mean)",
-    "layer_norm": "hg.functional.layer_norm", "batch_norm": "hg.functional.batch_norm", "conv2d": "hg.functional.conv2d",
-    "dropout": "hg.functional.dropout",
 }  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from hotgrad import functional
 from hotgrad.checks import one_of, whole_number
 from hotgrad.core.variable import Parameter
 from hotgrad.errors import SettingError
-from hotgrad.functional import numbers_for
 from hotgrad.modules.module import Module
 from hotgrad.modules.parameters import Initializer, fill, fill_both
+from hotgrad.ops.windows import numbers_for
 
 __all__ = ["AvgPool1d", "AvgPool2d", "Conv1d", "Conv2d", "MaxPool1d", "MaxPool2d"]
 

@@ -188,7 +188,13 @@ def labels(n: int, classes: int) -> torch.Tensor:
 
 X, SERIES = numbers(20, 4), numbers(20, 6, 3)
 MODELS: dict[str, tuple[Callable[[], Any], torch.Tensor, torch.Tensor, Any, int]] = {
-    "characters": (lambda: hg.Sequential(Characters()), torch.randint(27, (20, 3), generator=GENERATOR), labels(20, 27), "cross_entropy", 50),
+    "characters": (
+        lambda: hg.Sequential(Characters()),
+        torch.randint(27, (20, 3), generator=GENERATOR),
+        labels(20, 27),
+        "cross_entropy",
+        50,
+    ),
     "LSTM by hand": (lambda: hg.Sequential(OwnLSTM()), SERIES, numbers(20, 2), square, 50),
     "GRU by hand": (lambda: hg.Sequential(OwnGRU()), SERIES, numbers(20, 2), "mse", 50),
     "LSTM": (lambda: hg.Sequential(Recurrent(nn.LSTM)), SERIES, numbers(20, 2), "mse", 50),
