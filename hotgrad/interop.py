@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from inspect import Parameter as Setting
 from inspect import signature
 from typing import Any
 
@@ -51,7 +52,9 @@ _OF_ONE_SIDE = ("init", "device", "dtype", "inplace", "bias")
 def _settings(kind: type) -> Mapping[str, Any]:
     """What a layer's constructor takes, by name."""
     of = nn.RNNBase if issubclass(kind, nn.RNNBase) else kind  # torch's recurrent layers do not tell their own
-    found = [item for item in signature(of).parameters.items() if item[0] != "mode"]
+    found = [item for item in signature(of).parameters.items() if item[0] not in ("mode", "_freeze", "_weight")]
+    if kind is nn.RNN:
+        found.append(("nonlinearity", Setting("nonlinearity", Setting.KEYWORD_ONLY, default="tanh")))
     return {name: setting for name, setting in found if setting.kind not in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD)}
 
 
@@ -63,7 +66,11 @@ def _alike(function: str, layer: Any, kind: type) -> Any:
     own, others = _settings(type(layer)), _settings(kind)
     settings: dict[str, Any] = {}
     for name, parameter in own.items():
-        value = getattr(layer, name, None)
+        value = getattr(layer, name, parameter.default)
+        if name == "bias" and hasattr(layer, "in_proj_bias"):
+            value = layer.in_proj_bias is not None
+        if name in ("kdim", "vdim") and value == layer.embed_dim:  # as usual
+            continue
         if name not in others:
             if name not in _OF_ONE_SIDE and value not in (parameter.default, (parameter.default,) * 2):
                 raise OperandError(

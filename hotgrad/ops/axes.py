@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from hotgrad.core.arrays import as_tensor
+from hotgrad.core.modes import state
 from hotgrad.core.variable import Variable
 from hotgrad.errors import AxisError, OperandError, ShapeError
 
 
 def array(a: Any) -> Any:
-    """`a` as something with a shape, for functions that read it before they call an op."""
-    return a if isinstance(a, (Variable, Tensor)) else as_tensor(a)
+    """`a` as something with a shape, for functions that read it before they call an op; while capturing, as a part of the program."""
+    if isinstance(a, Variable):
+        return a
+    tensor = a if isinstance(a, Tensor) else as_tensor(a)
+    return tensor if state.trace is None else state.trace.constant(tensor)
 
 
 def normal_axis(axis: Any, ndim: int) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hotgrad.core.arrays import as_tensor
 from hotgrad.core.modes import state
 from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError, ShapeError
@@ -180,9 +182,13 @@ def masked_select(a: Any, mask: Any) -> Any:
     >>> hg.masked_select(hg.Variable([1.0, 2.0, 3.0]), torch.tensor([True, False, True]))
     Variable([1., 3.])
     """
-    a, mask = array(a), array(mask)
+    a = array(a)
     shape = common_shape("masked_select", a.shape, mask.shape)
-    return GetItem.apply(Expand.apply(a, shape), Expand.apply(mask, shape))
+    if isinstance(mask, Variable):
+        return GetItem.apply(Expand.apply(a, shape), Expand.apply(mask, shape))
+    with nullcontext() if state.trace is None else state.trace.internal():  # a mask from outside stays what it is
+        mask = as_tensor(mask).expand(shape)
+    return GetItem.apply(Expand.apply(a, shape), mask)
 
 
 def one_hot(a: Any, num_classes: int = -1) -> Any:

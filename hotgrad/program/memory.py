@@ -99,7 +99,10 @@ def liveness(code: Code) -> Memory:
         if out.kind == "scalar":
             env[out] = 0.5
             continue
-        result = evaluate(instruction, env)
+        try:
+            result = evaluate(instruction, env)
+        except Exception:  # on zeros, of which some functions of matrices do not exist; what computes is no view
+            result = empty(out)
         read = [value for value in instruction.reads() if value.kind != "scalar"]
         viewed = next((value for value in read if shares(env[value], result)), None)
         owner[out] = out if viewed is None else owner[viewed]

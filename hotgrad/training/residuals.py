@@ -11,7 +11,7 @@ from torch import Tensor
 from hotgrad.core.scalars import numbers_of
 from hotgrad.core.variable import Variable, gradients
 from hotgrad.errors import CaptureError
-from hotgrad.modules import MSE, BatchNorm1d
+from hotgrad.modules import MSE, BatchNorm1d, BatchNorm2d
 from hotgrad.ops.composites import stack
 from hotgrad.optim.levenberg import flat, products_of
 from hotgrad.training.captured import Minimised
@@ -44,7 +44,9 @@ class Fitted(Minimised):
     def _keys(self) -> list[int]:
         model, optimizer = self.model, self.model.optimizer
         self._count = sum(p.numel() for p in self._trained())
-        by_rows = type(model.loss) is MSE and is_plain(model) and not any(isinstance(m, BatchNorm1d) for m in modules_of(model))
+        by_rows = (
+            type(model.loss) is MSE and is_plain(model) and not any(isinstance(m, (BatchNorm1d, BatchNorm2d)) for m in modules_of(model))
+        )
         dense = self._count <= optimizer.groups[0].settings.max_dense
         if self._count and len(self._direction) != self._count:
             like = self._trained()[0]

@@ -35,8 +35,6 @@ CASES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "transpose": [(((2, 3, 4), 0, -1), {}), (((2, 3), 1, 0), {})],
     "squeeze": [(((1, 3, 1),), {}), (((1, 3, 1),), {"dim": 0}), (((2, 3),), {"dim": 0})],
     "unsqueeze": [(((2, 3), 0), {}), (((2, 3), -1), {}), (((), 0), {})],
-    "max": [(((3, 4),), {}), (((1,),), {})],
-    "min": [(((3, 4),), {}), (((1,),), {})],
     "linear": [(((4, 3), (3, 2)), {}), (((4, 3), (3, 2), (2,)), {}), (((3,), (3, 2), (2,)), {})],
     "mse": [(SQUARE, {}), (SQUARE, {"reduction": "sum"}), (SQUARE, {"reduction": "none"})],
     "l1": [(SQUARE, {}), (SQUARE, {"reduction": "none"})],
@@ -55,6 +53,15 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "dropout": F.dropout, "batch_norm": F.batch_norm, "mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss, "bce_with_logits": F.binary_cross_entropy_with_logits,
     "layer_norm": lambda x, shape, *rest, **options: F.layer_norm(x, shape if isinstance(shape, tuple) else (shape,), *rest, **options),
 }  # fmt: skip
+IMAGES = (
+    "avg_pool1d",
+    "avg_pool2d",
+    "conv1d",
+    "group_norm",
+    "max_pool1d",
+    "max_pool2d",
+    "scaled_dot_product_attention",
+)  # with layers and models
 KINKED = ("l1",)  # where differences tell nothing of the second order
 
 PUBLISHED = {name: getattr(hg, name) for name in composites.__all__} | {
@@ -97,7 +104,7 @@ def drawn(
 
 def test_each_says_what_to_try() -> None:
     """But for losses, which are compared with torch's where layers are."""
-    assert set(CASES) <= set(PUBLISHED) <= {*CASES, *LOSSES}
+    assert set(CASES) <= set(PUBLISHED) <= {*CASES, *LOSSES, *IMAGES}
 
 
 @pytest.mark.parametrize(("name", "number"), TRIED)

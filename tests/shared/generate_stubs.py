@@ -148,7 +148,12 @@ def methods_stub() -> str:
             lines.append(f"    def __i{name[2:]}(self, other: Operand) -> Any: ...")
     lines += ["    def __getitem__(self, index: Any) -> Variable: ...", "    def __pos__(self) -> Variable: ..."]
     lines += [_method(name, op) for name, op in _published() if hasattr(ops.Methods, name) and name != "where"]
-    lines += [f"    {alias} = {name}" for alias, name in sorted(ALIASES.items()) if hasattr(ops.Methods, alias)]
+    found = dict(_published())
+    lines += [
+        _method(name, found[name]).replace(f"def {name}(", f"def {alias}(")
+        for alias, name in sorted(ALIASES.items())
+        if hasattr(ops.Methods, alias)
+    ]
     lines.append("    def where(self, condition: Any, other: Operand) -> Variable: ...")
     lines.append(f"    def to({', '.join(['self', *_after_first(ops.composites.to)])}) -> Variable: ...")
     for name in ("T", "mT"):

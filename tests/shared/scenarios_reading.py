@@ -82,7 +82,7 @@ READS: dict[str, F] = {
     "a shape from data": lambda x: x.sum() * x[x.data > 0].shape[0],
     "an index from data": lambda x: x[int(x.abs().data.argmax())],
     "an index of a list": lambda x: x * [1.0, 2.0, 3.0, 4.0, 5.0][x.abs().amax().data.long()],
-    "an index that is an input": lambda x: x[x.to(torch.int64).abs().minimum(2)],
+    "a mask as an index": lambda x: x[x > 0],
     "range": lambda x: sum(x[0] for _ in range(int(x.abs().sum()))) + x[0],
     "rows until": rows_until,
     "a swallowed refusal": swallowed,
