@@ -106,7 +106,7 @@ class SmoothL1(Loss):
     function = staticmethod(functional.smooth_l1)
     reaches_target = True
 
-    def __init__(self, beta: float = 1.0, reduction: str = "mean") -> None:
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
         self.beta = finite_number("SmoothL1: beta", beta, 0)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from hotgrad.checks import finite_number, whole_number
 from hotgrad.core.moving import moving, untraced
 from hotgrad.errors import SettingError
 
-__all__ = ["CosineLR", "PlateauLR", "Schedule", "StepLR", "WarmupLR"]
+__all__ = ["CosineLR", "ExponentialLR", "MultiStepLR", "OneCycleLR", "PlateauLR", "Schedule", "SequentialLR", "StepLR", "WarmupLR"]
 
 S = TypeVar("S", bound="Schedule")
 
@@ -118,6 +119,93 @@ class StepLR(Schedule):
 
     def at(self, count: int) -> float:
         return float(self.base * self.gamma ** (count // self.step_size))
+
+
+class MultiStepLR(Schedule):
+    """`lr` times `gamma` for every one of the `milestones`, numbers of epochs, that is reached.
+
+    >>> schedule = hg.optim.MultiStepLR(0.1, milestones=(30, 80), gamma=0.5)
+    >>> schedule.at(29), schedule.at(30), schedule.at(80)
+    (0.1, 0.05, 0.025)
+    """
+
+    def __init__(self, lr: float, milestones: Sequence[int], gamma: float = 0.1, per: str = "epoch") -> None:
+        super().__init__(lr, per)
+        self.milestones = tuple(sorted(whole_number("milestones", milestone, 0) for milestone in milestones))
+        self.gamma = finite_number("gamma", gamma, above=True)
+
+    def at(self, count: int) -> float:
+        return float(self.base * self.gamma ** sum(milestone <= count for milestone in self.milestones))
+
+
+class ExponentialLR(Schedule):
+    """`lr` times `gamma` for every epoch done.
+
+    >>> hg.optim.ExponentialLR(0.1, gamma=0.5).at(2)
+    0.025
+    """
+
+    def __init__(self, lr: float, gamma: float, per: str = "epoch") -> None:
+        super().__init__(lr, per)
+        self.gamma = finite_number("gamma", gamma, above=True)
+
+    def at(self, count: int) -> float:
+        return float(self.base * self.gamma**count)
+
+
+class OneCycleLR(Schedule):
+    """From `lr` / `div_factor` by half a cosine up to `lr` within the share `pct_start` of `total` steps, and by another down to the first rate
+    over `final_div_factor` (Smith and Topin 2018), which then stays. `total` counts steps, or epochs for per="epoch".
+
+    >>> schedule = hg.optim.OneCycleLR(0.1, total=11, pct_start=0.5)
+    >>> [round(schedule.at(n), 7) for n in (0, 10)]
+    [0.004, 4e-07]
+    """
+
+    def __init__(
+        self, lr: float, total: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4, per: str = "step"
+    ) -> None:
+        super().__init__(lr, per)
+        self.total, self.pct_start = whole_number("total", total, 2), finite_number("pct_start", pct_start, 0, 1)
+        self.div_factor = finite_number("div_factor", div_factor, above=True)
+        self.final_div_factor = finite_number("final_div_factor", final_div_factor, above=True)
+
+    def at(self, count: int) -> float:
+        first, top, last = self.base / self.div_factor, self.pct_start * self.total - 1, self.total - 1
+        if count <= top:
+            return _between(first, self.base, count / top)
+        return _between(self.base, first / self.final_div_factor, min((count - top) / (last - top), 1.0) if last > top else 1.0)
+
+
+def _between(start: float, end: float, done: float) -> float:
+    """The number that half a cosine has reached on its way."""
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+class SequentialLR(Schedule):
+    """One schedule after the other, each from its own start: the next one from each of the `milestones`, numbers of epochs, on.
+
+    Raises SettingError unless there is one milestone less than schedules, they rise, and all count the same; a PlateauLR is refused.
+
+    >>> schedule = hg.optim.SequentialLR([hg.optim.ExponentialLR(0.1, 0.5), hg.optim.Schedule(0.02)], milestones=[2])
+    >>> [schedule.at(n) for n in range(4)]
+    [0.1, 0.05, 0.02, 0.02]
+    """
+
+    def __init__(self, schedules: Sequence[Schedule], milestones: Sequence[int]) -> None:
+        self.schedules = tuple(schedules)
+        self.milestones = tuple(whole_number("milestones", milestone) for milestone in milestones)
+        rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:]))
+        if not self.schedules or len(self.milestones) != len(self.schedules) - 1 or not rising:
+            raise SettingError(f"milestones must rise and be one less than the {len(self.schedules)} schedules; got {self.milestones}")
+        kinds = {schedule.per for schedule in self.schedules}
+        if len(kinds) != 1 or any(isinstance(schedule, PlateauLR) for schedule in self.schedules):
+            raise SettingError("the schedules must count the same, epochs or steps, and none may be a PlateauLR")
+        super().__init__(self.schedules[0].base, kinds.pop())
+
+    def at(self, count: int) -> float:
+        number = sum(milestone <= count for milestone in self.milestones)
+        return self.schedules[number].at(count - (self.milestones[number - 1] if number else 0))
 
 
 class CosineLR(Schedule):

@@ -14,6 +14,7 @@ import hotgrad as hg
 from hotgrad import Variable, ops
 
 L, G = torch.tensor([[2, 0, 1, 2], [0, 0, 2, 1], [1, 2, 0, 0]]), torch.tensor([1, 0, 1])
+FIRST, ROW = L[:, :1], L[:1]
 MASK = torch.tensor([True, False, True, True])
 
 # Of a and b (3, 4), p (3, 4) in (0, 1), s (3, 3), v (4,): one line for each, several results as a tuple.
@@ -49,8 +50,8 @@ CASES: dict[str, Callable[..., Any]] = {
     "embedding": lambda a, b, p, s, v: hg.embedding(L, s, padding_idx=1), "gather": lambda a, b, p, s, v: a.gather(1, L), "getitem": lambda a, b, p, s, v: (a[G], a[:, G, None], a[G, G], a[..., 1:][G]),
     "index_add": lambda a, b, p, s, v: a.index_add(0, G, b, alpha=2), "index_copy": lambda a, b, p, s, v: a.index_copy(0, torch.tensor([2, 0]), b[:2]), "index_fill": lambda a, b, p, s, v: a.index_fill(0, G, 2.0),
     "index_select": lambda a, b, p, s, v: a.index_select(1, G), "masked_fill": lambda a, b, p, s, v: a.masked_fill(MASK, -3.0), "masked_select": lambda a, b, p, s, v: a.masked_select(MASK),
-    "one_hot": lambda a, b, p, s, v: hg.one_hot(G, 4) * v, "scatter": lambda a, b, p, s, v: (a.scatter(1, L[:, :1], b), a.scatter(0, L[:1], 5.0)), "scatter_add": lambda a, b, p, s, v: a.scatter_add(1, L, b),
-    "take": lambda a, b, p, s, v: a.take(L), "take_along_dim": lambda a, b, p, s, v: a.take_along_dim(L[:1], 0), "argmax": lambda a, b, p, s, v: a.gather(1, a.argmax(1, True)),
+    "one_hot": lambda a, b, p, s, v: hg.one_hot(G, 4) * v, "scatter": lambda a, b, p, s, v: (a.scatter(1, FIRST, b), a.scatter(0, ROW, 5.0)), "scatter_add": lambda a, b, p, s, v: a.scatter_add(1, L, b),
+    "take": lambda a, b, p, s, v: a.take(L), "take_along_dim": lambda a, b, p, s, v: a.take_along_dim(ROW, 0), "argmax": lambda a, b, p, s, v: a.gather(1, a.argmax(1, True)),
     "argmin": lambda a, b, p, s, v: a.take(a.argmin()), "max": lambda a, b, p, s, v: (a.max(), a.max(1).values, a.max(0, True)[0], a.max(b)), "min": lambda a, b, p, s, v: (a.min(), a.min(1).values, a.min(b)),
     "all": lambda a, b, p, s, v: hg.where((a > -1).all(1, True), a, b), "any": lambda a, b, p, s, v: hg.where((a > 1).any(0), a, b), "aminmax": lambda a, b, p, s, v: a.aminmax(dim=1),
     "count_nonzero": lambda a, b, p, s, v: a * (a > 0).count_nonzero(1).reshape(-1, 1) if isinstance((a > 0), Variable) else a * hg.count_nonzero(a > 0, 1).reshape(-1, 1),
