@@ -193,9 +193,9 @@ def cross_entropy(
 def _weighed(a: Any, b: Any, reduction: str, weight: Any, ignore_index: int | None, smoothing: float, recorded: bool) -> Any:
     """The cross-entropy of any rank, with weights of classes, rows that do not count, and smoothed targets."""
     finite_number("cross_entropy: label_smoothing", smoothing, 0, 1)
-    if a.ndim < 1 or (a.ndim == 1 and b.ndim > 1):
+    if a.ndim < 2:
         raise ShapeError(f"cross_entropy takes an output (n, classes, ...); got output {tuple(a.shape)} and target {tuple(b.shape)}")
-    axis, classes = min(1, a.ndim - 1), a.shape[min(1, a.ndim - 1)]
+    axis, classes = 1, a.shape[1]
     logs = LogSoftmax.apply(a, axis)
     shape = (-1, *(1 for _ in range(a.ndim - axis - 1)))
     weights = None if weight is None else _as_variable(weight)
@@ -213,7 +213,8 @@ def _weighed(a: Any, b: Any, reduction: str, weight: Any, ignore_index: int | No
     else:
         if tuple(b.shape) != rows or b.dtype is torch.bool:
             raise ShapeError(
-                f"cross_entropy: integer labels must be of shape {rows}; got {b.dtype} {tuple(b.shape)} for output {tuple(a.shape)}"
+                f"cross_entropy takes an output (n, classes, ...) with integer labels (n, ...), here {rows}; got {b.dtype} {tuple(b.shape)} for "
+                f"output {tuple(a.shape)}"
             )
         counts = None if ignore_index is None else b != ignore_index
         labels = b if counts is None else Where.apply(counts, b, 0)

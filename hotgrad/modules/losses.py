@@ -153,9 +153,9 @@ class CrossEntropy(Loss):
 
     function = staticmethod(functional.cross_entropy)
 
-    def __init__(self, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
-        if isinstance(weight, str):  # CrossEntropy("sum"), as the other losses
-            weight, reduction = None, weight
+    def __init__(
+        self, reduction: str = "mean", *, weight: Any = None, ignore_index: int | None = None, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__(reduction)
         self.weight = None if weight is None else as_tensor(weight)
         self.ignore_index, self.label_smoothing = ignore_index, finite_number("CrossEntropy: label_smoothing", label_smoothing, 0, 1)

@@ -90,7 +90,8 @@ class Solve(_OfMatrices):
     function = ""
     operands = staticmethod(
         lambda: _drawn(
-            (_well(a), b) for a, b in [((1, 1), (1, 1)), ((2, 2), (2, 1)), ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1)), ((2, 2), (2, 2, 1))]
+            (_well(a), _well(b))
+            for a, b in [((1, 1), (1, 1)), ((2, 2), (2, 1)), ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1)), ((2, 2), (2, 2, 1))]
         )
     )
 
@@ -115,7 +116,9 @@ class SolveTriangular(_OfMatrices):
     function = ""
     operands = staticmethod(
         lambda: [
-            ((_well(a), b), {"upper": u}) for a, b in [((1, 1), (1, 1)), ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1))] for u in (False, True)
+            ((_well(a), _well(b)), {"upper": u})
+            for a, b in [((1, 1), (1, 1)), ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1))]
+            for u in (False, True)
         ]
     )
 

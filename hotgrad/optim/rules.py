@@ -287,7 +287,7 @@ class NAdam(Optimizer):
     >>> (w * w).sum().backward()
     >>> hg.optim.NAdam([w], lr=0.25).step()
     >>> w.data
-    tensor([0.6333])
+    tensor([0.7359])
     """
 
     def __init__(

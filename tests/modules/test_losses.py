@@ -184,9 +184,37 @@ def test_cross_entropy_of_logits_that_are_no_floats() -> None:
         nn.CrossEntropy()(hg.Variable(torch.zeros(2, 3, dtype=torch.int64)), torch.tensor([0, 1]))
 
 
-def test_bce_refuses_integers() -> None:
-    with pytest.raises(DtypeError, match="targets must be floats"):
-        nn.BCEWithLogits()(hg.Variable([0.0]), torch.tensor([1]))
+def test_bce_takes_integers_bools_and_a_weight_of_positives() -> None:
+    x, y = torch.randn(4, 3), torch.randint(2, (4, 3))
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(x, y.float(), pos_weight=torch.tensor([1.0, 2.0, 3.0]))
+    for target in (y, y.bool(), y.float()):
+        found = hg.nn.BCEWithLogits(pos_weight=torch.tensor([1.0, 2.0, 3.0]))(hg.Variable(x), target)
+        torch.testing.assert_close(found.data, wanted)
+        plain = hg.functional.bce_with_logits(hg.Variable(x), target)
+        torch.testing.assert_close(plain.data, torch.nn.functional.binary_cross_entropy_with_logits(x, y.float()))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(6, 4), (5, 4, 3), (2, 4, 3, 2)])
+def test_cross_entropy_of_any_rank_with_all_options_is_torchs(shape: tuple[int, ...], reduction: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator)
+    y = torch.randint(4, (shape[0], *shape[2:]), generator=generator)
+    weight = torch.tensor([1.0, 0.5, 2.0, 3.0], dtype=torch.float64)
+    soft = torch.rand(shape, dtype=torch.float64, generator=generator).softmax(1)
+    for target, options in (
+        (y, {}), (y, {"weight": weight}), (y, {"ignore_index": 2}), (y, {"label_smoothing": 0.2}),
+        (y, {"weight": weight, "ignore_index": 0, "label_smoothing": 0.3}), (soft, {"weight": weight, "label_smoothing": 0.1}), (soft, {}),
+    ):  # fmt: skip
+        ours, theirs = hg.Variable(x.clone(), requires_grad=True), x.clone().requires_grad_()
+        found = hg.nn.CrossEntropy(reduction=reduction, **options)(ours, target)
+        wanted = torch.nn.functional.cross_entropy(theirs, target, reduction=reduction, **options)
+        if found.shape != wanted.shape:
+            found = found.reshape(wanted.shape)
+        torch.testing.assert_close(found.data, wanted.detach())
+        found.sum().backward()
+        wanted.sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_values_of_targets_are_checked_on_demand() -> None:
