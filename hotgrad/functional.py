@@ -22,7 +22,7 @@ from hotgrad.core.modes import state
 from hotgrad.core.variable import Variable, wrap
 from hotgrad.errors import DataError, DtypeError, HotgradError, OperandError, RangeError, SettingError, ShapeError
 from hotgrad.ops.activations import gelu
-from hotgrad.ops.arithmetic import Abs, AddScaled, Clip, Where
+from hotgrad.ops.arithmetic import Abs, AddScaled, Cast, Clip, Where
 from hotgrad.ops.indexing import Gather, Take
 from hotgrad.ops.pointwise import Softplus, Sqrt
 from hotgrad.ops.reductions import LogSoftmax, Mean, Softmax, Sum
@@ -198,7 +198,7 @@ def _weighed(a: Any, b: Any, reduction: str, weight: Any, ignore_index: int | No
     axis, classes = 1, a.shape[1]
     logs = LogSoftmax.apply(a, axis)
     shape = (-1, *(1 for _ in range(a.ndim - axis - 1)))
-    weights = None if weight is None else _as_variable(weight)
+    weights = None if weight is None else Cast.apply(_as_variable(weight), a.dtype, a.device)
     if weights is not None and tuple(weights.shape) != (classes,):
         raise ShapeError(f"cross_entropy: weight must have one element for each of {classes} classes; got shape {tuple(weights.shape)}")
     scaled = logs if weights is None else logs * weights.reshape(shape)
@@ -323,7 +323,8 @@ def bce_with_logits(output: Any, target: Any, reduction: str = "mean", *, pos_we
     if not y.dtype.is_floating_point:
         y = y.to(x.dtype)
     if pos_weight is not None:
-        more = 1 + (pos_weight - 1) * y
+        more = pos_weight if isinstance(pos_weight, (int, float)) else Cast.apply(_as_variable(pos_weight), x.dtype, x.device)
+        more = 1 + (more - 1) * y
         return _reduced((1 - y) * x + Softplus.apply(-x, threshold=50.0) * more, reduction, output, target)
     # beyond 50, log(1 + e^x) is x in every dtype
     return _reduced((1 - y) * x + Softplus.apply(-x, threshold=50.0), reduction, output, target)
@@ -393,6 +394,7 @@ def batch_norm(
     """
     if x.ndim < 2:
         raise ShapeError(f"batch_norm takes (n, features, ...); got shape {tuple(x.shape)}")
+    _check_affine("batch_norm", x.shape[1], weight, bias, running_mean, running_var)
     if x.ndim > 2:
         wide = (-1, *(1 for _ in x.shape[2:]))
         weight, bias = (None if p is None else p.reshape(wide) for p in (weight, bias))
@@ -430,6 +432,13 @@ def _move(running: Tensor, towards: Any, by: float) -> None:
         running.add_((towards.data if isinstance(towards, Variable) else towards) - running, alpha=by)
 
 
+def _check_affine(name: str, features: int, *given: Any) -> None:
+    """Raise ShapeError unless each that is given has one element for each feature: others would broadcast."""
+    for parameter in given:
+        if parameter is not None and tuple(parameter.shape) != (features,):
+            raise ShapeError(f"{name}: expected one element for each of {features} features; got shape {tuple(parameter.shape)}")
+
+
 def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """x (n, channels, ...) normalised over the elements of each of `num_groups` groups of channels, times weight plus bias (channels,).
 
@@ -438,6 +447,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     """
     if x.ndim < 2 or x.shape[1] % num_groups:
         raise ShapeError(f"group_norm: expected x (n, channels, ...), channels a multiple of {num_groups}; got {tuple(x.shape)}")
+    _check_affine("group_norm", x.shape[1], weight, bias)
     grouped = x.reshape((x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
     scaled = _normalized(grouped, grouped.mean(-1, True), grouped.var(-1, correction=0, keepdim=True), None, None, eps).reshape(
         tuple(x.shape)

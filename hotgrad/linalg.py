@@ -240,6 +240,8 @@ def matrix_power(a: Any, n: int) -> Any:
     """
 
     a = array(a)
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise OperandError(f"matrix_power: n must be a whole number; got {n!r:.60}")
     if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
         raise ShapeError(f"matrix_power: expected square matrices; got shape {tuple(a.shape)}")
     a, n = (inv(a), -n) if n < 0 else (a, n)

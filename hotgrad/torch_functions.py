@@ -10,7 +10,7 @@ from typing import Any
 
 from hotgrad import functional
 from hotgrad.core.methods import FUNCTIONS
-from hotgrad.errors import OperandError
+from hotgrad.errors import OperandError, ShapeError
 from hotgrad.ops.selection import embedding as look_up
 
 
@@ -22,6 +22,10 @@ def _none(function: str, **given: Any) -> None:
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    if bias is not None and tuple(bias.shape) != tuple(weight.shape[:-1]):
+        raise ShapeError(
+            f"linear: bias must be of shape {tuple(weight.shape[:-1])}, as weight is {tuple(weight.shape)}; got {tuple(bias.shape)}"
+        )
     return functional.linear(input, weight.mT if weight.ndim > 1 else weight, bias)
 
 

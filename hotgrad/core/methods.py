@@ -29,7 +29,7 @@ ALIASES = {
 
 # What does the work of a method or function that only torch has.
 _INSTEAD = {
-    "float": "v.to(torch.float32)", "double": "v.to(torch.float64)", "half": "v.to(torch.float16)", "type": "v.to(dtype)", "cpu": 'v.to("cpu")',
+    "type": "v.to(dtype)", "cpu": 'v.to("cpu")',
     "cuda": 'v.to("cuda")',
     "randn_like": "hg.randn_like(v)", "rand_like": "hg.rand_like(v)", "bernoulli": "hg.bernoulli(v)", "normal": "mean + std * hg.randn_like(mean)",
 }  # fmt: skip
@@ -38,8 +38,8 @@ _INSTEAD = {
 def instead(name: str) -> str:
     """The end of a message about a torch name that Variables do not have: what to use.
 
-    >>> instead("double")
-    '; use v.to(torch.float64)'
+    >>> instead("cuda")
+    '; use v.to("cuda")'
     """
     if name in FUNCTIONS:
         named = FUNCTIONS[name].__name__
@@ -52,19 +52,17 @@ def instead(name: str) -> str:
 
 
 def published(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose refusal of arguments that it does not take is an OperandError."""
+    """`function`, whose refusal of its arguments is an OperandError, by whatever of what it calls they are refused."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except TypeError as error:
-            frame = error.__traceback__
-            if isinstance(error, HotgradError) or (frame is not None and frame.tb_next is not None):  # raised inside
+        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            if isinstance(error, HotgradError) or type(error) not in (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
                 raise
-            raise OperandError(
-                f"{function.__name__}: {str(error).partition('() ')[2] or error}; it takes {', '.join(signature(function).parameters)}"
-            ) from None
+            what = str(error).partition("() ")[2] or str(error)
+            raise OperandError(f"{function.__name__}: {what}; it takes ({', '.join(signature(function).parameters)})") from error
 
     return call
 

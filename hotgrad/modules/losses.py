@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from hotgrad import functional
 from hotgrad.checks import finite_number
 from hotgrad.core.arrays import as_tensor
@@ -161,9 +159,8 @@ class CrossEntropy(Loss):
         self.ignore_index, self.label_smoothing = ignore_index, finite_number("CrossEntropy: label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, output: Any, target: Any) -> Any:
-        weight = self.weight if self.weight is None else self.weight.to(output.dtype)
         return functional.cross_entropy(
-            output, target, self.reduction, weight=weight, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing
+            output, target, self.reduction, weight=self.weight, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing
         )
 
     def extra_repr(self) -> str:
@@ -206,9 +203,7 @@ class BCEWithLogits(Loss):
         self.pos_weight = pos_weight if pos_weight is None or isinstance(pos_weight, (int, float)) else as_tensor(pos_weight)
 
     def forward(self, output: Any, target: Any) -> Any:
-        more = self.pos_weight
-        more = more.to(output.dtype) if isinstance(more, Tensor) else more
-        return functional.bce_with_logits(output, target, self.reduction, pos_weight=more)
+        return functional.bce_with_logits(output, target, self.reduction, pos_weight=self.pos_weight)
 
     def extra_repr(self) -> str:
         weight = "" if self.pos_weight is None else f"pos_weight={self.pos_weight}"

@@ -46,6 +46,9 @@ for _alias, _name in ALIASES.items():
         setattr(Methods, _alias, PUBLIC[_name])
 Methods.where = lambda self, condition, other: Where.apply(condition, self, other)  # type: ignore[attr-defined]
 Methods.to = composites.to  # type: ignore[attr-defined]
+for _name, _dtype in composites.DTYPES.items():
+    FUNCTIONS[_name] = composites.conversion(_name, _dtype)
+    setattr(Methods, _name, FUNCTIONS[_name])
 Methods.__getitem__ = selection.getitem  # type: ignore[attr-defined]
 Methods.__pos__ = formulas.positive  # type: ignore[attr-defined]
 Methods.T = property(composites.reversed_axes)  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hotgrad.core.arrays import as_tensor
@@ -60,9 +59,18 @@ def normal_axes(dim: Any, ndim: int) -> tuple[int, ...]:
 
 
 def common_shape(op: str, *shapes: Sequence[int]) -> tuple[int, ...]:
-    """What shapes broadcast to. Raises ShapeError."""
-    try:
-        return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        given = ", ".join(str(tuple(shape)) for shape in shapes)
-        raise ShapeError(f"{op}: the shapes {given} do not broadcast; sizes must be equal or 1") from None
+    """What shapes broadcast to (torch's own function imports half of sympy). Raises ShapeError.
+
+    >>> common_shape("add", (2, 1), (3,))
+    (2, 3)
+    """
+    found: list[int] = []
+    for shape in shapes:
+        found = [1] * (len(shape) - len(found)) + found
+        for i, size in enumerate(shape, len(found) - len(shape)):
+            if size != found[i] and size != 1:
+                if found[i] != 1:
+                    given = ", ".join(str(tuple(shape)) for shape in shapes)
+                    raise ShapeError(f"{op}: the shapes {given} do not broadcast; sizes must be equal or 1")
+                found[i] = size
+    return tuple(found)

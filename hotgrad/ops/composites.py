@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -153,6 +153,24 @@ def to(a: Any, *args: Any, dtype: torch.dtype | None = None, device: Any = None)
     """
     dtype, device = destination(args, dtype, device)
     return Cast.apply(a, dtype=dtype, device=device)
+
+
+# torch's short names of conversions, which are methods alone: as functions they would be taken for Python's types
+DTYPES = {
+    "float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16, "long": torch.int64, "int": torch.int32,
+    "short": torch.int16, "bool": torch.bool,
+}  # fmt: skip
+
+
+def conversion(name: str, dtype: torch.dtype) -> Callable[[Any], Any]:
+    """The method `v.float()` and its like: `a` in that dtype; integers and bools are plain tensors' numbers and have no gradient."""
+
+    def convert(a: Any) -> Any:
+        return Cast.apply(a, dtype=dtype)
+
+    convert.__name__ = convert.__qualname__ = name
+    convert.__doc__ = f"`a` in {dtype}; what `to({dtype})` gives."
+    return convert
 
 
 def reversed_axes(a: Any) -> Any:

@@ -303,6 +303,7 @@ def rot90(a: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
               [1., 3.]])
     """
     a, first, second = array(a), *dims
+    normal_axes((first, second), a.ndim)  # two different ones
     if k % 4 in (1, 2):
         a = Flip.apply(a, second)
     if k % 4 in (2, 3):

@@ -52,6 +52,8 @@ def _convolved(name: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any
     if isinstance(padding, str):
         x, padding = _padded_by_name(name, x, kernel, stride, padding, numbers_for(f"{name}: dilation", dilation, 1, axes))
     _, strides, paddings, dilations = _windows(name, x, axes, kernel, stride, padding, dilation)
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ShapeError(f"{name}: bias must have one element for each of {weight.shape[0]} kernels; got shape {tuple(bias.shape)}")
     out = Convolution.apply(x, weight, strides, paddings, dilations, groups)
     return out if bias is None else out + bias.reshape((-1, *(1 for _ in range(axes))))
 

@@ -154,6 +154,7 @@ def methods_stub() -> str:
         for alias, name in sorted(ALIASES.items())
         if hasattr(ops.Methods, alias)
     ]
+    lines += [f"    def {name}(self) -> Variable: ..." for name in ops.composites.DTYPES]
     lines.append("    def where(self, condition: Any, other: Operand) -> Variable: ...")
     lines.append(f"    def to({', '.join(['self', *_after_first(ops.composites.to)])}) -> Variable: ...")
     for name in ("T", "mT"):
