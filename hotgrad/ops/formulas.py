@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from hotgrad.core.arrays import as_tensor
+from hotgrad.core.variable import Variable
 from hotgrad.errors import OperandError
 from hotgrad.ops.arithmetic import Add, Clip, Div, Sub, Where
 from hotgrad.ops.axes import array, number
@@ -17,10 +19,11 @@ __all__ = [
     "add",
     "addcdiv",
     "addcmul",
+    "allclose",
     "clamp_max",
     "clamp_min",
     "clip",
-    "deg2rad",
+    "deg2rad", "equal",
     "div",
     "fmax",
     "fmin",
@@ -246,6 +249,29 @@ def sinc(a: Any) -> Any:
     for k in range(8, 0, -1):  # Horner's scheme of the sum of (-1)^k x^2k / (2k + 1)!
         series = square * (series + (-1) ** k / math.factorial(2 * k + 1))
     return Where.apply(near, series + 1.0, Sin.apply(large) / large)
+
+
+def _values(a: Any) -> Any:
+    """The values of `a`, which may not be read while capturing."""
+    return a._values() if isinstance(a, Variable) else as_tensor(a)
+
+
+def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether all |a - b| <= atol + rtol |b|, as a Python bool. CaptureError while capturing, as values are read.
+
+    >>> hg.allclose(hg.Variable([1.0]), torch.tensor([1.0 + 1e-7]))
+    True
+    """
+    return torch.allclose(_values(a), _values(b), rtol, atol, equal_nan)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether shapes and all elements are equal, as a Python bool. CaptureError while capturing, as values are read.
+
+    >>> hg.equal(hg.Variable([1.0]), torch.tensor([1.0]))
+    True
+    """
+    return torch.equal(_values(a), _values(b))
 
 
 def logical_not(a: Any) -> Any:
