@@ -47,11 +47,10 @@ class SGD(Optimizer):
         if s.nesterov and (not s.momentum or s.dampening):
             raise SettingError("nesterov needs a momentum, for example momentum=0.9, and no dampening")
 
-    def scalars(self, s: Any, count: int) -> dict[str, float]:
-        return {"fresh": 1.0 if count == 1 else 1 - s.dampening} if s.dampening and s.momentum else {}
-
     def keeps(self, s: Any) -> tuple[str, ...]:
-        return ("velocity",) if s.momentum else ()
+        if not s.momentum:
+            return ()
+        return ("velocity", "started") if s.dampening else ("velocity",)
 
     def rule(self, p: Any, g: Any, state: dict[str, Any], s: Any) -> Any:
         if s.maximize:
@@ -59,7 +58,11 @@ class SGD(Optimizer):
         if s.weight_decay:
             g = g + s.weight_decay * p
         if s.momentum:
-            v = state["velocity"] = s.momentum * state["velocity"] + (s.fresh * g if s.dampening else g)
+            v = s.momentum * state["velocity"] + g
+            if s.dampening:  # by a state of 0 before the first step and 1 after: a scalar of each step would cost every SGD
+                v = v - s.dampening * (state["started"] * g)
+                state["started"] = state["started"] * 0.0 + 1.0
+            state["velocity"] = v
             g = g + s.momentum * v if s.nesterov else v
         return p - s.lr * g
 
