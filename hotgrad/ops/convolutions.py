@@ -5,6 +5,7 @@ Natively they are patches times a matrix. Each of the three is the gradient rule
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -13,10 +14,9 @@ from torch import Tensor
 
 from hotgrad.core.primitive import Primitive
 from hotgrad.errors import ShapeError
-from hotgrad.ops.indexing import Gather
-from hotgrad.ops.ordering import ArgMax
+from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.products import MatMul
-from hotgrad.ops.shaping import Fold, Pad, Permute, Reshape, Unfold
+from hotgrad.ops.shaping import Expand, Fold, Pad, Permute, Reshape, Unfold
 
 Sizes = tuple[int, ...]
 
@@ -222,16 +222,26 @@ class PoolArgMax(Primitive):
 
     @staticmethod
     def native(x: Any, *, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
-        windows, spatial = patches(x, kernel, stride, padding, dilation, -math.inf), len(kernel)
-        at = ArgMax.apply(Reshape.apply(windows, (*windows.shape[: 2 + spatial], math.prod(kernel))), -1)
-        numbers = torch.arange(math.prod(x.shape[2:])).reshape((1, 1, *x.shape[2:]))
-        for axis, (k, s, p, d) in enumerate(zip(kernel, stride, padding, dilation), 2):  # which element each place of each window is
-            places = (torch.arange(windows.shape[axis]) * s).unsqueeze(1) + torch.arange(k) * d - p
-            numbers = numbers.index_select(axis, places.clamp(0, x.shape[axis] - 1).reshape(-1))
-            numbers = numbers.reshape((*numbers.shape[:axis], windows.shape[axis], k, *numbers.shape[axis + 1 :])).movedim(axis + 1, -1)
-        numbers = numbers.expand(windows.shape).reshape((*windows.shape[: 2 + spatial], math.prod(kernel))).contiguous()
-
-        return Gather.apply(numbers, Reshape.apply(at, (*at.shape, 1)), -1).squeeze(-1)
+        """One place of the window after the other, each a slice of x: all of it is one loop."""
+        sizes = tuple(x.shape[2:])
+        found = _out_shape(tuple(x.shape), (1, 1, *kernel), stride, padding, dilation)[2:]
+        padded = Pad.apply(x, tuple(p for size in reversed(padding) for p in (size, size)), value=-math.inf) if any(padding) else x
+        numbers = torch.arange(math.prod(sizes)).reshape(sizes)
+        best: Any = None
+        at: Any = None
+        for offsets in itertools.product(*map(range, kernel)):
+            starts = [o * d for o, d in zip(offsets, dilation)]
+            here = padded[(..., *(slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, found, stride)))]
+            places = numbers
+            for axis, (b, n, s, p) in enumerate(zip(starts, found, stride, padding)):
+                places = places.index_select(axis, (torch.arange(n) * s + b - p).clamp(0, sizes[axis] - 1))
+            if best is None:
+                # padding is never larger, and stands for the first place within, as in torch's kernel
+                best, at = here, Expand.apply(places.contiguous(), tuple(here.shape))
+                continue
+            better = (here > best) | ((here != here) & (best == best))
+            best, at = Where.apply(better, here, best), Where.apply(better, places.contiguous(), at)
+        return at
 
     @staticmethod
     def forward(x: Any, *, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Tensor:

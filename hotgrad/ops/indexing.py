@@ -64,6 +64,7 @@ class GetItem(Primitive):
     into = staticmethod(lambda out, a, index: take(out, a, lambda places: places[index]))
     vjps = (lambda g, out, a, index: PutItem.apply(g, shape=tuple(a.shape), index=index),)
     reads = ("",)
+    fresh = True
     kinks = {
         "added up where an index comes several times": [
             ([[1.0, 2.0, 3.0]], {"index": torch.tensor([0, 2, 2])}, [1.0, 2.0, 3.0], [[1.0, 0.0, 5.0]]),
