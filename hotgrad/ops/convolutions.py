@@ -77,23 +77,19 @@ def _back(g: Any, shape: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, di
     return Pad.apply(g, tuple(-p for size in reversed(padding) for p in (size, size))) if any(padding) else g
 
 
-def _matrix(x: Any, weight_shape: Sizes, groups: int, *how: Sizes) -> Any:
-    """The patches of each group as rows: (groups, n * positions, channels / groups * kernel)."""
+def _columns(x: Any, weight_shape: Sizes, groups: int, *how: Sizes) -> Any:
+    """The patches as columns, image by image: (n, groups, channels / groups * kernel, positions), whose rows lie in x as long runs."""
     kernel = weight_shape[2:]
     (stride, padding, dilation), spatial = how, len(kernel)
     found = patches(x, kernel, stride, padding, dilation)
     n, channels, *out = found.shape[: 2 + spatial]
-    split = Reshape.apply(found, (n, groups, channels // groups, *out, *kernel))
-    axes = (1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + 2 * spatial))
-    return Reshape.apply(Permute.apply(split, axes), (groups, n * math.prod(out), channels // groups * math.prod(kernel)))
+    moved = Permute.apply(found, (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial)))
+    return Reshape.apply(moved, (n, groups, channels // groups * math.prod(kernel), math.prod(out)))
 
 
-def _columns(g: Any, groups: int) -> Any:
-    """(n, out, *positions) as (groups, n * positions, out / groups)."""
-    n, out, *sizes = g.shape
-    split = Reshape.apply(g, (n, groups, out // groups, *sizes))
-    moved = Permute.apply(split, (1, 0, *range(3, 3 + len(sizes)), 2))
-    return Reshape.apply(moved, (groups, n * math.prod(sizes), out // groups))
+def _by_groups(g: Any, groups: int) -> Any:
+    """(n, out, *positions) as (n, groups, out / groups, positions)."""
+    return Reshape.apply(g, (g.shape[0], groups, g.shape[1] // groups, math.prod(g.shape[2:])))
 
 
 class Convolution(Primitive):
@@ -112,14 +108,8 @@ class Convolution(Primitive):
     @staticmethod
     def native(x: Any, weight: Any, *, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
         shape = _out_shape(tuple(x.shape), tuple(weight.shape), stride, padding, dilation)
-        rows = _matrix(x, tuple(weight.shape), groups, stride, padding, dilation)
-        kernels = Reshape.apply(weight, (groups, shape[1] // groups, -1)).mT
-        if groups == 1:
-            product = MatMul.apply(rows[0], kernels[0])
-            return Permute.apply(Reshape.apply(product, (shape[0], *shape[2:], shape[1])), (0, len(shape) - 1, *range(1, len(shape) - 1)))
-        product = Reshape.apply(MatMul.apply(rows, kernels), (groups, shape[0], *shape[2:], shape[1] // groups))
-        moved = Permute.apply(product, (1, 0, len(shape), *range(2, len(shape))))
-        return Reshape.apply(moved, shape)
+        kernels = Reshape.apply(weight, (groups, shape[1] // groups, -1))
+        return Reshape.apply(MatMul.apply(kernels, _columns(x, tuple(weight.shape), groups, stride, padding, dilation)), shape)
 
     @staticmethod
     def forward(x: Any, weight: Any, *, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
@@ -150,10 +140,10 @@ class ConvolutionInput(Primitive):
     def native(g: Any, weight: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
         kernel, sizes = tuple(weight.shape[2:]), tuple(g.shape[2:])
         spatial = len(kernel)
-        rows = MatMul.apply(_columns(g, groups), Reshape.apply(weight, (groups, weight.shape[0] // groups, -1)))
-        split = Reshape.apply(rows, (groups, shape[0], *sizes, shape[1] // groups, *kernel))
-        moved = Permute.apply(split, (1, 0, 2 + spatial, *range(2, 2 + spatial), *range(3 + spatial, 3 + 2 * spatial)))
-        return _back(Reshape.apply(moved, (*shape[:2], *sizes, *kernel)), shape, kernel, stride, padding, dilation)
+        kernels = Reshape.apply(weight, (groups, weight.shape[0] // groups, -1))
+        split = Reshape.apply(MatMul.apply(kernels.mT, _by_groups(g, groups)), (*shape[:2], *kernel, *sizes))
+        moved = Permute.apply(split, (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial)))
+        return _back(moved, shape, kernel, stride, padding, dilation)
 
     @staticmethod
     def forward(g: Any, weight: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
@@ -182,10 +172,8 @@ class ConvolutionWeight(Primitive):
 
     @staticmethod
     def native(g: Any, x: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-        columns, rows = _columns(g, groups), _matrix(x, shape, groups, stride, padding, dilation)
-        if groups == 1:
-            return Reshape.apply(MatMul.apply(columns[0].mT, rows[0]), shape)
-        return Reshape.apply(MatMul.apply(columns.mT, rows), shape)
+        each = MatMul.apply(_by_groups(g, groups), _columns(x, shape, groups, stride, padding, dilation).mT)
+        return Reshape.apply(each.sum(0), shape)
 
     @staticmethod
     def forward(g: Any, x: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
