@@ -362,9 +362,9 @@ class Optimizer:
             if not set(saved["settings"]) <= set(vars(group.settings)):  # one that came later is as it is
                 wrong.append(f"group {i}: its settings are {', '.join(map(str, saved['settings']))}")
             elif kind == found:
-                self._check({**_tuples(saved["settings"]), "lr": group.rate if own else saved["lr"]})
+                self._check({**vars(group.settings), **_tuples(saved["settings"]), "lr": group.rate if own else saved["lr"]})
         kept = [
-            self.keeps(SimpleNamespace(lr=group.now(), **_tuples(saved["settings"])))
+            self.keeps(SimpleNamespace(**{**vars(group.settings), **_tuples(saved["settings"]), "lr": group.now()}))
             for group, saved in zip(self.groups, state["groups"])
             for _ in group.slots
         ]

@@ -107,3 +107,17 @@ def test_what_is_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(hg.SettingError):
             call()
+
+
+def test_a_state_from_before_a_setting_came_loads() -> None:
+    """It stays as it is here; an unknown one is refused."""
+    optimizer = hg.optim.SGD([hg.Parameter([1.0])], momentum=0.9)
+    state = optimizer.state_dict()
+    del state["groups"][0]["settings"]["dampening"], state["groups"][0]["settings"]["maximize"]
+    state["groups"][0]["settings"]["momentum"] = 0.5
+    optimizer.load_state_dict(state)
+    assert "dampening=0.0" in repr(optimizer.state_dict()).replace("'dampening': ", "dampening=")
+    assert optimizer.state_dict()["groups"][0]["settings"]["momentum"] == 0.5
+    state["groups"][0]["settings"]["spin"] = 1.0
+    with pytest.raises(hg.FileError, match="spin"):
+        optimizer.load_state_dict(state)
