@@ -1,7 +1,7 @@
-"""torch.nn.functional on Variables: torch's names, its order of arguments and its layout of weights, on hotgrad's functions.
+"""What torch's functions of networks do on Variables: torch's names, its order of arguments and its layout of weights.
 
-`torch.nn.functional.linear(v, weight)` takes a weight (out, in) as torch does, where `hg.functional.linear` takes (in, out). Arguments that
-change what is computed and have no counterpart here are refused.
+With `import torch.nn.functional as F`, `F.linear(v, weight)` takes a weight (out, in) as torch does, where `hg.functional.linear` takes
+(in, out). Arguments that change what is computed and have no counterpart here are refused.
 """
 
 from __future__ import annotations
