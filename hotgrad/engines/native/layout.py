@@ -143,17 +143,6 @@ def reshaped(place: Place, shape: tuple[int, ...]) -> Place | None:
     return place.view(shape, strides)
 
 
-def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of a result. (torch.broadcast_shapes imports sympy, which takes half a second.)
-
-    >>> broadcast([(2, 1), (3,)])
-    (2, 3)
-    """
-    rank = max(map(len, shapes), default=0)
-    whole = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    return tuple(next((n for n in sizes if n != 1), 1) for sizes in zip(*whole))
-
-
 def added(*terms: str) -> str:
     """A sum in C; "" for no terms."""
     return " + ".join(term for term in terms if term).replace("+ -", "- ")
