@@ -25,9 +25,9 @@ from hotgrad.core.domains import Domain
 from hotgrad.core.options import TakesOptions
 from hotgrad.errors import DeclarationError
 
-# What `native` may name: kernels of the native engine, each for the operands and options of the op of that name here.
 KERNELS = tuple(
-    "reshape permute expand flip unfold fold getitem putitem pad cat stack sum prod amax amin cumsum gather scatter scatter_add matmul einsum".split()
+    "reshape permute expand flip unfold fold getitem putitem pad cat stack sum prod amax amin cumsum gather scatter scatter_add matmul "
+    "einsum convolution convolution_input convolution_weight pool_argmax".split()
 )
 _REGISTRY: dict[str, type[Primitive]] = {}
 # Later layers complete a declaration (`declarations` checks it, `operators` gives it `apply`) without being imported here.

@@ -5,8 +5,6 @@ Natively they are patches times a matrix. Each of the three is the gradient rule
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import Any
 
 import torch
@@ -14,9 +12,7 @@ from torch import Tensor
 
 from hotgrad.core.primitive import Primitive
 from hotgrad.errors import ShapeError
-from hotgrad.ops.arithmetic import Where
-from hotgrad.ops.products import MatMul
-from hotgrad.ops.shaping import Expand, Fold, Pad, Permute, Reshape, Unfold
+from hotgrad.ops.shaping import Pad, Unfold
 
 Sizes = tuple[int, ...]
 
@@ -66,32 +62,6 @@ def patches(x: Any, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Size
     return x
 
 
-def _back(g: Any, shape: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
-    """The transpose of `patches`."""
-    padded = (*shape[:2], *(n + 2 * p for n, p in zip(shape[2:], padding)))
-    for axis in reversed(range(2, len(shape))):
-        k, s, d = kernel[axis - 2], stride[axis - 2], dilation[axis - 2]
-        if d > 1:  # the elements between, which the kernel does not see
-            g = Reshape.apply(Pad.apply(g.unsqueeze(-1), (0, d - 1)), (*g.shape[:-1], k * d))[..., : (k - 1) * d + 1]
-        g = Fold.apply(g, shape=(*g.shape[:axis], padded[axis], *g.shape[axis + 1 : -1]), dimension=axis, size=(k - 1) * d + 1, step=s)
-    return Pad.apply(g, tuple(-p for size in reversed(padding) for p in (size, size))) if any(padding) else g
-
-
-def _columns(x: Any, weight_shape: Sizes, groups: int, *how: Sizes) -> Any:
-    """The patches as columns, image by image: (n, groups, channels / groups * kernel, positions), whose rows lie in x as long runs."""
-    kernel = weight_shape[2:]
-    (stride, padding, dilation), spatial = how, len(kernel)
-    found = patches(x, kernel, stride, padding, dilation)
-    n, channels, *out = found.shape[: 2 + spatial]
-    moved = Permute.apply(found, (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial)))
-    return Reshape.apply(moved, (n, groups, channels // groups * math.prod(kernel), math.prod(out)))
-
-
-def _by_groups(g: Any, groups: int) -> Any:
-    """(n, out, *positions) as (n, groups, out / groups, positions)."""
-    return Reshape.apply(g, (g.shape[0], groups, g.shape[1] // groups, math.prod(g.shape[2:])))
-
-
 class Convolution(Primitive):
     """Cross-correlation of x (n, in, *sizes) with kernels `weight` (out, in / groups, *kernel), over one to three axes of sizes.
 
@@ -102,14 +72,9 @@ class Convolution(Primitive):
     """
 
     function = ""
+    native = "convolution"
     allocates = True
     operands = staticmethod(lambda: [((x, w), options) for x, w, options in _CASES])
-
-    @staticmethod
-    def native(x: Any, weight: Any, *, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-        shape = _out_shape(tuple(x.shape), tuple(weight.shape), stride, padding, dilation)
-        kernels = Reshape.apply(weight, (groups, shape[1] // groups, -1))
-        return Reshape.apply(MatMul.apply(kernels, _columns(x, tuple(weight.shape), groups, stride, padding, dilation)), shape)
 
     @staticmethod
     def forward(x: Any, weight: Any, *, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
@@ -131,19 +96,11 @@ class ConvolutionInput(Primitive):
     """
 
     function = ""
+    native = "convolution_input"
     allocates = True
     operands = staticmethod(
         lambda: [((_out_shape(x, w, o["stride"], o["padding"], o["dilation"]), w), {**o, "shape": x}) for x, w, o in _CASES]
     )
-
-    @staticmethod
-    def native(g: Any, weight: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-        kernel, sizes = tuple(weight.shape[2:]), tuple(g.shape[2:])
-        spatial = len(kernel)
-        kernels = Reshape.apply(weight, (groups, weight.shape[0] // groups, -1))
-        split = Reshape.apply(MatMul.apply(kernels.mT, _by_groups(g, groups)), (*shape[:2], *kernel, *sizes))
-        moved = Permute.apply(split, (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial)))
-        return _back(moved, shape, kernel, stride, padding, dilation)
 
     @staticmethod
     def forward(g: Any, weight: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
@@ -165,15 +122,11 @@ class ConvolutionWeight(Primitive):
     """
 
     function = ""
+    native = "convolution_weight"
     allocates = True
     operands = staticmethod(
         lambda: [((_out_shape(x, w, o["stride"], o["padding"], o["dilation"]), x), {**o, "shape": w}) for x, w, o in _CASES]
     )
-
-    @staticmethod
-    def native(g: Any, x: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-        each = MatMul.apply(_by_groups(g, groups), _columns(x, shape, groups, stride, padding, dilation).mT)
-        return Reshape.apply(each.sum(0), shape)
 
     @staticmethod
     def forward(g: Any, x: Any, *, shape: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
@@ -195,6 +148,7 @@ class PoolArgMax(Primitive):
     """
 
     function = ""
+    native = "pool_argmax"
     plain = True
     allocates = True
     vjps = (None,)
@@ -207,29 +161,6 @@ class PoolArgMax(Primitive):
             ]
         ]
     )  # fmt: skip
-
-    @staticmethod
-    def native(x: Any, *, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
-        """One place of the window after the other, each a slice of x: all of it is one loop."""
-        sizes = tuple(x.shape[2:])
-        found = _out_shape(tuple(x.shape), (1, 1, *kernel), stride, padding, dilation)[2:]
-        padded = Pad.apply(x, tuple(p for size in reversed(padding) for p in (size, size)), value=-math.inf) if any(padding) else x
-        numbers = torch.arange(math.prod(sizes)).reshape(sizes)
-        best: Any = None
-        at: Any = None
-        for offsets in itertools.product(*map(range, kernel)):
-            starts = [o * d for o, d in zip(offsets, dilation)]
-            here = padded[(..., *(slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, found, stride)))]
-            places = numbers
-            for axis, (b, n, s, p) in enumerate(zip(starts, found, stride, padding)):
-                places = places.index_select(axis, (torch.arange(n) * s + b - p).clamp(0, sizes[axis] - 1))
-            if best is None:
-                # padding is never larger, and stands for the first place within, as in torch's kernel
-                best, at = here, Expand.apply(places.contiguous(), tuple(here.shape))
-                continue
-            better = (here > best) | ((here != here) & (best == best))
-            best, at = Where.apply(better, here, best), Where.apply(better, places.contiguous(), at)
-        return at
 
     @staticmethod
     def forward(x: Any, *, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Tensor:

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor
 
-from hotgrad.engines.native.kernels import Context, Elementwise, Kernel, Transfer
+from hotgrad.engines.native.kernels import Context, Elementwise, Fill, Kernel, Transfer
 from hotgrad.engines.native.layout import C_TYPES, Buffer, NativeError, Place, new_place
 from hotgrad.program.instructions import Instruction, Value, described
 
@@ -48,6 +48,12 @@ class Builder:
         target = new_place(place.shape, place.dtype, self.context.lanes, padded)
         self.add(Transfer(self.context, [place], [target], [f"copy {place.shape}"]))
         return target
+
+    def pad(self, note: list[str], place: Place, around: Sequence[tuple[int, int]], target: Place, value: float = 0.0) -> None:
+        """Copy a place into another, with so many elements of `value` before and after along each axis; negative: cut off."""
+        self.add(Fill(self.context, [], [target], [f"fill {target.shape}"], value))
+        inner = place.part([max(-b, 0) for b, _ in around], [n + min(b, 0) + min(e, 0) for n, (b, e) in zip(place.shape, around)])
+        self.add(Transfer(self.context, [inner], [target.part([max(b, 0) for b, _ in around], inner.shape)], note))
 
     def add(self, kernel: Kernel) -> None:
         """Append a kernel."""

@@ -110,7 +110,7 @@ def _program(low: Lowering, name: str) -> Iterator[str]:
     w = f"struct {name} *restrict w"
     yield f"struct {name} {{"
     for slot, (ctype, size) in low.slots.items():
-        yield f"  {ctype} {slot}[{size}] __attribute__((aligned(64)));"
+        yield f"  {ctype} {slot}[{size + low.context.lanes}] __attribute__((aligned(64)));"
     if not low.slots:
         yield "  char nothing;"
     yield "};"

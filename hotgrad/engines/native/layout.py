@@ -24,7 +24,7 @@ class NativeError(EngineError):
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Memory for one array. `size` counts elements, padding included.
+    """Memory for one array. `size` counts elements, padding included. Behind it lies room for one vector, which may be read.
 
     `pinned`: its memory is its own all the time. Other buffers share memory: `slot` says which.
     `written`: the position of the last kernel so far that writes to it; -1 is before the first one.
@@ -79,6 +79,10 @@ class Place:
         """Its axes in the order `dims`."""
         return self.view([self.shape[d] for d in dims], [self.strides[d] for d in dims])
 
+    def part(self, starts: Sequence[int], shape: Sequence[int]) -> Place:
+        """The block of this shape that starts at an index."""
+        return self.view(shape, self.strides, sum(i * stride for i, stride in zip(starts, self.strides)) if math.prod(shape) else 0)
+
     def turned(self) -> Place:
         """The transpose of its last two axes."""
         last = len(self.shape) - 1
@@ -89,10 +93,10 @@ class Place:
         steps = [(n - 1) * stride for n, stride in zip(shape, self.strides)]
         return self.offset + sum(s for s in steps if s < 0), self.offset + sum(s for s in steps if s > 0)
 
-    def allows(self, shape: Sequence[int]) -> bool:
-        """Whether a loop over `shape` with these strides stays inside the buffer."""
+    def allows(self, shape: Sequence[int], spare: int = 0) -> bool:
+        """Whether a loop over `shape` with these strides stays inside the buffer, or at most `spare` elements behind it."""
         low, high = self.reach(shape)
-        return low >= 0 and high < self.buffer.size
+        return low >= 0 and high < self.buffer.size + spare
 
 
 def padded_row(size: int, lanes: int) -> int:

@@ -67,35 +67,40 @@ def _dots(context: Context, dtype: torch.dtype) -> str:
     return name
 
 
-def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str:
-    """The name of the C function that multiplies `rows` rows by `vectors` vectors of columns at a time."""
+def block(context: Context, dtype: torch.dtype, rows: int, vectors: int, table: bool = False) -> str:
+    """The name of the C function that multiplies `rows` rows by `vectors` vectors of columns at a time.
+
+    `table`: the right operand's rows lie where a table of distances says, else `bk` apart.
+    """
     t, v = C_TYPES[dtype], context.vector(dtype)
-    name = f"product_{t}_{rows}x{vectors}"
+    name = f"{'correlation' if table else 'product'}_{t}_{rows}x{vectors}"
     if name in context.helpers:
         return name
     cells = [(r, c) for r in range(rows) for c in range(vectors)]
     # of the two factors the fewer ones stay in registers, and the others pass by: together with the sums that fills 16 registers
     load = [f"*(const {t}_v *)(y + {j * v})" for j in range(vectors)]
     if rows < vectors:
-        inner = [f"      {t}_v b;", f"      const {t} " + ", ".join(f"a{r} = x[{r} * ai]" for r in range(rows)) + ";"]
-        inner += [f"      b = {load[j]}; ONCE(b); " + " ".join(f"s{r}{j} += a{r} * b;" for r in range(rows)) for j in range(vectors)]
+        inner = [f"      {t}_v z;", f"      const {t} " + ", ".join(f"a{r} = x[{r} * ai]" for r in range(rows)) + ";"]
+        inner += [f"      z = {load[j]}; ONCE(z); " + " ".join(f"s{r}{j} += a{r} * z;" for r in range(rows)) for j in range(vectors)]
     else:
-        inner = [f"      {t}_v " + ", ".join(f"b{j} = {load[j]}" for j in range(vectors)) + ";", f"      {t} a;"]
+        inner = [f"      {t}_v " + ", ".join(f"b{j} = {load[j]}" for j in range(vectors)) + ";", f"      {t} z;"]
         inner.append("      " + " ".join(f"ONCE(b{j});" for j in range(vectors)))
-        inner += [f"      a = x[{r} * ai]; " + " ".join(f"s{r}{j} += a * b{j};" for j in range(vectors)) for r in range(rows)]
+        inner += [f"      z = x[{r} * ai]; " + " ".join(f"s{r}{j} += z * b{j};" for j in range(vectors)) for r in range(rows)]
+    step = ["x += ak", *([] if table else ["y += bk"])]
     lines = [
-        f"/* c[i, j] = the sum over k of a[i, k] * b[k, j], for `blocks` times {rows} rows and {vectors} vectors of columns.",
-        "   `more`: added to what stands there. */",
-        f"SEPARATE static void {name}(long blocks, long depth, const {t} *a, long ai, long ak, const {t} *b, long bk,",
-        f"  {t} *c, long ci, int more)",
+        f"/* c[i, j] = the sum over k of a[i, k] * b[k, j], for {rows} rows and {vectors} vectors of columns, `blocks` times with an, bn and cn",
+        f"   between them; row k of b lies {'at[k]' if table else 'k * bk'} further on. `more`: added to what stands there. */",
+        f"SEPARATE static void {name}(long blocks, long depth, const {t} *a, long an, long ai, long ak, const {t} *b, long bn,",
+        f"  {'const int32_t *at' if table else 'long bk'}, {t} *c, long cn, long ci, int more)",
         "{",
-        f"  for (; blocks > 0; blocks--, a += {rows} * ai, c += {rows} * ci) {{",
+        "  for (; blocks > 0; blocks--, a += an, b += bn, c += cn) {",
         f"    {t}_v " + ", ".join(f"s{r}{j} = {{0}}" for r, j in cells) + ";",
         "    if (more) {",
         *("      " + " ".join(f"s{r}{j} = *({t}_v *)(c + {r} * ci + {j * v});" for j in range(vectors)) for r in range(rows)),
         "    }",
         f"    const {t} *x = a, *y = b;",
-        "    for (long k = 0; k < depth; k++, x += ak, y += bk) {",
+        f"    for (long k = 0; k < depth; k++, {', '.join(step)}) {{",
+        *(["      y = b + at[k];"] if table else []),
         *inner,
         "    }",
         *("    " + " ".join(f"*({t}_v *)(c + {r} * ci + {j * v}) = s{r}{j};" for j in range(vectors)) for r in range(rows)),
@@ -106,7 +111,15 @@ def _block(context: Context, dtype: torch.dtype, rows: int, vectors: int) -> str
     return name
 
 
-def _row_blocks(rows: int, vectors: int) -> list[tuple[int, int]]:
+def panels(vectors: int) -> list[tuple[int, int, int]]:
+    """How a row of so many vectors is cut: (the first vector, how many panels, vectors of a panel)."""
+    found = [(0, vectors // PANEL, PANEL)] if vectors >= PANEL else []
+    if vectors % PANEL:
+        found.append((vectors // PANEL * PANEL, 1, vectors % PANEL))
+    return found
+
+
+def row_blocks(rows: int, vectors: int) -> list[tuple[int, int]]:
     """How `rows` rows are cut: (rows of a block, how many). Ten to twelve sums stay in registers; a short rest would wait for itself."""
     block = {1: 8, 2: 6, 3: 4, 4: 3}[vectors]
     count, rest = divmod(rows, block)
@@ -148,6 +161,14 @@ def _transposition(context: Context, dtype: torch.dtype) -> str:
     lines += [f"      *({t}_v *)(to + (j + {r}) * to_step + i) = x{r};" for r in range(v)] + ["    }", "}"]
     context.helpers.setdefault(name, "\n".join(lines) + "\n")
     return name
+
+
+def mask_type(context: Context, dtype: torch.dtype) -> str:
+    """The name of the C type of vectors of whole numbers, or masks, as wide as those of this type."""
+    t = C_TYPES[dtype]
+    attributes = f"vector_size({context.vector_bytes}), aligned({dtype.itemsize}), may_alias"
+    context.helpers.setdefault(f"{t}_mask", f"/* beside {t}_v */ typedef int{8 * dtype.itemsize}_t {t}_mask __attribute__(({attributes}));\n")
+    return f"{t}_mask"
 
 
 @dataclass(eq=False)
@@ -192,19 +213,17 @@ class Product(Kernel):
         vectors = -(-n // v)
 
         body: list[str] = []
-        panels = [(0, vectors // PANEL, PANEL)] if vectors >= PANEL else []
-        if vectors % PANEL:
-            panels.append((vectors // PANEL * PANEL, 1, vectors % PANEL))
         for k in range(0, max(depth, 1), DEPTH):
-            for first, count, wide in panels:
+            for first, count, wide in panels(vectors):
                 base = f"z * {wide * v}" if count > 1 else str(first * v) if first else ""
                 row, lines = 0, []
-                for rows, blocks in _row_blocks(m, wide):
+                for rows, blocks in row_blocks(m, wide):
                     left = a.address(added(batch.terms(0), _number(row * ai + k * ak)))
                     right = b.address(added(batch.terms(1), _number(k * bk), base))
                     to = c.address(added(batch.terms(2), _number(row * ci), base))
-                    name = _block(self.context, c.dtype, rows, wide)
-                    lines.append(f"{name}({blocks}, {min(DEPTH, depth - k)}, {left}, {ai}, {ak}, {right}, {bk}, {to}, {ci}, {int(k > 0)});")
+                    name = block(self.context, c.dtype, rows, wide)
+                    steps = f"{left}, {rows * ai}, {ai}, {ak}, {right}, 0, {bk}, {to}, {rows * ci}, {ci}"
+                    lines.append(f"{name}({blocks}, {min(DEPTH, depth - k)}, {steps}, {int(k > 0)});")
                     row += rows * blocks
                 if count > 1:
                     body += [f"for (long z = 0; z < {count}; z++) {{", *("  " + line for line in lines), "}"]

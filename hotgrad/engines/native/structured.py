@@ -11,9 +11,11 @@ import torch
 
 from hotgrad.engines.native.builder import Builder
 from hotgrad.engines.native.contractions import einsum, product
+from hotgrad.engines.native.convolutions import convolution, convolution_input, convolution_weight
 from hotgrad.engines.native.indexing import Along, Table
 from hotgrad.engines.native.kernels import Fill, Transfer
 from hotgrad.engines.native.layout import NativeError, Place, new_place, reshaped
+from hotgrad.engines.native.pooling import pool_argmax
 from hotgrad.engines.native.reductions import Cumsum, Reduce
 from hotgrad.ops.axes import normal_axes, normal_axis
 from hotgrad.program.instructions import Instruction
@@ -122,14 +124,11 @@ def _filled(build: Builder, instruction: Instruction, value: float) -> Place:
 
 
 def _pad(build: Builder, instruction: Instruction, a: Place, pad: Any, mode: str, value: float) -> Place:
-    before = [0] * len(a.shape)
-    after = [0] * len(a.shape)
+    around = [(0, 0)] * len(a.shape)
     for i in range(len(pad) // 2):
-        before[-1 - i], after[-1 - i] = pad[2 * i], pad[2 * i + 1]
-    out = _filled(build, instruction, value)
-    source = _picked(a, tuple(slice(max(-b, 0), n - max(-e, 0)) for b, e, n in zip(before, after, a.shape)))
-    target = _picked(out, tuple(slice(max(b, 0), max(b, 0) + n) for b, n in zip(before, source.shape)))
-    build.add(Transfer(build.context, [source], [target], build.note(instruction)))
+        around[-1 - i] = (pad[2 * i], pad[2 * i + 1])
+    out = build.place_for(instruction.out)
+    build.pad(build.note(instruction), a, around, out, value)
     return out
 
 
@@ -217,4 +216,6 @@ KERNELS: dict[str, Callable[..., Place]] = {
     "reshape": _reshape, "permute": _permute, "expand": _expand, "flip": _flip, "unfold": _unfold, "fold": _fold, "getitem": _getitem,
     "putitem": _putitem, "pad": _pad, "cat": _cat, "stack": _stack, "sum": _reduce, "prod": _reduce, "amax": _reduce, "amin": _reduce,
     "cumsum": _cumsum, "gather": _gather, "scatter": _scatter, "scatter_add": _scatter_add, "matmul": _matmul, "einsum": _einsum,
+    "convolution": convolution, "convolution_input": convolution_input, "convolution_weight": convolution_weight,
+    "pool_argmax": pool_argmax,
 }  # fmt: skip
