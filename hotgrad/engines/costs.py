@@ -24,11 +24,15 @@ class Cost:
 
 
 def products(instruction: Instruction) -> int:
-    """The multiplications of a matrix product, 0 for other ops."""
-    if instruction.op.name != "MatMul":
+    """The multiplications of a matrix product or a convolution, 0 for other ops."""
+    name, reads = instruction.op.name, instruction.reads()
+    if name == "MatMul":
+        return instruction.out.numel() * (reads[0].shape[-1] if reads[0].shape else 1)
+    if name not in ("Convolution", "ConvolutionInput", "ConvolutionWeight"):
         return 0
-    a = instruction.reads()[0]
-    return instruction.out.numel() * (a.shape[-1] if a.shape else 1)
+    kernels = instruction.out if name == "ConvolutionWeight" else reads[1]
+    result = instruction.out if name == "Convolution" else reads[0]
+    return result.numel() * math.prod(kernels.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from hotgrad.program.instructions import Instruction
 
 Sizes = tuple[int, ...]
 ROWS, TAPS = 4, 3  # of the sums of a gradient of kernels that stay in registers
-IMAGES = 4  # read for such a block of sums, before the next block reads them: they stay in the cache
+VECTORS = 64  # of g that such a block of sums reads before it makes room for the next, which reads the same images
 
 
 @dataclass(frozen=True)
@@ -312,9 +312,9 @@ def convolution_weight(
             sums = new_place((groups, outs, taps, v), out.dtype, build.context.lanes, padded=False)
             build.add(Fill(build.context, [], [sums], [f"fill {sums.shape}"], 0.0))
             build.add(Gradient(build.context, [g, seen.first, sums], [sums], note, seen.taps))
-            last = [0, *range(2, 2 + axes), 1]  # channels
-            lanes = cast(Place, reshaped(sums, (*(shape[i] for i in last), v)))
-            to = out.permuted(last)
+            channels_last = [0, *range(2, 2 + axes), 1]
+            lanes = cast(Place, reshaped(sums, (*(shape[i] for i in channels_last), v)))
+            to = out.permuted(channels_last)
             build.add(Reduce(build.context, [lanes], [to.view((*to.shape, 1), (*to.strides, 0))], ["lanes"], "sum", (len(shape),)))
             return out
         g = cast(Place, reshaped(g, (n, groups * outs, *positions)))
@@ -489,7 +489,8 @@ class Gradient(Kernel):
                     f"    {name}(images, {rows}, {width}, {left}, {g.strides[0]}, {row[0]}, {g.strides[2]},",
                     f"      {right}, {x.strides[0]}, {row[1]}, {table} + {tap}, {to}, {sums.strides[1]});",
                 ]
-        yield f"for (long b = 0; b < {n}; b += {IMAGES}) {{"
-        yield f"  const long images = b + {IMAGES} < {n} ? {IMAGES} : {n} - b;"
+        together = min(n, max(4, -(-VECTORS // (rows * -(-width // v)))))
+        yield f"for (long b = 0; b < {n}; b += {together}) {{"
+        yield f"  const long images = b + {together} < {n} ? {together} : {n} - b;"
         yield from ("  " + line for line in nest.wrap(body, independent=False))
         yield "}"

@@ -32,7 +32,7 @@ _LESS = ("-O2", "-ftree-vectorize")
 # where native is chosen.
 _RATES = Rates(0.0, 0.0255, 0.22, once=150_000.0, once_instruction=800.0, trial_steps=4.0)
 _COMPILING = (0.3, 0.0012)  # seconds: of a file, and of an instruction in it
-# Of more multiplications than this a product is faster in torch's kernels.
+# Of more multiplications than this a matrix product is faster in torch's kernels; of four times as many a convolution.
 _LARGE = 2**24
 
 
@@ -116,7 +116,8 @@ class Native(Engine):
     @classmethod
     def cost(cls, code: Code, cpu: bool) -> Cost | None:
         """None on other devices than the CPU, and where torch's kernels are faster."""
-        return _RATES.cost(code) if cpu and max(map(products, code.instructions), default=0) <= _LARGE else None
+        large = any(products(i) > (1 if i.op.name == "MatMul" else 4) * _LARGE for i in code.instructions)
+        return _RATES.cost(code) if cpu and not large else None
 
     @property
     def identity(self) -> str:

@@ -167,7 +167,9 @@ def mask_type(context: Context, dtype: torch.dtype) -> str:
     """The name of the C type of vectors of whole numbers, or masks, as wide as those of this type."""
     t = C_TYPES[dtype]
     attributes = f"vector_size({context.vector_bytes}), aligned({dtype.itemsize}), may_alias"
-    context.helpers.setdefault(f"{t}_mask", f"/* beside {t}_v */ typedef int{8 * dtype.itemsize}_t {t}_mask __attribute__(({attributes}));\n")
+    context.helpers.setdefault(
+        f"{t}_mask", f"/* beside {t}_v */ typedef int{8 * dtype.itemsize}_t {t}_mask __attribute__(({attributes}));\n"
+    )
     return f"{t}_mask"
 
 

@@ -60,7 +60,9 @@ class PoolArgMax(Kernel):
             body += ["{", f"  const long j = {whole};", *("  " + line for line in self._windows(v, width - whole, to)), "}"]
         for name, count in reversed(list(zip(names, out.shape[2:]))):
             body = [f"for (long {name} = 0; {name} < {count}; {name}++) {{", *("  " + line for line in body), "}"]
-        yield from rows.wrap(body, independent=False)
+        yield "{"
+        yield from ("  " + line for line in rows.wrap(body, independent=False))
+        yield "}"
 
     def _numbers(self) -> Sizes:
         """How far the numbers of neighbours along each axis are apart."""

@@ -487,9 +487,26 @@ def test_wrong_tensors_are_refused() -> None:
             native.run(sources, order, 1, NONE, [], outputs)
 
 
+CONVOLUTIONS = ("Convolution", "ConvolutionInput", "ConvolutionWeight", "PoolArgMax")
+
+
 def shown_programs() -> list[Example]:
     programs = [perceptron(7, [2, 25, 9, 3], dtype, 0.9) for dtype in (torch.float32, torch.float64)]
-    for name in ("Gather", "ScatterAdd", "GetItem", "PutItem", "Pad", "Fold", "Cumsum", "Softmax", "Var", "MatMul", "Prod", "Cat"):
+    for name in (
+        "Gather",
+        "ScatterAdd",
+        "GetItem",
+        "PutItem",
+        "Pad",
+        "Fold",
+        "Cumsum",
+        "Softmax",
+        "Var",
+        "MatMul",
+        "Prod",
+        "Cat",
+        *CONVOLUTIONS,
+    ):
         op = hg.primitives()[name]
         cases = list(op.operands()) if hasattr(op, "operands") else [(((5, 19),), {"dim": 1}), (((5, 19),), {"dim": 0})]
         programs += [made for operands, options in cases[-4:] if (made := one(op, operands, options)) is not None]
