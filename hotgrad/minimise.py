@@ -332,7 +332,7 @@ class _Point:
         if self.engine != "auto":
             return Program(found).to(self.engine)
         for name, engine in ENGINES.items():
-            if name != EXACT.name and engine.at_hand(found.code):
+            if name != EXACT.name and engine.at_hand([found.code]):
                 try:
                     return Program(found).to(name)
                 except EngineError:  # then the exact one runs it

@@ -43,9 +43,9 @@ class Engine(ABC):
         """About how long `prepare` takes for these programs; 0 for what takes no time worth a thought."""
 
     @classmethod
-    def at_hand(cls, code: Code, fuse: bool = True) -> bool:
-        """Whether this program is ready at once, because nothing need be compiled or it was before."""
-        return True
+    def at_hand(cls, codes: Sequence[Code], fuse: bool = True) -> Sequence[Engine] | None:
+        """What `prepare` makes of these programs, if nothing need be compiled, or it was before; else None."""
+        return cls.prepare(codes, fuse)
 
     @classmethod
     @abstractmethod

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hotgrad.checks import one_of
 from hotgrad.core.explain import warn
 from hotgrad.engines.costs import Cost, Rates
+from hotgrad.engines.engine import Engine
 from hotgrad.engines.registry import ENGINES
 from hotgrad.errors import CaptureError, EngineError, EngineWarning, SettingError
 from hotgrad.program.instructions import Code
@@ -87,16 +89,27 @@ def _best(model: Model, job: Job) -> tuple[Compiled | None, list[str], bool]:
     costs = estimates(codes[0], job.data.x.is_cpu)
     traced = job.epochs if any(program.watch.open for program in runner.programs.values()) else 0
     comparing = traced * sum(COMPARING[0] + COMPARING[1] * len(code.instructions) for code in codes)
-    for name in sorted(costs, key=lambda name: costs[name].total(steps) + (comparing if name != "eager" else 0.0)):
+
+    def total(name: str, at_hand: bool = False) -> float:
+        return costs[name].total(steps, at_hand) + (comparing if name != "eager" else 0.0)
+
+    least = min(map(total, costs))
+    at_hand: dict[str, Sequence[Engine]] = {}
+    for name, cost in costs.items():
+        if cost.compiling and total(name, at_hand=True) < least:
+            made = ENGINES[name].at_hand(codes, not ENGINES[name].exact)
+            if made is not None:
+                at_hand[name] = made
+    for name in sorted(costs, key=lambda name: total(name, name in at_hand)):
         if name == "eager":
             break
         # half of it, since other machines are slower, or busy
-        if ENGINES[name].seconds(codes) > PATIENCE / 2:
+        if name not in at_hand and ENGINES[name].seconds(codes) > PATIENCE / 2:
             count = sum(len(code.instructions) for code in codes)
             notes.append(f"{name}: compiling {count} instructions may take more than {PATIENCE:g} seconds; engine={name!r} waits for it")
             continue
         try:
-            runner.start(name, limit=PATIENCE)
+            runner.start(name, limit=PATIENCE, made=at_hand.get(name))
             return runner, notes, failed
         except EngineError as error:
             notes.append(f"{name}: {error}")

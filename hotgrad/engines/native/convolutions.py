@@ -19,7 +19,7 @@ import torch
 from hotgrad.engines.native.builder import Builder
 from hotgrad.engines.native.contractions import product
 from hotgrad.engines.native.kernels import Context, Fill, Kernel, Transfer
-from hotgrad.engines.native.layout import C_TYPES, NativeError, Nest, Place, added, new_place, reshaped
+from hotgrad.engines.native.layout import C_TYPES, NativeError, Nest, Place, added, new_place, reshaped, term
 from hotgrad.engines.native.matmul_kernels import block, mask_type, panels, row_blocks
 from hotgrad.engines.native.reductions import Reduce
 from hotgrad.program.instructions import Instruction
@@ -365,14 +365,14 @@ class Shifted(Kernel):
         body: list[str] = []
         for row, rows, low, high in self._runs() if several else [(0, 1, 0, len(self.taps))]:
             for first, count, wide in panels(-(-positions[-1] // v)):
-                base = f"z * {wide * v}" if count > 1 else _number(first * v)
+                base = f"z * {wide * v}" if count > 1 else term(first * v)
                 lines, done = [], 0
                 for size, blocks in row_blocks(outs, wide):
                     step = f"y * {size * weights.strides[1]}" if blocks > 1 else ""
-                    left = weights.address(added(nest.terms(0), _number(done * weights.strides[1] + low), step))
-                    right = x.address(added(nest.terms(1), _number(row * down[0]), base))
+                    left = weights.address(added(nest.terms(0), term(done * weights.strides[1] + low), step))
+                    right = x.address(added(nest.terms(1), term(row * down[0]), base))
                     step = f"y * {size * out.strides[2]}" if blocks > 1 else ""
-                    to = out.address(added(nest.terms(2), _number(done * out.strides[2] + row * down[1]), step, base))
+                    to = out.address(added(nest.terms(2), term(done * out.strides[2] + row * down[1]), step, base))
                     name = block(self.context, out.dtype, size, wide, table=True)
                     at = f"{table} + {low}" if low else table
                     steps = f"{left}, 0, {weights.strides[1]}, 1, {right}, {down[0]}, {at}, {to}, {down[1]}, {out.strides[2]}"
@@ -390,10 +390,6 @@ class Shifted(Kernel):
             rows = len(list(same))
             yield row, rows, low * each, high * each
             row += rows
-
-
-def _number(number: int) -> str:
-    return str(number) if number else ""
 
 
 def _gradient(context: Context, dtype: torch.dtype, rows: int, taps: int) -> str:

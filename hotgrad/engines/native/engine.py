@@ -30,7 +30,7 @@ LONG = 4000  # lines; a file of more is compiled in half the time, to code that 
 _LESS = ("-O2", "-ftree-vectorize")
 # Compiling is counted half, since its result is kept for the next time; eager would still take longer in all from the number of steps on
 # where native is chosen.
-_RATES = Rates(0.0, 0.0255, 0.22, once=150_000.0, once_instruction=800.0, trial_steps=4.0)
+_RATES = Rates(0.0, 0.0255, 0.22, once=3000.0, once_instruction=200.0, trial_steps=4.0, compiling=147_000.0, compiling_instruction=600.0)
 _COMPILING = (0.3, 0.0012)  # seconds: of a file, and of an instruction in it
 # Of more multiplications than this a matrix product is faster in torch's kernels; of four times as many a convolution.
 _LARGE = 2**24
@@ -89,14 +89,17 @@ class Native(Engine):
         return forms, [cls._lowered(form.code, True, len(natives) + number) for number, form in enumerate(forms)]
 
     @classmethod
-    def at_hand(cls, code: Code, fuse: bool = True) -> bool:
-        """Whether its library is in the cache."""
+    def at_hand(cls, codes: Sequence[Code], fuse: bool = True) -> list[Native] | None:
+        """The programs, if their library is in the cache."""
         try:
-            native = cls._lowered(code, fuse, 0)
-            text = _text([native, *cls._with_forms([native])[1]])
+            made = [cls._lowered(code, fuse, number) for number, code in enumerate(codes)]
+            text = _text([*made, *cls._with_forms(made)[1]])
+            if not is_cached(text, _less(text)):
+                return None
+            cls._load(made)
         except NativeError:
-            return False
-        return is_cached(text, _less(text))
+            return None
+        return made
 
     @property
     def memory(self) -> int:

@@ -57,7 +57,7 @@ class Place:
 
     def at(self, terms: str) -> str:
         """The element at an index, in C."""
-        return f"{self.buffer.pointer}[{added(str(self.offset) if self.offset else '', terms) or '0'}]"
+        return f"{self.buffer.pointer}[{added(term(self.offset), terms) or '0'}]"
 
     def address(self, terms: str = "") -> str:
         """The address of the element at an index, in C."""
@@ -150,6 +150,11 @@ def reshaped(place: Place, shape: tuple[int, ...]) -> Place | None:
 def added(*terms: str) -> str:
     """A sum in C; "" for no terms."""
     return " + ".join(term for term in terms if term).replace("+ -", "- ")
+
+
+def term(number: int) -> str:
+    """A number as a term of a sum in C, "" for 0."""
+    return str(number) if number else ""
 
 
 def scaled(index: str, stride: int) -> str:

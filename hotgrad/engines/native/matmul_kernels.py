@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hotgrad.engines.native.kernels import Context, Kernel
-from hotgrad.engines.native.layout import C_TYPES, Nest, Place, added, new_place
+from hotgrad.engines.native.layout import C_TYPES, Nest, Place, added, new_place, term
 
 PANEL = 4  # vectors of columns at a time
 DEPTH = 384  # products summed in one go; more, and the right operand's panel leaves the cache
@@ -220,9 +220,9 @@ class Product(Kernel):
                 base = f"z * {wide * v}" if count > 1 else str(first * v) if first else ""
                 row, lines = 0, []
                 for rows, blocks in row_blocks(m, wide):
-                    left = a.address(added(batch.terms(0), _number(row * ai + k * ak)))
-                    right = b.address(added(batch.terms(1), _number(k * bk), base))
-                    to = c.address(added(batch.terms(2), _number(row * ci), base))
+                    left = a.address(added(batch.terms(0), term(row * ai + k * ak)))
+                    right = b.address(added(batch.terms(1), term(k * bk), base))
+                    to = c.address(added(batch.terms(2), term(row * ci), base))
                     name = block(self.context, c.dtype, rows, wide)
                     steps = f"{left}, {rows * ai}, {ai}, {ak}, {right}, 0, {bk}, {to}, {rows * ci}, {ci}"
                     lines.append(f"{name}({blocks}, {min(DEPTH, depth - k)}, {steps}, {int(k > 0)});")
@@ -232,10 +232,6 @@ class Product(Kernel):
                 else:
                     body += lines
         yield from batch.wrap(body, independent=False)
-
-
-def _number(number: int) -> str:
-    return str(number) if number else ""
 
 
 @dataclass(eq=False)

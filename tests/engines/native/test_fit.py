@@ -11,6 +11,7 @@ import torch
 from fitting import COMBINATIONS, DEFAULT, compare, fit, made, problem, state
 
 import hotgrad as hg
+from hotgrad import nn
 from hotgrad.engines.native import compiler
 from hotgrad.training import agreement, captured, engine_choice
 
@@ -89,9 +90,9 @@ def test_resuming_goes_on_with_the_same_program(tmp_path: Path, monkeypatch: pyt
     prepared: list[int] = []
     prepare = captured.Compiled._prepare
 
-    def counting(self: Any, batches: Any) -> None:
+    def counting(self: Any, batches: Any, made: Any = None) -> None:
         prepared.append(len(batches))
-        prepare(self, batches)
+        prepare(self, batches, made)
 
     monkeypatch.setattr(captured.Compiled, "_prepare", counting)
     whole, resumed = made(), made()
@@ -226,3 +227,21 @@ def test_the_comparison_needs_no_second_time() -> None:
     assert first
     fit(made(), "native")
     assert first == agreement._AGREED
+
+
+def test_auto_takes_native_for_a_short_training_whose_library_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiling would pay for 200 steps; compiled code that is there does."""
+    monkeypatch.setenv("HOTGRAD_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 3), torch.randn(200, 1)
+
+    def trained(engine: str, epochs: int) -> str:
+        model = nn.Sequential(nn.Linear(3, 17), nn.Tanh(), nn.Linear(17, 1))
+        history = model.fit(
+            x, y, epochs=epochs, batch_size=10, loss=nn.MSE(), optimizer=hg.optim.Adam(model.parameters()), engine=engine, verbose=False
+        )
+        return history.engine
+
+    assert trained("auto", 20) == "replay"
+    assert trained("native", 1) == "native"
+    assert trained("auto", 20) == "native"
