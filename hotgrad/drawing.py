@@ -13,11 +13,20 @@ from typing import Any
 import torch
 
 from hotgrad.core.drawing import uniform
-from hotgrad.errors import DtypeError, OperandError
+from hotgrad.core.modes import state
+from hotgrad.errors import DtypeError, OperandError, RangeError, ShapeError
+from hotgrad.ops.arithmetic import Where
 from hotgrad.ops.axes import array
 from hotgrad.ops.rearranging import whole_sizes
 
 __all__ = ["bernoulli", "rand", "rand_like", "randn", "randn_like"]
+
+
+def _sizes(name: str, given: tuple[Any, ...]) -> tuple[int, ...]:
+    sizes = whole_sizes(name, given)
+    if any(n < 0 for n in sizes):
+        raise ShapeError(f"{name}: sizes must be 0 or more; got {sizes}")
+    return sizes
 
 
 def _drawn(shape: tuple[int, ...], dtype: torch.dtype | None, device: Any, generator: torch.Generator | None) -> Any:
@@ -34,7 +43,7 @@ def rand(*shape: Any, generator: torch.Generator | None = None, dtype: torch.dty
     >>> hg.rand(2, 3).shape
     torch.Size([2, 3])
     """
-    return _drawn(whole_sizes("rand", shape), dtype, device, generator)
+    return _drawn(_sizes("rand", shape), dtype, device, generator)
 
 
 def rand_like(a: Any, *, generator: torch.Generator | None = None) -> Any:
@@ -53,7 +62,7 @@ def randn(*shape: Any, generator: torch.Generator | None = None, dtype: torch.dt
     >>> hg.randn(2, 3).shape
     torch.Size([2, 3])
     """
-    pairs = _drawn((2, *whole_sizes("randn", shape)), dtype, device, generator)
+    pairs = _drawn((2, *_sizes("randn", shape)), dtype, device, generator)
     return ((1 - pairs[0]).log() * -2).sqrt() * (pairs[1] * (2 * math.pi)).cos()
 
 
@@ -71,10 +80,17 @@ def randn_like(a: Any, *, generator: torch.Generator | None = None) -> Any:
 def bernoulli(p: Any, *, generator: torch.Generator | None = None) -> Any:
     """1 with the probability that each element of `p` gives, else 0, in its shape and dtype; no gradient flows to `p`.
 
+    Raises RangeError for what is no probability; a captured program, in which `p` has no values yet, has NaN there.
+
     >>> hg.bernoulli(torch.tensor([0.0, 1.0]))
     tensor([0., 1.])
     """
     p = array(p)
     if not p.dtype.is_floating_point:
         raise OperandError(f"bernoulli: p must be float probabilities; got {p.dtype}")
-    return (_drawn(tuple(p.shape), torch.float32, None, generator).to(p.device) < p).to(p.dtype)
+    valid = (p >= 0) & (p <= 1)
+    if state.trace is None and not bool(valid.all()):
+        wrong = p.detach()[~valid].flatten()[0]
+        raise RangeError(f"bernoulli: p must hold probabilities, from 0 to 1; got {float(wrong):g} in shape {tuple(p.shape)}")
+    ones = (_drawn(tuple(p.shape), torch.float32, None, generator).to(p.device) < p).to(p.dtype)
+    return ones if state.trace is None else Where.apply(valid, ones, math.nan)

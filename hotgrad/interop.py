@@ -124,7 +124,8 @@ def _matrices(model: Module) -> dict[str, bool]:
 def to_torch_state(model: Module) -> dict[str, Tensor]:
     """Copies of the state as torch lays it out: that of `model.state_dict()`, with the weights of each Linear transposed.
 
-    >>> state = hg.interop.to_torch_state(hg.Linear(3, 2))
+    >>> from hotgrad import interop
+    >>> state = interop.to_torch_state(hg.Linear(3, 2))
     >>> state["weight"].shape
     torch.Size([2, 3])
     """
@@ -138,8 +139,9 @@ def to_torch_state(model: Module) -> dict[str, Tensor]:
 def from_torch_state(model: Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
     """Load what a torch model of the same names gives as `state_dict()`; as `model.load_state_dict`, with its errors.
 
+    >>> from hotgrad import interop
     >>> model = hg.Linear(3, 2)
-    >>> hg.interop.from_torch_state(model, torch.nn.Linear(3, 2).state_dict())
+    >>> interop.from_torch_state(model, torch.nn.Linear(3, 2).state_dict())
     """
     turned = _matrices(model)
     given = {name: value.mT if turned.get(name) and value.ndim == 2 else value for name, value in state.items()}
@@ -152,7 +154,8 @@ def to_torch(model: Module) -> nn.Module:
     Layers of hotgrad and Sequentials of them are converted; what occurs several times stays shared. Raises OperandError for
     others, TapeError while a lazy layer is not sized.
 
-    >>> hg.interop.to_torch(hg.Sequential(hg.Linear(3, 2), hg.Tanh()))
+    >>> from hotgrad import interop
+    >>> interop.to_torch(hg.Sequential(hg.Linear(3, 2), hg.Tanh()))
     Sequential(
       (0): Linear(in_features=3, out_features=2, bias=True)
       (1): Tanh()
@@ -178,7 +181,8 @@ def from_torch(module: nn.Module) -> Module:
 
     Raises OperandError for layers, or settings of them, that hotgrad does not have.
 
-    >>> hg.interop.from_torch(torch.nn.Linear(3, 2))
+    >>> from hotgrad import interop
+    >>> interop.from_torch(torch.nn.Linear(3, 2))
     Linear(3, 2)
     """
     made: Module = _converter("from_torch", _FROM_TORCH)(module)

@@ -1,6 +1,6 @@
 """What torch's functions of networks do on Variables: torch's names, its order of arguments and its layout of weights.
 
-With `import torch.nn.functional as F`, `F.linear(v, weight)` takes a weight (out, in) as torch does, where `hg.functional.linear` takes
+`F.linear(v, weight)`, F being torch's functional module, takes a weight (out, in) as torch does, where `hg.functional.linear` takes
 (in, out). Arguments that change what is computed and have no counterpart here are refused.
 """
 

@@ -106,7 +106,7 @@ def explain(op: type[Primitive], values: Sequence[Any], options: dict[str, Any],
         return OperandError(f"{call}; the option {watched!r} must be a plain value; got a Variable. Give its v.item() or v.data")
     said = str(error).split("\n")[0].strip()
     if isinstance(error, IndexError):
-        return AxisError(f"{call}; {said}")
+        return (RangeError if "out of bounds" in said else AxisError)(f"{call}; {said}")
     lowered = said.lower()
     if "not implemented for" in lowered or "dtype" in lowered or "expected scalar type" in lowered or "bool tensor" in lowered:
         return DtypeError(f"{call}; {said}")

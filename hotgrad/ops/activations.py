@@ -65,7 +65,9 @@ def celu(a: Any, alpha: float = 1.0) -> Any:
     Variable([-0.7869,  2.0000])
     """
     a = array(a)
-    return Where.apply(a > 0, a, Expm1.apply(Where.apply(a > 0, 0.0, a) / number("alpha", alpha)) * alpha)
+    if number("alpha", alpha) == 0:
+        raise OperandError("celu: alpha must not be 0, by which it divides")
+    return Where.apply(a > 0, a, Expm1.apply(Where.apply(a > 0, 0.0, a) / alpha) * alpha)
 
 
 def selu(a: Any) -> Any:

@@ -249,8 +249,22 @@ def index_add(a: Any, dim: int, index: Any, source: Any, alpha: float = 1) -> An
     a, index, source = array(a), array(index), array(source)
     if not a.ndim:
         return Reshape.apply(index_add(Reshape.apply(a, (1,)), dim, index, Reshape.apply(source, (-1,)), alpha), ())
-    placed = Put.apply(source, index, tuple(a.shape), normal_axis(dim, a.ndim))
+    axis = normal_axis(dim, a.ndim)
+    _check_slices("index_add", a, axis, index, source)
+    placed = Put.apply(source, index, tuple(a.shape), axis)
     return _added("index_add", a, placed if alpha == 1 else placed * alpha)
+
+
+def _check_slices(name: str, a: Any, axis: int, index: Any, source: Any) -> None:
+    """Raise ShapeError unless `source` holds one slice of `a` for each index."""
+    if index.ndim > 1:
+        raise ShapeError(f"{name}: index must have one axis at most; got shape {tuple(index.shape)}")
+    expected = (*a.shape[:axis], index.numel(), *a.shape[axis + 1 :])
+    if tuple(source.shape) != expected:
+        raise ShapeError(
+            f"{name}: expected source of shape {expected}, a slice of a {tuple(a.shape)} along axis {axis} for each of {index.numel()} "
+            f"indices; got {tuple(source.shape)}"
+        )
 
 
 def _along(a: Any, index: Any, axis: int) -> Any:
@@ -269,6 +283,7 @@ def index_copy(a: Any, dim: int, index: Any, source: Any) -> Any:
     if not a.ndim:
         return Reshape.apply(index_copy(Reshape.apply(a, (1,)), dim, index, Reshape.apply(source, (-1,))), ())
     axis = normal_axis(dim, a.ndim)
+    _check_slices("index_copy", a, axis, index, source)
     return Scatter.apply(a, _along(a, index, axis), source, axis)
 
 

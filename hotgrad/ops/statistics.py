@@ -203,6 +203,8 @@ def diff(a: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = N
     if not a.ndim:
         raise ShapeError("diff: a 0-d tensor has no neighbours")
     axis = normal_axis(dim, a.ndim)
+    if not isinstance(n, int) or n < 0:
+        raise OperandError(f"diff: n must be a whole number, 0 or more; got {n!r:.60}")
     if not n:  # as torch, which then leaves out what was to be put before and behind
         return a
     parts = [x for x in (prepend, a, append) if x is not None]
@@ -219,7 +221,7 @@ def trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Any:
     >>> hg.trapezoid(hg.Variable([1.0, 3.0, 5.0]))
     Variable(6.)
     """
-    return Sum.apply(_areas(y, x, dx, dim), dim)
+    return Sum.apply(_areas("trapezoid", y, x, dx, dim), dim)
 
 
 def cumulative_trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Any:
@@ -228,10 +230,10 @@ def cumulative_trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -
     >>> hg.cumulative_trapezoid(hg.Variable([1.0, 3.0, 5.0]))
     Variable([2., 6.])
     """
-    return _areas(y, x, dx, dim).cumsum(dim)
+    return _areas("cumulative_trapezoid", y, x, dx, dim).cumsum(dim)
 
 
-def _areas(y: Any, x: Any, dx: Any, dim: int) -> Any:
+def _areas(name: str, y: Any, x: Any, dx: Any, dim: int) -> Any:
     y = array(y)
     axis = normal_axis(dim, y.ndim)
     before = (slice(None),) * axis
@@ -239,6 +241,10 @@ def _areas(y: Any, x: Any, dx: Any, dim: int) -> Any:
     if x is None:
         return heights * dx
     x = array(x)
+    if (x.shape[0] if x.ndim == 1 else x.shape[axis - y.ndim] if x.ndim >= y.ndim - axis else 1) != y.shape[axis]:
+        raise ShapeError(
+            f"{name}: expected x with a point for each of y's {y.shape[axis]} along axis {axis}; got x {tuple(x.shape)}, y {tuple(y.shape)}"
+        )
     widths = diff(Reshape.apply(x, (-1, *(1 for _ in range(y.ndim - 1 - axis)))) if x.ndim == 1 else x, dim=axis - y.ndim)
     return heights * widths
 

@@ -93,11 +93,17 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
     return _convolved("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
 
 
-def _largest(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
-    x = array(x)
+def _pools(name: str, x: Any, axes: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> list[tuple[int, ...]]:
+    """The windows of a pool, none of which is in the padding alone."""
     sizes = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, dilation)
     if any(2 * p > k for k, p in zip(sizes[0], sizes[2])):
         raise ShapeError(f"{name}: padding must be at most half of the kernel; got padding {sizes[2]} and kernel {sizes[0]}")
+    return sizes
+
+
+def _largest(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+    x = array(x)
+    sizes = _pools(name, x, axes, kernel, stride, padding, dilation)
     at = PoolArgMax.apply(x, *sizes)
     flat = Gather.apply(Reshape.apply(x, (*x.shape[:2], -1)), Reshape.apply(at, (*at.shape[:2], -1)), -1)
     return Reshape.apply(flat, tuple(at.shape))
@@ -125,7 +131,7 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, d
 
 def _averaged(name: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, count_include_pad: bool) -> Any:
     x = array(x)
-    size, step, pad, dilation = _windows(name, x, axes, kernel, kernel if stride is None else stride, padding, 1)
+    size, step, pad, dilation = _pools(name, x, axes, kernel, stride, padding, 1)
     last = tuple(range(-axes, 0))
     total = Sum.apply(patches(x, size, step, pad, dilation), last)
     if count_include_pad or not any(pad):

@@ -1,7 +1,8 @@
 """Whether an engine of kernels of its own computes what torch's kernels do: one step on both, compared by what rounding can explain.
 
-Rounding is judged by the exact engine, replay, itself: states and batch are moved by a rounding, several times, and what that moves is rounding's.
-So a gradient whose true value is zero, and what an optimizer makes of it, may differ, and nothing else may.
+Rounding is judged by the exact engine, replay, itself: states and batch are moved by a rounding, several times, and so is, in a second run of
+each, the result of every instruction, as differences of numbers that are nearly equal lay bare what was rounded before them. What that moves
+is rounding's. So a gradient whose true value is zero, and what an optimizer makes of it, may differ, and nothing else may.
 
 The step is taken where it shows most: from states that are not zero, since zeros hide terms, and with learning rates that move the
 parameters by about their own size.
@@ -9,7 +10,9 @@ parameters by about their own size.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,9 +23,10 @@ from hotgrad.core.variable import Variable
 from hotgrad.engines.engine import Engine
 from hotgrad.engines.registry import EXACT
 from hotgrad.errors import EngineError
+from hotgrad.ops.arithmetic import Mul
 from hotgrad.optim.optimizer import Steps
 from hotgrad.program.captured import Captured
-from hotgrad.program.instructions import Code, described
+from hotgrad.program.instructions import Code, Instruction, described
 
 MOVED = 3  # how often the exact engine is run on moved states and batches
 FACTOR = 50  # by how much the other may be farther off than that was moved
@@ -38,20 +42,39 @@ def check_agreement(program: Captured, engine: Engine, batch: Sequence[Tensor]) 
     code = program.code
     before = [state.tensor.clone() for state in code.states]
     try:
-        _compare(_Step(program, list(batch), list(before)), EXACT(code, fuse=False), engine)
+        _compare(_Step(program, list(batch), list(before)), EXACT(code, fuse=False), EXACT(_rounded(code), fuse=False), engine)
     finally:
         for state, old in zip(code.states, before):
             state.tensor.copy_(old)
     _AGREED.add(key)
 
 
-def _compare(step: _Step, exact_engine: Engine, engine: Engine) -> None:
+def _rounded(code: Code) -> Code:
+    """The same program, with every float that an instruction computes moved by a rounding: up or down, all elements alike, so that those
+    that were equal stay equal.
+    """
+    ways = random.Random(0)
+    instructions: list[Instruction] = []
+    for instruction in code.instructions:
+        out = instruction.out
+        if out.kind == "scalar" or not out.dtype.is_floating_point:
+            instructions.append(instruction)
+            continue
+        raw = dataclasses.replace(out)
+        factor = 1 + ways.choice((-1, 1)) * torch.finfo(out.dtype).eps
+        instructions.append(Instruction(instruction.op, instruction.operands, instruction.options, raw))
+        instructions.append(Instruction(Mul, (raw, factor), {}, out))
+    return code.replaced(instructions)
+
+
+def _compare(step: _Step, exact_engine: Engine, rounded: Engine, engine: Engine) -> None:
     step.choose_point(exact_engine)
     expected = step.run(exact_engine)
     noise = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in expected]
     for seed in range(MOVED):
-        for worst, exact, moved in zip(noise, expected, step.moved(seed).run(exact_engine)):
-            torch.maximum(worst, _distance(exact, moved), out=worst)
+        for judge in (exact_engine, rounded):
+            for worst, exact, moved in zip(noise, expected, step.moved(seed).run(judge)):
+                torch.maximum(worst, _distance(exact, moved), out=worst)
     step.turned().run(engine)  # which leaves other values than zeros in its memory
     values = [*step.code.outputs, *(state.value for state in step.code.states)]
     for value, exact, worst, got in zip(values, expected, noise, step.run(engine)):

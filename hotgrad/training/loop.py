@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hotgrad.engines.native.compiler import given_up
 from hotgrad.errors import HotgradError, NonFiniteLossError, SettingError
@@ -237,9 +238,12 @@ def evaluated(
 
 def _not_finite(model: Model, job: Job, batch: int, what: str) -> NonFiniteLossError:
     epoch = model.epochs_done + 1
+    ignored = getattr(model.loss, "ignore_index", None)
+    empty = ignored is not None and isinstance(job.data.y, Tensor) and bool((job.data.y == ignored).any())
     return NonFiniteLossError(
         f"{what} epoch {epoch}, batch {batch}; the model is back at the start of that epoch. "
-        f"Try a smaller learning rate (now {float(model.optimizer.lr):g}), clip_norm=1.0 in the optimizer, or data scaled to mean 0 and deviation 1",
+        + (f"A batch whose targets are all {ignored}, the loss's ignore_index, has no mean: leave such rows out. " if empty else "")
+        + f"Try a smaller learning rate (now {float(model.optimizer.lr):g}), clip_norm=1.0 in the optimizer, or data scaled to mean 0 and deviation 1",
         epoch,
         batch,
         job.history,

@@ -160,3 +160,28 @@ def test_composites_stay_short() -> None:
     """The growth of the package: the median is what a composite costs with its text and example."""
     lengths = sorted(len(inspect.getsource(getattr(m, name)).splitlines()) for m in ops._COMPOSED for name in m.__all__)  # type: ignore[attr-defined]
     assert lengths[len(lengths) // 2] <= 10
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], type[hg.HotgradError], str]] = {
+    "a pool in the padding alone": (lambda: hg.functional.avg_pool1d(torch.ones(1, 1, 4), 2, padding=2), hg.ShapeError, "at most half of the kernel"),
+    "a source with more slices than indices": (
+        lambda: hg.index_copy(torch.ones(2, 3), 1, torch.tensor([0, 1]), torch.ones(2, 3)), hg.ShapeError, r"source of shape \(2, 2\)"
+    ),
+    "a source with narrow slices": (
+        lambda: hg.index_add(torch.ones(2, 3), 0, torch.tensor([0, 1]), torch.ones(2, 1)), hg.ShapeError, r"source of shape \(2, 3\)"
+    ),
+    "an index of two axes": (
+        lambda: hg.index_add(torch.ones(4), 0, torch.zeros(2, 2, dtype=torch.int64), torch.ones(4)), hg.ShapeError, "one axis at most"
+    ),
+    "an index out of range": (lambda: hg.Variable([1.0, 2.0])[torch.tensor([2])], hg.RangeError, "index 2"),
+    "points that are missing": (lambda: hg.trapezoid(torch.arange(3.0), torch.arange(2.0)), hg.ShapeError, "a point for each of y's 3"),
+    "fewer than no differences": (lambda: hg.diff(torch.ones(2, 3), n=-1), hg.OperandError, "0 or more"),
+    "a division by zero": (lambda: hg.celu(torch.ones(2), 0.0), hg.OperandError, "must not be 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(case: str) -> None:
+    call, error, says = REFUSED[case]
+    with pytest.raises(error, match=says):
+        call()

@@ -93,3 +93,21 @@ def test_what_is_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(hg.HotgradError):
             call()
+
+
+def test_what_is_no_probability() -> None:
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(hg.RangeError, match="from 0 to 1"):
+            hg.bernoulli(torch.tensor([0.5, wrong]))
+        # a captured program has no values to look at yet
+        drawn = hg.capture(lambda p: hg.bernoulli(p), torch.tensor([0.5, 0.5]))(torch.tensor([1.0, wrong]))
+        assert drawn[0] == 1 and drawn[1].isnan()
+    for name in ("rand", "randn"):
+        with pytest.raises(hg.ShapeError, match=rf"{name}: sizes must be 0 or more; got \(-1,\)"):
+            getattr(hg, name)(-1)
+
+
+def test_a_batch_of_ignored_rows_is_named() -> None:
+    model = hg.Sequential(hg.Linear(2, 3), loss=hg.nn.CrossEntropy(ignore_index=-100), optimizer="sgd")
+    with pytest.raises(hg.NonFiniteLossError, match="targets are all -100"):
+        model.fit(torch.randn(4, 2), torch.tensor([-100, -100, 1, 0]), batch_size=2, shuffle=False, engine="eager", verbose=0)

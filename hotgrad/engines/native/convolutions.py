@@ -47,7 +47,9 @@ class Input:
         """For windows with so many axes of positions, where the last one's neighbours are neighbours in memory if that suits."""
         taps, steps = windows.shape[2:-axes], windows.strides[2:-axes]
         first = windows.view((*windows.shape[:2], *windows.shape[-axes:]), (*windows.strides[:2], *windows.strides[-axes:]))
-        return cls(windows, first if first.strides[-1] == 1 and _fills(build, first) else None, _offsets(taps, steps), spans)
+        offsets = _offsets(taps, steps)
+        suits = first.strides[-1] == 1 and _fills(build, first) and _reaches(build, first, offsets)
+        return cls(windows, first if suits else None, offsets, spans)
 
 
 def _offsets(shape: Sizes, strides: Sizes) -> tuple[int, ...]:
@@ -60,7 +62,19 @@ def _fills(build: Builder, place: Place) -> bool:
     return width > 1 and 2 * width >= -(-width // v) * v
 
 
-def _seen(build: Builder, x: Place, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Input:
+def _reaches(build: Builder, first: Place, taps: Sizes) -> bool:
+    """Whether whole vectors can be read of each row, for each of these taps."""
+    whole = _whole(build, first)
+    return all(first.view(first.shape, first.strides, end).allows(whole, build.context.lanes) for end in (min(taps), max(taps)))
+
+
+def _whole(build: Builder, place: Place) -> Sizes:
+    """The shape with rows of whole vectors."""
+    v = build.context.vector(place.dtype)
+    return (*place.shape[:-1], -(-place.shape[-1] // v) * v)
+
+
+def _seen(build: Builder, x: Place, kernel: Sizes, groups: int, stride: Sizes, padding: Sizes, dilation: Sizes) -> Input:
     """What the kernels of a convolution see of its input."""
     axes, (n, channels, size_of_first) = len(kernel), x.shape[:3]
     if any(padding) or x.strides[-1] != 1:
@@ -92,7 +106,7 @@ def _seen(build: Builder, x: Place, kernel: Sizes, stride: Sizes, padding: Sizes
     before = _offsets(kernel[:-1], tuple(d * step for d, step in zip(dilation, rows)))
     last = [k * d % s * apart.strides[-2] + k * d // s for k in range(kernel[-1])]
     taps = tuple(b + e + c * apart.strides[1] for b in before for e in last for c in range(each))
-    return Input(windows, first, taps, spans)
+    return Input(windows, first if _reaches(build, first, taps) else None, taps, spans)
 
 
 def _within(wanted: range, count: int, step: int) -> tuple[int, int]:
@@ -109,13 +123,10 @@ def _sums(build: Builder, note: list[str], weights: Place, x: Input, out: Place)
     """Where the sums over the taps lie: of weights (groups, outs, taps) times what they see, (n, groups, outs, *positions), in `out`
     if that costs no copy."""
     n, groups, outs, *positions = out.shape
-    vectors = -(-positions[-1] // build.context.vector(out.dtype))
-    whole = (*x.windows.shape[:2], *positions[:-1], vectors * build.context.vector(out.dtype))
-    if x.first is not None and out.allows((*out.shape[:-1], whole[-1])) and _roomy(out, whole[-1]):
-        last = x.first.view(x.first.shape, x.first.strides, max(x.taps))
-        if last.allows(whole, build.context.lanes):
-            build.add(Shifted(build.context, [weights, x.first], [out], note, x.taps, x.spans, len(x.taps) // x.windows.shape[2]))
-            return out
+    whole = _whole(build, out)
+    if x.first is not None and out.allows(whole) and _roomy(out, whole[-1]):
+        build.add(Shifted(build.context, [weights, x.first], [out], note, x.taps, x.spans, len(x.taps) // x.windows.shape[2]))
+        return out
     axes = len(positions)
     taps = x.windows.shape[2:-axes]
     columns = new_place((groups, math.prod(taps), n * math.prod(positions)), out.dtype, build.context.lanes)
@@ -155,15 +166,13 @@ def _dense(build: Builder, place: Place, shape: Sizes) -> Place:
     return cast(Place, reshaped(build.copied(place, padded=False), shape))
 
 
-def convolution(
-    build: Builder, instruction: Instruction, x: Place, weight: Place, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
-) -> Place:
+def convolution(build: Builder, instruction: Instruction, x: Place, weight: Place, groups: int, **how: Sizes) -> Place:
     """Lower Convolution."""
     _checked(instruction)
     if 0 in (*x.shape, *weight.shape, *instruction.out.shape):
         return _zeros(build, instruction)
     out, note = build.place_for(instruction.out), build.note(instruction)
-    seen = _seen(build, x, weight.shape[2:], stride, padding, dilation, groups)
+    seen = _seen(build, x, weight.shape[2:], groups, **how)
     last_first = weight.permuted([0, *range(2, len(weight.shape)), 1])
     weights = _dense(build, last_first, (groups, weight.shape[0] // groups, math.prod(weight.shape[1:])))
     found = _sums(build, note, weights, seen, _grouped(out, groups))
@@ -284,40 +293,26 @@ def _phases(size: int, out: int, kernel: int, stride: int, padding: int, dilatio
     return found
 
 
-def convolution_weight(
-    build: Builder,
-    instruction: Instruction,
-    g: Place,
-    x: Place,
-    shape: Sizes,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    groups: int,
-) -> Place:
+def convolution_weight(build: Builder, instruction: Instruction, g: Place, x: Place, shape: Sizes, groups: int, **how: Sizes) -> Place:
     """Lower ConvolutionWeight."""
     _checked(instruction)
     if 0 in (*g.shape, *x.shape, *shape):
         return _zeros(build, instruction)
     out, note = build.place_for(instruction.out), build.note(instruction)
     kernel, axes, positions, n = shape[2:], len(shape) - 2, g.shape[2:], g.shape[0]
-    seen = _seen(build, x, kernel, stride, padding, dilation, groups)
+    seen = _seen(build, x, kernel, groups, **how)
     taps, outs = math.prod(shape[1:]), shape[0] // groups
     if seen.first is not None:
-        g = _grouped(g if g.strides[-1] == 1 else build.copied(g), groups)
+        g = g if g.strides[-1] == 1 and g.allows(_whole(build, g), build.context.lanes) else build.copied(g)
         v = build.context.vector(out.dtype)
-        whole = (*positions[:-1], -(-positions[-1] // v) * v)
-        last = seen.first.view(seen.first.shape, seen.first.strides, max(seen.taps))
-        if g.allows((*g.shape[:3], *whole), build.context.lanes) and last.allows((n, groups, *whole), build.context.lanes):
-            sums = new_place((groups, outs, taps, v), out.dtype, build.context.lanes, padded=False)
-            build.add(Fill(build.context, [], [sums], [f"fill {sums.shape}"], 0.0))
-            build.add(Gradient(build.context, [g, seen.first, sums], [sums], note, seen.taps))
-            channels_last = [0, *range(2, 2 + axes), 1]
-            lanes = cast(Place, reshaped(sums, (*(shape[i] for i in channels_last), v)))
-            to = out.permuted(channels_last)
-            build.add(Reduce(build.context, [lanes], [to.view((*to.shape, 1), (*to.strides, 0))], ["lanes"], "sum", (len(shape),)))
-            return out
-        g = cast(Place, reshaped(g, (n, groups * outs, *positions)))
+        sums = new_place((groups, outs, taps, v), out.dtype, build.context.lanes, padded=False)
+        build.add(Fill(build.context, [], [sums], [f"fill {sums.shape}"], 0.0))
+        build.add(Gradient(build.context, [_grouped(g, groups), seen.first, sums], [sums], note, seen.taps))
+        channels_last = [0, *range(2, 2 + axes), 1]
+        lanes = cast(Place, reshaped(sums, (*(shape[i] for i in channels_last), v)))
+        to = out.permuted(channels_last)
+        build.add(Reduce(build.context, [lanes], [to.view((*to.shape, 1), (*to.strides, 0))], ["lanes"], "sum", (len(shape),)))
+        return out
     many = n * math.prod(positions)
     left = _dense(build, _grouped(g, groups).permuted([1, 2, 0, *range(3, 3 + axes)]), (groups, outs, many))
     seen_by = seen.windows.permuted([1, 0, *range(3 + axes, 3 + 2 * axes), *range(2, 3 + axes)])

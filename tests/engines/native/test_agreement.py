@@ -101,6 +101,23 @@ def test_rounding_is_not_refused(thorough: bool) -> None:
             assert refusal(step, native) == "", f"seed {first + number}\n{step[0].code}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_classifier_that_has_learned_its_data(dtype: torch.dtype) -> None:
+    """Probabilities near 1: what is left of p - 1 is the rounding of p."""
+    steps = []
+    for margin in (8.0, 12.0, 20.0, 35.0):
+        for optimizer in (OPTIMIZERS[0], OPTIMIZERS[2]):
+            x, y = torch.randn(6, 30, generator=torch.Generator().manual_seed(int(margin)), dtype=dtype), torch.arange(6) % 2
+            model = hg.Sequential(hg.Linear(30, 2), loss="cross_entropy")
+            model.to(dtype)
+            with hg.no_grad():
+                model[0].weight.data = torch.linalg.lstsq(x, margin * (torch.eye(2, dtype=dtype)[y] - 0.5)).solution
+                model[0].bias.data = torch.zeros(2, dtype=dtype)
+            steps.append(prepared(model, optimizer, x, y))
+    for step, native in zip(steps, Native.prepare([step[0].code for step in steps], options=["-O1"])):
+        assert refusal(step, native) == ""
+
+
 @pytest.mark.parametrize("layers", [(Attention(2),), (hg.Linear(4, 4), nn.BatchNorm1d(4))], ids=["attention", "batchnorm"])
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_parameters_whose_true_gradient_is_zero(layers: Sequence[Any], optimizer: str) -> None:
