@@ -51,7 +51,7 @@ def literal(number: Any, dtype: torch.dtype) -> str:
     ('0.5f', '-INFINITY', '2')
     """
     if not dtype.is_floating_point:
-        return str(int(number))
+        return "INT64_MIN" if number == -(2**63) else str(int(number))  # no literal in C
     number = float(number)
     if math.isnan(number):
         return "NAN"

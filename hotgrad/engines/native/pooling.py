@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from hotgrad.engines.native.builder import Builder
 from hotgrad.engines.native.kernels import Context, Kernel
 from hotgrad.engines.native.layout import C_TYPES, Nest, Place, added, new_place, scaled
@@ -22,7 +24,8 @@ def pool_argmax(build: Builder, instruction: Instruction, x: Place, kernel: Size
     sizes = x.shape[2:]
     if any(padding):
         room = new_place((*x.shape[:2], *(n + 2 * p for n, p in zip(sizes, padding))), x.dtype, build.context.lanes)
-        build.pad([f"pad {x.shape}"], x, [(0, 0), (0, 0), *((p, p) for p in padding)], room, -math.inf)
+        least = -math.inf if x.dtype.is_floating_point else torch.iinfo(x.dtype).min
+        build.pad([f"pad {x.shape}"], x, [(0, 0), (0, 0), *((p, p) for p in padding)], room, least)
         x = room
     build.add(PoolArgMax(build.context, [x], [out], build.note(instruction), sizes, kernel, stride, padding, dilation))
     return out

@@ -121,10 +121,10 @@ def _positions(seed: int) -> None:
             options["padding"] = (0,) * len(kernel)
         if min(_out_shape(x_shape, (1, 1, *kernel), options["stride"], options["padding"], options["dilation"])) < 1:
             continue
-        x = torch.randint(-3, 4, x_shape).to(draw.choice([torch.float32, torch.float64]))
-        if draw.random() < 0.4:
+        x = torch.randint(-3, 4, x_shape).to(draw.choice([torch.float32, torch.float64, torch.int64, torch.int32]))
+        if x.is_floating_point() and draw.random() < 0.4:
             x[torch.rand(x_shape) < 0.3] = math.nan
-        if draw.random() < 0.4:
+        if x.is_floating_point() and draw.random() < 0.4:
             x[torch.rand(x_shape) < 0.6] = -math.inf
         cases.append((lambda x, options=options: PoolArgMax.apply(x, **options), [x]))
     assert len(cases) >= 6
