@@ -135,7 +135,8 @@ def unpacked(root: Path, commit: str, folder: Path) -> str:
         raise RuntimeError(f"{commit!r} is no commit of {root}: {shown.stderr.strip()}")
     archive = subprocess.run([*git, "archive", commit, "hotgrad"], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder / "that", filter="data")
+        # Python before 3.11.4 has no filters
+        tar.extractall(folder / "that", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     shutil.copytree(root / "hotgrad", folder / "this" / "hotgrad", ignore=shutil.ignore_patterns("__pycache__"))
     return shown.stdout.strip()
 
